@@ -1,0 +1,36 @@
+"""HIP for asyncio: identities, associations, and datagrams addressed by HIT.
+
+This file is the package's front door (``hipctl.sansio`` is the other one). Read in this order:
+interface, constants, params, packet, exchange, association, engine, host.
+"""
+
+from hipctl.errors import (
+    AssociationFailed,
+    HipError,
+    HostConfigRefused,
+    KeyFileRefused,
+    MalformedPacket,
+    PortInUse,
+    Rejected,
+)
+from hipctl.identity import Hit, HostId, HostIdentity
+from hipctl.interface import AssociationDown, AssociationUp, Endpoint, Event, Host, OnDatagram
+
+__all__ = [
+    "AssociationDown",
+    "AssociationFailed",
+    "AssociationUp",
+    "Endpoint",
+    "Event",
+    "HipError",
+    "Hit",
+    "Host",
+    "HostConfigRefused",
+    "HostId",
+    "HostIdentity",
+    "KeyFileRefused",
+    "MalformedPacket",
+    "OnDatagram",
+    "PortInUse",
+    "Rejected",
+]

@@ -1,0 +1,64 @@
+"""Every exception that hipctl raises.
+
+* HipError
+    * MalformedPacket     bytes that no conforming peer sends              -> drop, count
+    * Rejected            well formed, but a check failed (MAC, puzzle …)  -> drop, count
+    * AssociationFailed   the peer said no, or never answered              -> tell the caller
+    * KeyFileRefused      a key file that cannot or must not be used       -> tell the user
+    * PortInUse           an Endpoint's (HIT, port) is taken               -> tell the caller
+    * HostConfigRefused   a host cannot start as configured                -> tell the user
+"""
+
+from hipctl.constants import NotifyType
+
+
+class HipError(Exception):
+    """Base of all hipctl errors."""
+
+    notify: NotifyType | None = None
+    """What to tell the peer in a NOTIFICATION where one is owed, or None to stay silent."""
+
+
+class MalformedPacket(HipError):
+    """The bytes violate the packet format.
+
+    Attributes:
+        reason: short and constant, so that it can name a counter.
+        offset: where parsing stopped, in bytes from the start of what was parsed.
+    """
+
+    notify = NotifyType.INVALID_SYNTAX
+
+    def __init__(self, reason: str, offset: int = 0) -> None:
+        super().__init__(f"{reason} at byte {offset}")
+        self.reason = reason
+        self.offset = offset
+
+
+class Rejected(HipError):
+    """A well-formed packet failed a check.
+
+    Attributes:
+        reason: short and constant, so that it can name a counter.
+    """
+
+    def __init__(self, reason: str, notify: NotifyType | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.notify = notify
+
+
+class AssociationFailed(HipError):
+    """The base exchange reached E-FAILED, timed out, or the association ended."""
+
+
+class KeyFileRefused(HipError):
+    """A key file is missing, malformed, or readable by others; the message says what to do."""
+
+
+class PortInUse(HipError):
+    """Another Endpoint holds this (HIT, port)."""
+
+
+class HostConfigRefused(HipError):
+    """The host cannot start as configured; the message says what to change."""

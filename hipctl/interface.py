@@ -1,0 +1,116 @@
+"""The seam between HIP and everything above it: datagrams addressed to (HIT, port).
+
+The real side is ``hipctl.host.LocalHost``; the simulated one is ``tests/sim/hits.py``, without
+crypto. Code in overlay and sipgw is typed against these Protocols and nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hipctl.identity import Hit
+
+OnDatagram = Callable[[bytes, Hit, int], None]
+"""``on_datagram(data, source HIT, source port)``; the source is proven by the association."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationUp:
+    """Event: the association with ``peer`` is ESTABLISHED.
+
+    Attributes:
+        seconds: from the first I1 sent or received to ESTABLISHED.
+    """
+
+    local: Hit
+    peer: Hit
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationDown:
+    """Event: no association with ``peer`` any more, or the attempt for one failed."""
+
+    local: Hit
+    peer: Hit
+    reason: str
+
+
+Event = AssociationUp | AssociationDown
+
+
+class Endpoint(Protocol):
+    """One (HIT, port) of this host: an unreliable datagram socket between HITs."""
+
+    @property
+    def hit(self) -> Hit:
+        """The local HIT."""
+
+    @property
+    def port(self) -> int:
+        """The local port, 1–65535."""
+
+    def send(self, data: bytes, to: Hit, port: int) -> None:
+        """Send one datagram of at most 65,527 bytes, or silently lose it.
+
+        Without an association the base exchange starts and the datagram waits in a bounded
+        queue. A HIT of this host is reached without leaving the process, in a later
+        iteration of the loop.
+
+        Raises:
+            ValueError: the datagram is too long.
+        """
+
+    def close(self) -> None:
+        """Free the port; harmless when done twice."""
+
+
+class Host(Protocol):
+    """A HIP host: one or more identities, their associations, and Endpoints on them."""
+
+    @property
+    def hits(self) -> Sequence[Hit]:
+        """The local HITs, the default one first."""
+
+    def open(self, hit: Hit, port: int, on_datagram: OnDatagram) -> Endpoint:
+        """Open an Endpoint; port 0 picks a free one from 49152 on.
+
+        Raises:
+            PortInUse: somebody has it.
+        """
+
+    def learn(self, hit: Hit, contact: bytes) -> None:
+        """Remember how ``hit`` may be reached (bounded; the newest contact wins).
+
+        A malformed contact is counted and ignored: it came from a record or an RPC.
+        """
+
+    def contact(self, hit: Hit) -> bytes:
+        """How others may reach our ``hit``: opaque, at most 80 bytes, for records and RPCs."""
+
+    def groups(self, contact: bytes) -> frozenset[bytes]:
+        """Opaque labels of where a contact is (its /24, /48 or server), empty on a LAN.
+
+        Used for diversity only: two contacts that share a label are near each other.
+        """
+
+    def connected(self, peer: Hit) -> bool:
+        """Whether some local HIT has an ESTABLISHED association with ``peer``."""
+
+    async def connect(self, peer: Hit, *, local: Hit | None = None, timeout: float = 5.0) -> None:
+        """Return once the association is ESTABLISHED; at once if it is already.
+
+        Args:
+            peer: whom to reach; a local HIT is always connected.
+            local: which of our HITs, the default one if None.
+            timeout: seconds.
+
+        Raises:
+            AssociationFailed: no contact is known, the peer said no, or did not answer.
+        """
+
+    def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
+        """Call ``on_event`` for every event from now on; returns what ends it."""
+
+    def counters(self) -> dict[str, int]:
+        """What was sent, received and dropped, by reason, for ``status``."""

@@ -1,0 +1,29 @@
+"""A Kademlia overlay whose nodes are HITs. This file is the package's front door."""
+
+from overlay.errors import (
+    ConfigError,
+    CredentialsRefused,
+    LookupFailed,
+    MalformedAor,
+    NotFound,
+    OverlayError,
+)
+from overlay.policy import Evidence, Policy, Verdict
+from overlay.services import Contacts, Peer, Service, Target, Trace
+
+__all__ = [
+    "ConfigError",
+    "Contacts",
+    "CredentialsRefused",
+    "Evidence",
+    "LookupFailed",
+    "MalformedAor",
+    "NotFound",
+    "OverlayError",
+    "Peer",
+    "Policy",
+    "Service",
+    "Target",
+    "Trace",
+    "Verdict",
+]
