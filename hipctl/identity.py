@@ -50,7 +50,11 @@ class Hit(bytes):
         Raises:
             ValueError: no IPv6 address, or outside 2001:20::/28.
         """
-        return cls.check(ipaddress.IPv6Address(text).packed)
+        try:
+            raw = ipaddress.IPv6Address(text).packed
+        except ValueError:
+            raise ValueError(f"{text!r} is no HIT: a HIT looks like an IPv6 address") from None
+        return cls.check(raw)
 
     @classmethod
     def check(cls, raw: bytes) -> Self:
@@ -256,7 +260,9 @@ class HostIdentity:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 pem = file.read(65_536)
         except OSError as error:
-            raise KeyFileRefused(f"{path}: {error.strerror}; make one with: hipctl keygen") from None
+            raise KeyFileRefused(
+                f"{path}: {error.strerror}; make one with: hipctl keygen"
+            ) from None
         if mode & 0o077:
             raise KeyFileRefused(f"{path}: others can read it; run: chmod 600 {path}")
         try:

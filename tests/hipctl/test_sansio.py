@@ -1,0 +1,60 @@
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hipctl.sansio import Driver, Timers
+from sim.loop import simulate
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 10)), max_size=20))
+def test_timers_fire_once_in_order_and_the_latest_setting_counts(
+    settings: list[tuple[str, float]],
+) -> None:
+    timers = Timers[str]()
+    for name, at in settings:
+        timers.set(name, at)
+    expected = dict(settings)
+    assert timers.deadline() == min(expected.values(), default=None)
+    fired = timers.expired(10)
+    assert sorted(fired) == sorted(expected)
+    assert [expected[name] for name in fired] == sorted(expected.values())
+    assert timers.deadline() is None
+    assert timers.expired(10) == []
+
+
+class Countdown:
+    """A machine that fires three times, a second apart."""
+
+    def __init__(self) -> None:
+        self.timers = Timers[str]()
+        self.left = 3
+
+    def start(self, now: float) -> list[float]:
+        self.timers.set("tick", now + 1)
+        return []
+
+    def deadline(self) -> float | None:
+        return self.timers.deadline()
+
+    def on_time(self, now: float) -> list[float]:
+        for _ in self.timers.expired(now):
+            self.left -= 1
+            if self.left:
+                self.timers.set("tick", now + 1)
+            return [now]
+        return []
+
+
+def test_a_driver_performs_actions_at_their_deadlines_and_stops_when_closed() -> None:
+    async def scenario(close_after: float) -> list[float]:
+        performed: list[float] = []
+        driver = Driver(Countdown(), performed.append)
+        driver.feed(driver._machine.start)  # type: ignore[attr-defined]
+        await asyncio.sleep(close_after)
+        driver.close()
+        await asyncio.sleep(10)
+        return performed
+
+    assert simulate(lambda: scenario(20)) == [1, 2, 3]
+    assert simulate(lambda: scenario(1.5)) == [1]
