@@ -1,0 +1,296 @@
+"""Hosts without crypto: datagrams between HITs in memory, for thousands of nodes in one loop.
+
+``HitNet`` carries them with latency, loss and failures from one seed; ``SimHost`` is what
+overlay and sipgw see of it (``hipctl.interface.Host``). Time is the running loop's, so under
+``sim.loop.simulate`` an hour costs nothing.
+
+    net = HitNet(latency=(0.01, 0.05), loss=0.02, seed=7)
+    a, b = net.host(), net.host()
+    a.learn(b.hits[0], b.contact(b.hits[0]))
+    a.open(a.hits[0], 10600, print).send(b"hello", b.hits[0], 10600)
+
+An association costs ``exchange`` round trips the first time two HITs speak; datagrams wait for
+it. It fails after ``timeout`` seconds when the peer is down, unknown or refuses.
+"""
+
+import asyncio
+import hashlib
+import random
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from hipctl.errors import AssociationFailed, PortInUse
+from hipctl.identity import Hit
+from hipctl.interface import AssociationDown, AssociationUp, Event, OnDatagram
+
+LONGEST = 65_527  # bytes of one datagram
+FIRST_FREE_PORT = 49_152
+QUEUE = 32  # datagrams that wait for one association
+CONTACT = b"sim:"
+
+
+@dataclass(slots=True)
+class HitNet:
+    """The network: who is there, who is up, how long datagrams take.
+
+    Attributes:
+        latency: seconds one way: least and most, drawn once for each pair of hosts.
+        loss: probability per datagram; the exchange itself is not lost.
+        exchange: round trips that a base exchange takes.
+        timeout: seconds after which an exchange with nobody fails.
+        reaches: called (from, to) before a datagram is carried; False loses it (partitions).
+        logging: whether ``log`` is written: (time, from, to, port, data).
+    """
+
+    latency: tuple[float, float] = (0.02, 0.02)
+    loss: float = 0.0
+    seed: int = 0
+    exchange: float = 2.0
+    timeout: float = 5.0
+    logging: bool = False
+    reaches: Callable[[Hit, Hit], bool] | None = None
+    log: list[tuple[float, Hit, Hit, int, bytes]] = field(default_factory=list)
+    hosts: "dict[Hit, SimHost]" = field(default_factory=dict)
+    counters: Counter[str] = field(default_factory=Counter)
+    _rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+
+    def host(self, *hits: Hit, group: bytes | None = None) -> "SimHost":
+        """Add a host; without ``hits`` it gets one of its own, the same for the same seed."""
+        if not hits:
+            hits = (self.hit(len(self.hosts)),)
+        host = SimHost(self, hits, group)
+        for hit in hits:
+            self.hosts[hit] = host
+        return host
+
+    def hit(self, number: int) -> Hit:
+        """A HIT without a key behind it."""
+        digest = hashlib.sha256(b"%d %d" % (self.seed, number)).digest()
+        return Hit(b"\x20\x01\x00\x22" + digest[:12])
+
+    def delay(self, one: Hit, other: Hit) -> float:
+        """Seconds one way between two HITs: both ways and always the same."""
+        least, most = self.latency
+        if least == most:
+            return least
+        a, b = sorted((one, other))
+        return least + (most - least) * (zlib.crc32(a + b, self.seed) & 0xFFFF) / 0xFFFF
+
+    def carry(self, source: Hit, port: int, to: Hit, to_port: int, data: bytes) -> None:
+        """Carry one datagram over an association that exists."""
+        loop = asyncio.get_running_loop()
+        self.counters["sent"] += 1
+        self.counters["bytes"] += len(data)
+        if self.logging:
+            self.log.append((loop.time(), source, to, to_port, data))
+        if self.loss and self._rng.random() < self.loss:
+            self.counters["lost"] += 1
+        elif self.reaches is not None and not self.reaches(source, to):
+            self.counters["cut"] += 1
+        else:
+            loop.call_later(self.delay(source, to), self._arrive, source, port, to, to_port, data)
+
+    def _arrive(self, source: Hit, port: int, to: Hit, to_port: int, data: bytes) -> None:
+        host = self.hosts.get(to)
+        if host is None or not host.up:
+            self.counters["host down"] += 1
+        elif source not in host.peers:  # it restarted: no SA for this
+            self.counters["no association"] += 1
+        else:
+            host.deliver(source, port, to, to_port, data)
+
+
+class SimEndpoint:
+    """One open (HIT, port) of a SimHost."""
+
+    __slots__ = ("_host", "hit", "on_datagram", "port")
+
+    def __init__(self, host: "SimHost", hit: Hit, port: int, on_datagram: OnDatagram) -> None:
+        self._host, self.hit, self.port, self.on_datagram = host, hit, port, on_datagram
+
+    def send(self, data: bytes, to: Hit, port: int) -> None:
+        if len(data) > LONGEST:
+            raise ValueError(f"a datagram has at most {LONGEST} bytes")
+        self._host.send(self.hit, self.port, bytes(data), to, port)
+
+    def close(self) -> None:
+        if self._host.endpoints.get((self.hit, self.port)) is self:
+            del self._host.endpoints[self.hit, self.port]
+
+
+class SimHost:
+    """A host on a HitNet; implements ``hipctl.interface.Host``.
+
+    Attributes:
+        up: set it with ``stop`` and ``start``; a host that is down neither sends nor hears.
+        peers: HITs with which an association is ESTABLISHED.
+        strict: whether a peer must have been learnt (or be associated) before it is reached.
+    """
+
+    def __init__(self, net: HitNet, hits: Sequence[Hit], group: bytes | None) -> None:
+        self.net = net
+        self.up = True
+        self.strict = True
+        self.peers: dict[Hit, None] = {}
+        self.endpoints: dict[tuple[Hit, int], SimEndpoint] = {}
+        self.counts: Counter[str] = Counter()
+        self.learnt: dict[Hit, bytes] = {}
+        self._hits = tuple(hits)
+        self._group = group
+        self._waiting: dict[Hit, list[Callable[[], None]]] = {}
+        self._done: dict[Hit, asyncio.Future[None]] = {}
+        self._watchers: dict[object, Callable[[Event], None]] = {}
+
+    @property
+    def hits(self) -> Sequence[Hit]:
+        return self._hits
+
+    def open(self, hit: Hit, port: int, on_datagram: OnDatagram) -> SimEndpoint:
+        if hit not in self._hits:
+            raise ValueError(f"{hit} is no identity of this host")
+        if port == 0:
+            port = next(
+                p for p in range(FIRST_FREE_PORT, 65_536) if (hit, p) not in self.endpoints
+            )
+        if (hit, port) in self.endpoints:
+            raise PortInUse(f"port {port} of {hit} is open already")
+        endpoint = self.endpoints[hit, port] = SimEndpoint(self, hit, port, on_datagram)
+        return endpoint
+
+    def learn(self, hit: Hit, contact: bytes) -> None:
+        if contact.startswith(CONTACT):
+            self.learnt[hit] = contact
+        else:
+            self.counts["malformed contact"] += 1
+
+    def contact(self, hit: Hit) -> bytes:
+        return CONTACT + hit + (self._group or b"")
+
+    def groups(self, contact: bytes) -> frozenset[bytes]:
+        group = contact[len(CONTACT) + 16 :]
+        return frozenset((group,)) if group else frozenset()
+
+    def connected(self, peer: Hit) -> bool:
+        return peer in self.peers
+
+    async def connect(self, peer: Hit, *, local: Hit | None = None, timeout: float = 5.0) -> None:
+        if peer in self._hits or peer in self.peers:
+            return
+        done = self._exchange(local or self._hits[0], peer)
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(done)
+        except TimeoutError:
+            raise AssociationFailed(f"{peer} did not answer within {timeout} s") from None
+
+    def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
+        key = object()
+        self._watchers[key] = on_event
+        return lambda: self._watchers.pop(key, None) and None
+
+    def counters(self) -> dict[str, int]:
+        return dict(self.counts)
+
+    # What only tests call.
+
+    def stop(self) -> None:
+        """Vanish without a word, as when the power goes."""
+        self.up = False
+        self.peers.clear()
+        self._waiting.clear()
+
+    def start(self) -> None:
+        """Come back with the same HITs and Endpoints, and no association."""
+        self.up = True
+
+    def disconnect(self, peer: Hit, reason: str = "closed") -> None:
+        """End the association on both sides."""
+        for host, other in ((self, peer), (self.net.hosts.get(peer), self._hits[0])):
+            if host and other in host.peers:
+                del host.peers[other]
+                host._emit(AssociationDown(host._hits[0], other, reason))
+
+    def send(self, local: Hit, port: int, data: bytes, to: Hit, to_port: int) -> None:
+        if not self.up:
+            self.counts["host down"] += 1
+        elif to in self._hits:
+            asyncio.get_running_loop().call_soon(self.deliver, local, port, to, to_port, data)
+        elif to in self.peers:
+            self.counts["sent"] += 1
+            self.net.carry(local, port, to, to_port, data)
+        else:
+            self._exchange(local, to)
+            queue = self._waiting.get(to)
+            if queue is None or len(queue) >= QUEUE:
+                self.counts["queue full" if queue else "unreachable"] += 1
+            else:
+                queue.append(partial(self.net.carry, local, port, to, to_port, data))
+
+    def deliver(self, source: Hit, port: int, to: Hit, to_port: int, data: bytes) -> None:
+        endpoint = self.endpoints.get((to, to_port))
+        if endpoint is None:
+            self.counts["port closed"] += 1
+        else:
+            self.counts["received"] += 1
+            endpoint.on_datagram(data, source, port)
+
+    def _exchange(self, local: Hit, peer: Hit) -> asyncio.Future[None]:
+        if peer in self._done:
+            return self._done[peer]
+        loop = asyncio.get_running_loop()
+        done = self._done[peer] = loop.create_future()
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._waiting[peer] = []
+        other = self.net.hosts.get(peer)
+        refused = self.strict and peer not in self.learnt
+        self.counts["exchanges"] += 1
+        if refused:
+            loop.call_soon(self._fail, local, peer, "no contact is known")
+        elif other is None or not other.up:
+            loop.call_later(self.net.timeout, self._fail, local, peer, "no answer")
+        else:
+            seconds = self.net.exchange * 2 * self.net.delay(local, peer)
+            loop.call_later(seconds, self._establish, local, peer, seconds)
+        return done
+
+    def _establish(self, local: Hit, peer: Hit, seconds: float) -> None:
+        other = self.net.hosts[peer]
+        cut = self.net.reaches is not None and not self.net.reaches(local, peer)
+        if not (self.up and other.up) or cut:
+            self._fail(local, peer, "no answer")
+            return
+        for host, mine, theirs in ((self, local, peer), (other, peer, local)):
+            if theirs not in host.peers:
+                host.peers[theirs] = None
+                host._emit(AssociationUp(mine, theirs, seconds))
+        self._finish(peer, None)
+
+    def _fail(self, local: Hit, peer: Hit, reason: str) -> None:
+        if peer in self.peers:  # the peer came first
+            self._finish(peer, None)
+            return
+        self._finish(peer, AssociationFailed(reason))
+        if self.up:
+            self._emit(AssociationDown(local, peer, reason))
+
+    def _finish(self, peer: Hit, error: AssociationFailed | None) -> None:
+        done = self._done.pop(peer, None)
+        queue = self._waiting.pop(peer, [])
+        if done and not done.done():
+            if error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+        if not error and self.up:
+            for carry in queue:
+                carry()
+
+    def _emit(self, event: Event) -> None:
+        for on_event in list(self._watchers.values()):
+            on_event(event)
