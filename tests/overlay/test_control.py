@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +155,31 @@ def test_a_long_path_moves_the_socket_where_the_kernel_takes_it(
 def test_stopping_does_not_wait_for_a_handler_that_hangs(tmp_path: Path) -> None:
     path = tmp_path / "p.sock"
 
-    async def hang(_what: str, _arguments: Mapping[str, Any]) -> Any:
-        await asyncio.Event().wait()
-
     async def main() -> None:
-        handler: Callable[[str, Mapping[str, Any]], Awaitable[Any]] = hang
+        started = asyncio.Event()
+
+        async def hang(_what: str, _arguments: Mapping[str, Any]) -> Any:
+            started.set()
+            await asyncio.Event().wait()
+
         async with asyncio.timeout(5):
-            async with ControlServer(path, handler):
+            async with ControlServer(path, hang):
                 reader, writer = await asyncio.open_unix_connection(str(path))
                 writer.write(b'{"do":"status"}\n')
-                await writer.drain()
-                await asyncio.sleep(0)
+                await started.wait()
+            assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_client_that_comes_while_we_stop_is_turned_away(tmp_path: Path) -> None:
+    path = tmp_path / "p.sock"
+
+    async def main() -> None:
+        async with asyncio.timeout(5):
+            async with ControlServer(path, answer):
+                reader, writer = await asyncio.open_unix_connection(str(path))
             assert await reader.read() == b""
             writer.close()
 
