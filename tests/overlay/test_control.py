@@ -171,16 +171,3 @@ def test_stopping_does_not_wait_for_a_handler_that_hangs(tmp_path: Path) -> None
             writer.close()
 
     asyncio.run(main())
-
-
-def test_a_client_that_comes_while_we_stop_is_turned_away(tmp_path: Path) -> None:
-    path = tmp_path / "p.sock"
-
-    async def main() -> None:
-        async with asyncio.timeout(5):
-            async with ControlServer(path, answer):
-                reader, writer = await asyncio.open_unix_connection(str(path))
-            assert await reader.read() == b""
-            writer.close()
-
-    asyncio.run(main())
