@@ -161,6 +161,11 @@ class HostId:
         return int.from_bytes(signature[half:], "big") <= _ORDERS[self.curve] // 2
 
     @classmethod
+    def ecdsa(cls, encoded: bytes) -> Self:
+        """Take the received HI field of an ECDSA key; ``key`` tells whether it is one."""
+        return cls(HiAlgorithm.ECDSA, encoded)
+
+    @classmethod
     def of(cls, key: ec.EllipticCurvePublicKey) -> Self:
         """Encode a public key.
 
