@@ -1,0 +1,74 @@
+"""What the engine asks its shell to do, in order; every input returns a list of these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hipctl.identity import Hit
+from hipctl.interface import AssociationDown, AssociationUp
+
+Address = tuple[str, int]
+"""IP address as text and UDP port (0 for raw IP)."""
+
+Pair = tuple[Hit, Hit]
+"""(local HIT, peer HIT): the name of an association."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Put one HIP control packet on the wire.
+
+    Attributes:
+        data: from the first byte of the HIP header; the shell prepends the four zero bytes of
+            the UDP encapsulation (RFC 5770 §5.1), or computes the checksum for raw IP.
+        to: where it goes.
+    """
+
+    data: bytes
+    to: Address
+
+
+@dataclass(frozen=True, slots=True)
+class SolvePuzzle:
+    """Find a J with ``puzzle.solve(k, prefix, rhash, start)``, then ``on_puzzle_solved(key, j)``.
+
+    Attributes:
+        key: opaque; comes back in ``on_puzzle_solved``.
+        k: difficulty in bits; expect 2^k hashes.
+        prefix: #I | HIT-I | HIT-R, what is hashed before #J (RFC 7401 §6.3).
+        rhash: ``hashlib`` name of the Responder's hash; #J is as long as its digest.
+        start: where to begin looking: random, so that two solvers differ.
+        deadline: monotonic seconds after which the answer is worth nothing.
+    """
+
+    key: tuple[Hit, Hit, int]
+    k: int
+    prefix: bytes
+    rhash: str
+    start: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Seal these datagrams with ``engine.outbound[local, peer]`` and send them.
+
+    Attributes:
+        datagrams: (next header, payload), as they were given to ``enqueue``, in order.
+    """
+
+    local: Hit
+    peer: Hit
+    datagrams: Sequence[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLog:
+    """Append ``line`` (without newline) to the key log; only with ``EngineConfig.keylog``.
+
+    ``HIP <HIT-I> <HIT-R> <I> <J> <DH secret> <KEYMAT>``, each in lower-case hex.
+    """
+
+    line: str
+
+
+Action = Transmit | SolvePuzzle | Flush | KeyLog | AssociationUp | AssociationDown

@@ -1,0 +1,156 @@
+"""HIP parameters: one frozen dataclass each, and the table that finds them by type.
+
+To add a parameter: write its class in the room of its topic (``params_puzzle``, ``params_keys``,
+``params_transport``, ``params_control``), then list it in PARAMETERS. Nothing else changes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+
+from hipctl.constants import ParameterType
+from hipctl.params_control import Ack, Notification, Seq
+from hipctl.params_keys import (
+    CipherList,
+    DhGroupList,
+    DiffieHellman,
+    Encrypted,
+    HipMac,
+    HipMac2,
+    HipSignature,
+    HipSignature2,
+    HitSuiteList,
+    HostIdParameter,
+)
+from hipctl.params_puzzle import (
+    EchoRequestSigned,
+    EchoRequestUnsigned,
+    EchoResponseSigned,
+    EchoResponseUnsigned,
+    Puzzle,
+    R1Counter,
+    Solution,
+)
+from hipctl.params_transport import EspInfo, EspTransform, NatTraversalModes, TransportFormatList
+from hipctl.wire import Reader, frame, unframe
+
+__all__ = [
+    "PARAMETERS",
+    "Ack",
+    "CipherList",
+    "DhGroupList",
+    "DiffieHellman",
+    "EchoRequestSigned",
+    "EchoRequestUnsigned",
+    "EchoResponseSigned",
+    "EchoResponseUnsigned",
+    "Encrypted",
+    "EspInfo",
+    "EspTransform",
+    "HipMac",
+    "HipMac2",
+    "HipSignature",
+    "HipSignature2",
+    "HitSuiteList",
+    "HostIdParameter",
+    "NatTraversalModes",
+    "Notification",
+    "Parameter",
+    "Puzzle",
+    "R1Counter",
+    "Seq",
+    "Solution",
+    "TransportFormatList",
+    "Unknown",
+    "decode",
+    "encode",
+]
+
+
+class Parameter(Protocol):
+    """What every parameter class offers."""
+
+    TYPE: ClassVar[ParameterType]
+
+    def content(self) -> bytes:
+        """The bytes after Type and Length, without padding."""
+
+    @classmethod
+    def parse(cls, reader: Reader) -> Self:
+        """Build from the content; raise MalformedPacket if it is not well formed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A parameter that we do not implement.
+
+    Attributes:
+        type_code: its type.
+        raw: its content.
+    """
+
+    type_code: int
+    raw: bytes
+
+    @property
+    def critical(self) -> bool:
+        """Whether RFC 7401 §5.2.1 forbids us to ignore it."""
+        return bool(self.type_code & 1)
+
+
+PARAMETERS: dict[int, type[Parameter]] = {
+    parameter.TYPE: parameter
+    for parameter in (
+        EspInfo,
+        R1Counter,
+        Puzzle,
+        Solution,
+        Seq,
+        Ack,
+        DhGroupList,
+        DiffieHellman,
+        CipherList,
+        NatTraversalModes,
+        Encrypted,
+        HostIdParameter,
+        HitSuiteList,
+        Notification,
+        EchoRequestSigned,
+        EchoResponseSigned,
+        TransportFormatList,
+        EspTransform,
+        HipMac,
+        HipMac2,
+        HipSignature2,
+        HipSignature,
+        EchoResponseUnsigned,
+        EchoRequestUnsigned,
+    )
+}
+
+
+def _type(parameter: Parameter | Unknown) -> int:
+    return parameter.type_code if isinstance(parameter, Unknown) else parameter.TYPE
+
+
+def _content(parameter: Parameter | Unknown) -> bytes:
+    return parameter.raw if isinstance(parameter, Unknown) else parameter.content()
+
+
+def encode(parameters: Iterable[Parameter | Unknown]) -> bytes:
+    """Encode in ascending type order, as RFC 7401 §5.2.1 demands."""
+    return b"".join(frame(_type(p), _content(p)) for p in sorted(parameters, key=_type))
+
+
+def decode(data: bytes) -> list[Parameter | Unknown]:
+    """Decode a parameter list, e.g. what was in ENCRYPTED.
+
+    Raises:
+        MalformedPacket: a length, a field or the padding does not fit.
+    """
+    reader, found = Reader(data), list[Parameter | Unknown]()
+    while reader.left:
+        type_code, content = unframe(reader)
+        known = PARAMETERS.get(type_code)
+        found.append(known.parse(Reader(content)) if known else Unknown(type_code, content))
+    return found
