@@ -4,6 +4,7 @@ This file is the package's front door (``hipctl.sansio`` is the other one). Read
 interface, constants, params, packet, exchange, association, engine, host.
 """
 
+from hipctl.contact import contact_from_addresses
 from hipctl.errors import (
     AssociationFailed,
     HipError,
@@ -33,4 +34,5 @@ __all__ = [
     "OnDatagram",
     "PortInUse",
     "Rejected",
+    "contact_from_addresses",
 ]

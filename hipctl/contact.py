@@ -1,0 +1,161 @@
+"""How a HIT may be reached, as the opaque bytes that records and RPCs carry.
+
+One version byte, then at most two entries, each led by a byte that says what it is:
+
+    1  locator   16 bytes of IPv6 address (IPv4 as ::ffff:a.b.c.d), 2 bytes of UDP port
+    2  server    the 16-byte HIT of a rendezvous server, then its locator
+
+Only this package reads them; the layout is ours and can change with the version byte.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hipctl.errors import MalformedPacket
+from hipctl.identity import HIT_LENGTH, Hit
+
+Address = tuple[str, int]
+
+LONGEST: Final = 80  # bytes; what records and RPCs reserve for a contact
+MOST_ENTRIES: Final = 2
+
+_VERSION: Final = 1
+_LOCATOR: Final = 1
+_SERVER: Final = 2
+_IP_LENGTH: Final = 16
+_LOCATOR_LENGTH: Final = _IP_LENGTH + 2
+_ORCHIDS: Final = ipaddress.IPv6Network("2001:20::/28")
+
+_Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Locator:
+    """Reach the host directly at this UDP address."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Send the I1 through this rendezvous server (RFC 8004)."""
+
+    hit: Hit
+    address: Address
+
+
+Entry = Locator | Server
+
+
+def encode_contact(entries: Sequence[Entry]) -> bytes:
+    """Write a contact; no entries say "cannot be reached from outside".
+
+    Raises:
+        ValueError: too many entries, or an address that no host can have.
+    """
+    if len(entries) > MOST_ENTRIES:
+        raise ValueError(f"a contact has at most {MOST_ENTRIES} entries")
+    parts = [bytes([_VERSION])]
+    for entry in entries:
+        if isinstance(entry, Server):
+            parts += [bytes([_SERVER]), entry.hit]
+        else:
+            parts.append(bytes([_LOCATOR]))
+        parts.append(_encode_address(entry.address))
+    return b"".join(parts)
+
+
+def parse_contact(data: bytes) -> tuple[Entry, ...]:
+    """Read a contact.
+
+    Raises:
+        MalformedPacket: it is not one, or names an address to which nothing may be sent.
+    """
+    if not data or data[0] != _VERSION:
+        raise MalformedPacket("unknown contact version")
+    entries: list[Entry] = []
+    at = 1
+    while at < len(data):
+        if len(entries) == MOST_ENTRIES:
+            raise MalformedPacket("too many entries in a contact", at)
+        kind, at = data[at], at + 1
+        if kind == _LOCATOR:
+            entries.append(Locator(_parse_address(data, at)))
+            at += _LOCATOR_LENGTH
+        elif kind == _SERVER:
+            address = _parse_address(data, at + HIT_LENGTH)
+            try:
+                hit = Hit.check(data[at : at + HIT_LENGTH])
+            except ValueError:
+                raise MalformedPacket("bad HIT in a contact", at) from None
+            entries.append(Server(hit, address))
+            at += HIT_LENGTH + _LOCATOR_LENGTH
+        else:
+            raise MalformedPacket("unknown entry in a contact", at - 1)
+    return tuple(entries)
+
+
+def contact_from_addresses(addresses: Sequence[Address]) -> bytes:
+    """Write the contact of a host at these (IP address, UDP port): what a seed's line says.
+
+    Raises:
+        ValueError: more than two, no IP address, or one that no host can have.
+    """
+    return encode_contact([Locator(address) for address in addresses])
+
+
+def groups(data: bytes) -> frozenset[bytes]:
+    """Opaque labels of where a contact is: /24, /48 or server; none on a LAN or if malformed."""
+    labels = set()
+    try:
+        entries = parse_contact(data)
+    except MalformedPacket:
+        return frozenset()
+    for entry in entries:
+        if isinstance(entry, Server):
+            labels.add(b"s" + entry.hit)
+            continue
+        ip = ipaddress.ip_address(entry.address[0])
+        if is_public(entry.address[0]):
+            labels.add(b"4" + ip.packed[:3] if ip.version == 4 else b"6" + ip.packed[:6])
+    return frozenset(labels)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address means the same host everywhere."""
+    ip = ipaddress.ip_address(address)
+    return not (ip.is_private or ip.is_loopback or ip.is_link_local)
+
+
+def _encode_address(address: Address) -> bytes:
+    ip, port = ipaddress.ip_address(address[0]), address[1]
+    reason = _refuse(ip, port)
+    if reason:
+        raise ValueError(f"{address[0]} port {port}: {reason}")
+    packed = ip.packed if ip.version == 6 else b"\0" * 10 + b"\xff\xff" + ip.packed
+    return packed + port.to_bytes(2, "big")
+
+
+def _parse_address(data: bytes, at: int) -> Address:
+    end = at + _IP_LENGTH
+    if len(data) < end + 2:
+        raise MalformedPacket("contact ends within an entry", len(data))
+    v6 = ipaddress.IPv6Address(data[at:end])
+    ip = v6.ipv4_mapped or v6
+    port = int.from_bytes(data[end : end + 2], "big")
+    if _refuse(ip, port):
+        raise MalformedPacket("unusable address in a contact", at)
+    return str(ip), port
+
+
+def _refuse(ip: _Ip, port: int) -> str | None:
+    """Why nothing may be sent there: a contact must not aim an I1 at a group of hosts."""
+    if not 0 < port < 65_536:
+        return "a port lies in 1-65535"
+    if ip.is_multicast or ip.is_unspecified or str(ip) == "255.255.255.255":
+        return "no address of one host"
+    if isinstance(ip, ipaddress.IPv6Address) and ip in _ORCHIDS:
+        return "a HIT is no locator"
+    return None
