@@ -1,4 +1,4 @@
-"""Who may ring: a pure function of evidence, replaceable by the entry points ``p2psip.policies``."""
+"""Who may ring: a pure function of evidence, replaceable by entry points (p2psip.policies)."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -89,9 +89,10 @@ class Peer(Protocol):
         """Whether ``hit`` may speak as the canonical ``aor``; may take a lookup, never raises."""
 
     async def publish(self, aor: str, port: int) -> None:
-        """Say in the DHT that ``aor`` answers at ``port`` of its HIT, and refresh it until
-        ``withdraw``; a second call changes nothing but the port, and costs no put otherwise.
-        Returns at once: the put goes on behind, and is retried.
+        """Say in the DHT that ``aor`` answers at ``port`` of its HIT, until ``withdraw``.
+
+        A second call changes nothing but the port, and costs no put otherwise. Returns at once:
+        the put goes on behind, is retried, and refreshed.
 
         Raises:
             NotFound: this peer does not hold ``aor``.
