@@ -1,0 +1,1 @@
+"""``p2psip demo``: everything on one machine, with real SIP clients."""
