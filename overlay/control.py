@@ -38,18 +38,18 @@ class ControlRefused(OverlayError):
     """The peer answered that it cannot do what was asked; the message is its own."""
 
 
-def control_path(profile: Path) -> Path:
-    """Where the peer of a profile listens.
+def control_path(state: Path) -> Path:
+    """Where the peer with this state directory listens.
 
-    That is beside the profile, or where that is too long a path, in the user's runtime directory.
+    That is in the directory, or where that is too long a path, in the user's runtime directory.
     """
-    profile = profile.resolve()
-    beside = profile.parent / "run" / f"{profile.stem}.sock"
-    if len(os.fsencode(beside)) <= MAX_PATH:
-        return beside
+    state = state.resolve()
+    within = state / "control.sock"
+    if len(os.fsencode(within)) <= MAX_PATH:
+        return within
     from platformdirs import user_runtime_path  # noqa: PLC0415 - seldom needed
 
-    name = hashlib.sha256(os.fsencode(profile)).hexdigest()[:24]
+    name = hashlib.sha256(os.fsencode(state)).hexdigest()[:24]
     return Path(user_runtime_path("p2psip")) / f"{name}.sock"
 
 

@@ -146,10 +146,10 @@ def test_a_long_path_moves_the_socket_where_the_kernel_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert control_path(Path("/p/profile.toml")) == Path("/p/run/profile.sock")
-    deep = Path("/" + "d" * 120) / "profile.toml"
+    assert control_path(Path("/p/state")) == Path("/p/state/control.sock")
+    deep = Path("/" + "d" * 120) / "state"
     assert len(str(control_path(deep))) < 107 + len(str(tmp_path))
-    assert control_path(deep) != control_path(deep.with_name("other.toml"))
+    assert control_path(deep) != control_path(deep.with_name("other"))
 
 
 def test_stopping_does_not_wait_for_a_handler_that_hangs(tmp_path: Path) -> None:

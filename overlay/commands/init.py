@@ -1,0 +1,203 @@
+"""``p2psip init``: a device identity, an account and a profile that works at once."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from overlay.commands.terminal import PROFILE_NAME, JsonOption, default_folder, emit, read_words
+from overlay.contacts import replace_file, toml_string
+from overlay.errors import ConfigError
+
+DEFAULT_DOMAIN: Final = "p2psip.internal"  # .internal is nobody's: a net of one's own
+KEY_NAME: Final = "device.pem"
+ACCOUNT_NAME: Final = "account.toml"
+OVERLAY_NAME: Final = "overlay.toml"
+
+PROFILE: Final = """\
+# A peer. Run it with: p2psip run {folder}
+# Paths are relative to this file.
+
+[peer]
+state = "state"                 # what is stored for others, and the control socket
+contacts = "contacts.toml"      # petnames and blocked AoRs: p2psip contact --help
+policy = "contacts"             # who may ring
+
+[host]
+listen = {listen}       # HIP, the only port that others reach
+private_addresses = {private}        # others may learn addresses of a LAN; needed inside one
+
+[identity.device]
+key = "{key}"              # who can read this file can be this device
+
+[overlay.main]
+identity = "device"
+file = "{overlay}"           # which overlay; give a copy to whom you want in it
+account = "{account}"        # public: who you are, signed for this device
+seeds = {seeds}
+
+[overlay.main.services.sip]
+listen = {sip}       # where your SIP client registers, without a password
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What ``init`` made: files, names, and the words where the account is new."""
+
+    profile: Path
+    device: str
+    account: str
+    aor: str
+    domain: str
+    words: str | None
+
+
+def command(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Where to put it; default: the user's own.", show_default=False),
+    ] = None,
+    *,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="Overlay file to join; without it a new open overlay begins."),
+    ] = None,
+    domain: Annotated[str, typer.Option(help="SIP domain of the new overlay.")] = DEFAULT_DOMAIN,
+    seed: Annotated[
+        list[str] | None, typer.Option(help="HIT@host:port of a peer to join through; repeatable.")
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="File with the 24 words of an account you have; - for standard input."),
+    ] = None,
+    listen: Annotated[str, typer.Option(help="address:port for HIP.")] = "0.0.0.0:10500",
+    sip: Annotated[str, typer.Option(help="address:port for the SIP client.")] = "127.0.0.1:5060",
+    private: Annotated[
+        bool, typer.Option(help="Let others learn addresses of a LAN (needed inside one).")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an identity for this device, an account, and a profile that works at once.
+
+    The account's 24 words are shown once and kept nowhere: write them down.
+
+    Example: p2psip init --overlay family.toml
+    """
+    made = make(
+        default_folder() if folder is None else folder,
+        overlay=overlay,
+        domain=domain,
+        seeds=tuple(seed or ()),
+        words=None if words is None else read_words(words),
+        listen=listen,
+        sip=sip,
+        private=private,
+    )
+    value = {
+        "profile": str(made.profile),
+        "hit": made.device,
+        "account": made.account,
+        "aor": made.aor,
+        "domain": made.domain,
+    }
+    if made.words is not None:
+        value["words"] = made.words
+    emit(value, _lines(made, sip), as_json=as_json)
+
+
+def make(
+    folder: Path,
+    *,
+    overlay: Path | None,
+    domain: str,
+    seeds: tuple[str, ...],
+    words: str | None,
+    listen: str,
+    sip: str,
+    private: bool,
+) -> Made:
+    """Write everything; the profile last, so that a profile is never half made.
+
+    Raises:
+        ConfigError, CredentialsRefused, MalformedAor: what was given cannot be used.
+    """
+    from hipctl import HostIdentity
+    from overlay.accounts import AccountKey, self_certifying_aor
+    from overlay.admission import Account, save_account
+    from overlay.constants import DELEGATION_LIFE
+    from overlay.overlayfile import found_overlay, load_overlay, parse_seed, save_overlay
+
+    names = (PROFILE_NAME, KEY_NAME, ACCOUNT_NAME, OVERLAY_NAME)
+    for name in names:
+        if (folder / name).exists():
+            raise ConfigError(f"{folder / name} exists; choose another folder or remove it")
+    for text in seeds:
+        try:
+            parse_seed(text)
+        except ValueError as error:
+            raise ConfigError(f"--seed {text}: {error}") from None
+    info = load_overlay(overlay) if overlay else found_overlay(domain, rng=os.urandom)
+    if words is None:
+        account, words_to_show = AccountKey.generate(os.urandom)
+    else:
+        account, words_to_show = AccountKey.from_words(words), None
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    device = HostIdentity.generate()
+    device.save(folder / KEY_NAME)
+    now = time.time()
+    delegation = account.delegate(device.hit, int(now) + DELEGATION_LIFE, int(now * 1000))
+    save_account(Account((delegation,)), folder / ACCOUNT_NAME)
+    if overlay:
+        shutil.copyfile(overlay, folder / OVERLAY_NAME)
+    else:
+        save_overlay(info, folder / OVERLAY_NAME)
+    text = PROFILE.format(
+        folder=folder,
+        key=KEY_NAME,
+        account=ACCOUNT_NAME,
+        overlay=OVERLAY_NAME,
+        listen=toml_string(listen),
+        private="true" if private else "false",
+        seeds="[" + ", ".join(map(toml_string, seeds)) + "]",
+        sip=toml_string(sip),
+    )
+    replace_file(folder / PROFILE_NAME, text)
+    return Made(
+        profile=folder / PROFILE_NAME,
+        device=str(device.hit),
+        account=str(account.hit),
+        aor=self_certifying_aor(account.hit, info.domain),
+        domain=info.domain,
+        words=words_to_show,
+    )
+
+
+def _lines(made: Made, sip: str) -> list[str]:
+    from overlay.accounts import words_in_rows
+
+    lines = [
+        f"profile  {made.profile}",
+        f"device   {made.device}",
+        f"account  {made.account}",
+        f"your AoR {made.aor}",
+        "",
+    ]
+    if made.words is not None:
+        lines += [
+            "These 24 words are your account. They are shown once and kept nowhere; write them",
+            "down: with them you come back on another device, without them you don't.",
+            "",
+            *(f"  {row}" for row in words_in_rows(made.words)),
+            "",
+        ]
+    folder = made.profile.parent
+    return [
+        *lines,
+        f"Next: p2psip run {folder}",
+        f"Then let your SIP client register {made.aor} at {sip} (UDP, no password).",
+    ]

@@ -1,0 +1,172 @@
+"""``p2psip overlay`` and ``p2psip ca``: found an overlay, invite to it, certify its names."""
+
+import os
+import ssl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from overlay.commands.terminal import JsonOption, ProfileOption, emit, existing_profile
+from overlay.contacts import replace_file
+from overlay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from overlay.overlayfile import Seed
+
+overlay_app = typer.Typer(help="Found an overlay, or invite others into yours.")
+ca_app = typer.Typer(help="Certify names, with the key of an overlay's CA.")
+
+CA_NAME = "ca.pem"
+OVERLAY_NAME = "overlay.toml"
+
+
+@overlay_app.command()
+def new(
+    domain: Annotated[str, typer.Argument(help="SIP domain: what stands behind the @")],
+    *,
+    folder: Annotated[Path, typer.Option(help="Where to put the files.")] = Path(),
+    enrolled: Annotated[
+        bool, typer.Option("--enrolled", help="Let in only whom the CA has certified.")
+    ] = False,
+    ca: Annotated[
+        bool, typer.Option("--ca", help="Have a CA for names, but let everybody in.")
+    ] = False,
+    seed: Annotated[
+        list[str] | None, typer.Option(help="HIT@host:port of a peer to join through; repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Found an overlay: write its file and, with --enrolled or --ca, the key of its CA.
+
+    Example: p2psip overlay new example.org --enrolled --seed 2001:2f::1@192.0.2.1:10500
+    """
+    from hipctl import HostIdentity
+    from overlay.overlayfile import found_overlay, save_overlay
+
+    target, key_file = folder / OVERLAY_NAME, folder / CA_NAME
+    if target.exists():
+        raise ConfigError(f"{target} exists; choose another folder or remove it")
+    seeds = tuple(_seed(text) for text in seed or ())
+    key = HostIdentity.generate() if enrolled or ca else None
+    info = found_overlay(
+        domain,
+        ca=key.host_id if key else None,
+        admission="enrolled" if enrolled else "open",
+        seeds=seeds,
+        rng=os.urandom,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    if key:
+        key.save(key_file)
+    save_overlay(info, target)
+    value = {
+        "overlay": str(target),
+        "id": info.id.hex(),
+        "domain": info.domain,
+        "admission": info.admission,
+        "ca_key": str(key_file) if key else None,
+    }
+    lines = [f"overlay {info.domain} ({info.admission}): {target}"]
+    if key:
+        lines.append(f"CA key: {key_file}; keep it away from the peers, and a copy of it")
+    lines.append(f"Next: p2psip init --overlay {target}")
+    emit(value, lines, as_json=as_json)
+
+
+@overlay_app.command()
+def invite(
+    at: Annotated[str, typer.Option(help="address[:port] where others reach this peer.")],
+    out: Annotated[Path, typer.Option(help="The file to give away.")] = Path("invitation.toml"),
+    overlay: Annotated[str, typer.Option(help="Its name in the profile.")] = "",
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an overlay file with this peer as a seed, to give to whom you want in.
+
+    Example: p2psip overlay invite --at 192.0.2.7 --out family.toml
+    """
+    from dataclasses import replace
+
+    from hipctl import HostIdentity
+    from overlay.commands.joined import pick
+    from overlay.overlayfile import save_overlay
+
+    loaded, joined = pick(existing_profile(profile), overlay)
+    hit = HostIdentity.load(loaded.identities[joined.table.identity].key).hit
+    seed = _seed(f"{hit}@{at}")
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another name with --out")
+    others = tuple(s for s in joined.info.seeds if s.hit != hit)
+    save_overlay(replace(joined.info, seeds=(seed, *others)), out)
+    emit(
+        {"overlay": str(out), "seed": str(seed)},
+        [f"{out}; whoever gets it types: p2psip init --overlay {out.name}"],
+        as_json=as_json,
+    )
+
+
+@ca_app.command()
+def issue(
+    *,
+    aor: Annotated[str, typer.Option(help="The name, sip:user@domain.")],
+    account: Annotated[Path, typer.Option(help="Account file (p2psip account export).")],
+    overlay: Annotated[Path, typer.Option(help="Overlay file.")] = Path(OVERLAY_NAME),
+    ca_key: Annotated[Path, typer.Option(help="Key of the CA.")] = Path(CA_NAME),
+    out: Annotated[
+        Path | None, typer.Option(help="Certificate file; default: USER.cert.pem.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=180, help="How long it is valid.")] = 180,
+    as_json: JsonOption = False,
+) -> None:
+    """Certify that a name belongs to an account.
+
+    Example: p2psip ca issue --aor sip:alice@example.org --account alice.toml
+    """
+    from hipctl import HostIdentity
+    from overlay.accounts import canonical_aor, hit_of_user, is_reserved, split_aor
+    from overlay.admission import load_account
+    from overlay.commands.joined import issue_name_certificate
+    from overlay.overlayfile import load_overlay
+
+    info, name = load_overlay(overlay), canonical_aor(aor)
+    user, domain = split_aor(name)
+    if domain != info.domain:
+        raise ConfigError(f"{name}: the overlay's domain is {info.domain}")
+    if is_reserved(user) or hit_of_user(user) is not None:
+        raise ConfigError(f"{name}: this name is nobody's to certify; choose another")
+    ca = HostIdentity.load(ca_key)
+    if not info.ca or ca.hit != info.ca[-1].hit:
+        raise ConfigError(f"{ca_key} is not the key of this overlay's CA; see --ca-key, --overlay")
+    subject = load_account(account).delegations[0].account
+    target = out or Path(f"{_file_name(user)}.cert.pem")
+    if target.exists():
+        raise ConfigError(f"{target} exists; choose another name with --out")
+    not_after = int(time.time()) + days * 86_400
+    der = issue_name_certificate(ca, subject, name, not_after)
+    replace_file(target, ssl.DER_cert_to_PEM_cert(der))
+    emit(
+        {
+            "certificate": str(target),
+            "aor": name,
+            "account": str(subject.hit),
+            "not_after": not_after,
+        },
+        [f"{target}; its owner types: p2psip account add-certificate {target.name}"],
+        as_json=as_json,
+    )
+
+
+def _file_name(user: str) -> str:
+    """A user part as a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in user).lstrip(".") or "name"
+
+
+def _seed(text: str) -> "Seed":
+    from overlay.overlayfile import parse_seed
+
+    try:
+        return parse_seed(text)
+    except ValueError as error:
+        raise ConfigError(f"seed {text}: {error}; write HIT@host:port") from None

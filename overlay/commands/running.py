@@ -1,0 +1,109 @@
+"""What is asked of the peer that runs: ``status``, ``resolve``, ``trace``, ``stop``."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from overlay.commands.terminal import JsonOption, ProfileOption, emit, peer_table
+from overlay.control import ask, control_path
+from overlay.errors import ConfigError
+from overlay.trace import CallTrace, waterfall
+
+RESOLVE_TIMEOUT = 20.0  # seconds: a lookup in a net of which much is dead
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    for command in (status, resolve, trace, stop):
+        app.command()(command)
+
+
+def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """Show what the running peer is doing.
+
+    Example: p2psip status --json
+    """
+    value = ask(control_path(peer_table(profile).state), "status")
+    emit(value, status_lines(value), as_json=as_json)
+
+
+def resolve(
+    aor: Annotated[str, typer.Argument(help="sip:user@domain or a contact", show_default=False)],
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the overlay which devices answer for a name.
+
+    Example: p2psip resolve sip:alice@example.org
+    """
+    path = control_path(peer_table(profile).state)
+    value = ask(path, "resolve", timeout=RESOLVE_TIMEOUT, aor=aor)
+    emit(value, resolve_lines(value), as_json=as_json)
+
+
+def trace(
+    call: Annotated[str, typer.Argument(help="Start of a Call-ID; all calls if left out")] = "",
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw recent calls as waterfalls: what happened when, and how long it took.
+
+    Example: p2psip trace 3c26
+    """
+    value = ask(control_path(peer_table(profile).state), "trace", call=call)
+    calls = value["calls"]
+    if call and not calls:
+        raise ConfigError(f"no call whose name starts with {call!r}; list all with: p2psip trace")
+    lines = [line for c in calls for line in (*waterfall(CallTrace.from_json(c)), "")]
+    emit(value, lines or ["no calls yet"], as_json=as_json)
+
+
+def stop(profile: ProfileOption = None) -> None:
+    """Stop the running peer cleanly.
+
+    Example: p2psip stop
+    """
+    ask(control_path(peer_table(profile).state), "stop")
+
+
+def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
+    """The human form of a status."""
+    yield f"up {_span(value['uptime'])}, process {value['pid']}, profile {value['profile']}"
+    for name, identity in value["identities"].items():
+        yield f"identity {name}: {identity['hit']} at {', '.join(identity['listen'])}"
+    for name, overlay in value["overlays"].items():
+        state = "joined" if overlay["joined"] else f"not joined yet ({overlay['problem']})"
+        yield (
+            f"overlay {name} ({overlay['domain']}, {overlay['admission']}): {state}, "
+            f"{overlay['neighbours']} neighbours, {overlay['records']} records held"
+        )
+        for aor in overlay["aors"]:
+            published = "published" if aor in overlay["published"] else "no client registered"
+            yield f"  {aor}  {published}"
+    for name, service in value["services"].items():
+        shown = "  ".join(f"{key}={_plain(item)}" for key, item in service.items())
+        yield f"service {name}: {shown}"
+    yield f"associations: {value['associations']}"
+    busy = {key: count for key, count in value["counters"].items() if count}
+    if busy:
+        yield "counters: " + "  ".join(f"{key}={count}" for key, count in sorted(busy.items()))
+
+
+def resolve_lines(value: Mapping[str, Any]) -> Iterator[str]:
+    """The human form of what an AoR resolves to."""
+    yield f"{value['aor']}: {len(value['targets'])} device(s), found in {value['ms']:.1f} ms"
+    for target in value["targets"]:
+        yield f"  {target['hit']} port {target['port']}, account {target['account']}"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _plain(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return "{" + " ".join(f"{key}={_plain(value)}" for key, value in item.items()) + "}"
+    return str(item)
