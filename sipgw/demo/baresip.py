@@ -1,4 +1,4 @@
-"""Drives baresip 1.0: configuration folder, control connection (netstrings of JSON), recordings."""
+"""Drives baresip 1.0: its folder, the control connection (netstrings of JSON), recordings."""
 
 import asyncio
 import contextlib
@@ -241,7 +241,7 @@ class Baresip:
             StepFailed: it did not come in time.
         """
         return await self._program.lines.wait(
-            lambda line: line.partition(': "')[0].strip() if f'"{text}"' in line else None,
+            lambda line: line.partition(': "')[0].strip() if f': "{text}"' in line else None,
             timeout,
             what="message",
         )

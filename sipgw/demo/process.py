@@ -114,10 +114,10 @@ class Program:
         self._reader = asyncio.create_task(self._read(), name=f"output of {self.name}")
 
     async def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None  # noqa: S101
-        with contextlib.suppress(ValueError):  # a line longer than LINE_LIMIT
-            async for line in self._process.stdout:
-                self.lines.add(line.decode(errors="replace").rstrip())
+        if self._process is not None and self._process.stdout is not None:
+            with contextlib.suppress(ValueError):  # a line longer than LINE_LIMIT
+                async for line in self._process.stdout:
+                    self.lines.add(line.decode(errors="replace").rstrip())
         self.lines.close()
 
     def write(self, line: str) -> None:
@@ -150,10 +150,8 @@ class Program:
             return
         if process.returncode is None:
             self._signal(sign)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), GRACE)
-            except TimeoutError:
-                pass
         self._signal(signal.SIGKILL)
         await process.wait()
         if self._reader is not None:
