@@ -5,6 +5,14 @@ interface, constants, params, packet, exchange, association, engine, host.
 """
 
 from hipctl.contact import contact_from_addresses
+from hipctl.certs import (
+    Certified,
+    host_id_of_spki,
+    issue_certificate,
+    read_certificate,
+    spki_of,
+    verify_certificate,
+)
 from hipctl.errors import (
     AssociationFailed,
     HipError,
@@ -21,6 +29,7 @@ __all__ = [
     "AssociationDown",
     "AssociationFailed",
     "AssociationUp",
+    "Certified",
     "Endpoint",
     "Event",
     "HipError",
@@ -35,4 +44,9 @@ __all__ = [
     "PortInUse",
     "Rejected",
     "contact_from_addresses",
+    "host_id_of_spki",
+    "issue_certificate",
+    "read_certificate",
+    "spki_of",
+    "verify_certificate",
 ]

@@ -42,7 +42,7 @@ _UNRESERVED: Final = frozenset(
 
 
 def canonical_aor(text: str) -> str:
-    """Bring a SIP URI into the one form in which AoRs are compared, hashed and certified.
+    r"""Bring a SIP URI into the one form in which AoRs are compared, hashed and certified.
 
     That is ``sip:``, the user part percent-decoded with its case (in Unicode's NFC; a user part
     that decodes to a HIT in lower case), ``@``, the domain in lower case; no port, parameters or

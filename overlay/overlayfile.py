@@ -1,13 +1,27 @@
 """An overlay is a file: its id, domain, admission, the keys of its CA, and seeds."""
 
+import base64
+import binascii
+import hashlib
+import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from hipctl import Hit, HostId, HostIdentity
+from hipctl import Hit, HostId, HostIdentity, MalformedPacket, host_id_of_spki, spki_of
+from overlay.accounts import canonical_domain
+from overlay.constants import CA_CONTEXT, OVERLAY_CONTEXT, OVERLAY_ID_LENGTH, TEXT_FILE_LIMIT
+from overlay.errors import CredentialsRefused, MalformedAor
 
 Admission = Literal["open", "enrolled"]
+
+HIP_PORT: Final = 10500  # RFC 9028 §5.1
+MAX_CA_KEYS: Final = 16
+MAX_SEEDS: Final = 64
+
+_KEYS: Final = frozenset({"id", "domain", "admission", "ca", "seeds"})
 
 
 class Seed(NamedTuple):
@@ -28,10 +42,27 @@ def parse_seed(text: str) -> Seed:
     Raises:
         ValueError: it is none; the message says why.
     """
-    raise NotImplementedError
+    name, at, place = text.partition("@")
+    if not at:
+        raise ValueError(f"{text!r} is no HIT@host:port")
+    hit = Hit.parse(name)
+    if place.startswith("["):
+        host, bracket, rest = place[1:].partition("]")
+        if not bracket:
+            raise ValueError(f"{text!r}: a bracket is not closed")
+        colon, port = rest[:1], rest[1:]
+    else:
+        host, colon, port = place.partition(":")
+    if not host or not host.isprintable() or " " in host or len(host) > 253:
+        raise ValueError(f"{text!r} has no host")
+    if not colon and not port:
+        return Seed(hit, host, HIP_PORT)
+    if colon != ":" or not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 65_536:
+        raise ValueError(f"{text!r}: a port is between 1 and 65535")
+    return Seed(hit, host, int(port))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OverlayInfo:
     """An overlay, as all its members know it.
 
@@ -41,7 +72,7 @@ class OverlayInfo:
         admission: ``open``, or ``enrolled``: only who shows a certificate of the CA gets in.
         ca: keys of the CA, the founding one first; empty without a CA.
         seeds: peers to join through.
-        successions: for each later CA key the signature by the one before.
+        successions: for each later CA key r‖s by the one before it.
     """
 
     id: bytes
@@ -50,6 +81,16 @@ class OverlayInfo:
     ca: tuple[HostId, ...] = ()
     seeds: tuple[Seed, ...] = ()
     successions: tuple[bytes, ...] = ()
+
+    @cached_property
+    def ca_digest(self) -> bytes:
+        """SHA-256 of the CA's keys: what a verified certificate was verified against."""
+        return hashlib.sha256(b"".join(key.hit for key in self.ca)).digest()
+
+
+def overlay_id(founding: HostId, domain: str) -> bytes:
+    """Return the id of an overlay with a CA: 32 bytes."""
+    return hashlib.sha256(OVERLAY_CONTEXT + spki_of(founding) + domain.encode()).digest()
 
 
 def found_overlay(
@@ -66,29 +107,212 @@ def found_overlay(
         MalformedAor: the domain is none.
         CredentialsRefused: enrolled without a CA.
     """
-    raise NotImplementedError
+    domain = canonical_domain(domain)
+    if ca is None:
+        if admission == "enrolled":
+            raise CredentialsRefused("an enrolled overlay needs a CA")
+        return OverlayInfo(rng(OVERLAY_ID_LENGTH), domain, admission, (), seeds)
+    return OverlayInfo(overlay_id(ca, domain), domain, admission, (ca,), seeds)
+
+
+def _succession(info_id: bytes, new: HostId) -> bytes:
+    """What an old CA key signs to name the next one."""
+    return CA_CONTEXT + info_id + spki_of(new)
 
 
 def succeed_ca(info: OverlayInfo, old: HostIdentity, new: HostId) -> OverlayInfo:
-    """Let the newest CA key name its successor."""
-    raise NotImplementedError
+    """Let the newest CA key name its successor; certificates of the old one stay good.
+
+    Raises:
+        CredentialsRefused: ``old`` isn't the newest CA key, or the chain is full.
+    """
+    if not info.ca or info.ca[-1].hit != old.hit:
+        raise CredentialsRefused("only the overlay's newest CA key can name the next one")
+    if len(info.ca) >= MAX_CA_KEYS:
+        raise CredentialsRefused(f"an overlay has at most {MAX_CA_KEYS} CA keys")
+    return replace(
+        info,
+        ca=(*info.ca, new),
+        successions=(*info.successions, old.sign(_succession(info.id, new))),
+    )
+
+
+# --- text -------------------------------------------------------------------------------------
 
 
 def parse_overlay(text: str) -> OverlayInfo:
-    """Read TOML; raises CredentialsRefused."""
-    raise NotImplementedError
+    """Read the TOML of an overlay file.
+
+    Raises:
+        CredentialsRefused: it is none; the message starts with the key.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise CredentialsRefused(f"no TOML: {error}") from None
+    if stray := sorted(table.keys() - _KEYS):
+        raise CredentialsRefused(f"{stray[0]}: unknown key; known are {', '.join(sorted(_KEYS))}")
+    domain, admission = _domain(table), table.get("admission", "open")
+    if admission not in ("open", "enrolled"):
+        raise CredentialsRefused("admission: must be 'open' or 'enrolled'")
+    identifier = _hex_id(table)
+    ca, successions = _read_chain(identifier, _tables(table, "ca", MAX_CA_KEYS))
+    if ca and overlay_id(ca[0], domain) != identifier:
+        raise CredentialsRefused("id: is not that of this CA and domain")
+    if admission == "enrolled" and not ca:
+        raise CredentialsRefused("ca: missing; an enrolled overlay needs one")
+    return OverlayInfo(identifier, domain, admission, ca, _seeds(table), successions)
+
+
+def _domain(table: dict[str, Any]) -> str:
+    domain = table.get("domain")
+    if not isinstance(domain, str):
+        raise CredentialsRefused("domain: missing, or no text")
+    try:
+        return canonical_domain(domain)
+    except MalformedAor as error:
+        raise CredentialsRefused(f"domain: {error}") from None
+
+
+def _hex_id(table: dict[str, Any]) -> bytes:
+    text = table.get("id")
+    try:
+        raw = bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError:
+        raw = b""
+    if len(raw) != OVERLAY_ID_LENGTH:
+        raise CredentialsRefused(f"id: must be {OVERLAY_ID_LENGTH} bytes in hexadecimal")
+    return raw
+
+
+def _tables(table: dict[str, Any], key: str, limit: int) -> list[Any]:
+    values = table.get(key, [])
+    if not isinstance(values, list) or len(values) > limit:
+        raise CredentialsRefused(f"{key}: must be a list of at most {limit}")
+    return values
+
+
+def _seeds(table: dict[str, Any]) -> tuple[Seed, ...]:
+    seeds = []
+    for text in _tables(table, "seeds", MAX_SEEDS):
+        try:
+            seeds.append(parse_seed(str(text)))
+        except ValueError as error:
+            raise CredentialsRefused(f"seeds: {error}") from None
+    return tuple(seeds)
+
+
+def _read_chain(
+    identifier: bytes, entries: list[Any]
+) -> tuple[tuple[HostId, ...], tuple[bytes, ...]]:
+    keys: list[HostId] = []
+    successions: list[bytes] = []
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or entry.keys() - {"key", "signed"}:
+            raise CredentialsRefused(f"ca[{number}]: must have 'key', and 'signed' but for [0]")
+        try:
+            key = host_id_of_spki(from_base64(entry.get("key")))
+        except (ValueError, MalformedPacket):
+            raise CredentialsRefused(f"ca[{number}].key: no public key in base64") from None
+        if keys:
+            try:
+                signature = from_base64(entry.get("signed"))
+            except ValueError:
+                raise CredentialsRefused(f"ca[{number}].signed: no base64") from None
+            if not keys[-1].verify(signature, _succession(identifier, key)):
+                raise CredentialsRefused(f"ca[{number}].signed: not by the key before")
+            successions.append(signature)
+        keys.append(key)
+    return tuple(keys), tuple(successions)
+
+
+def from_base64(text: object) -> bytes:
+    """Decode base64, white space allowed.
+
+    Raises:
+        ValueError: it is none, or no text.
+    """
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def to_base64(data: bytes) -> str:
+    """Encode base64 on one line."""
+    return base64.b64encode(data).decode()
 
 
 def format_overlay(info: OverlayInfo) -> str:
-    """Write TOML."""
-    raise NotImplementedError
+    """Write the TOML of an overlay file."""
+    lines = [
+        "# An overlay: give this file to everyone who shall join. Nothing in it is secret.",
+        f'id = "{info.id.hex()}"',
+        f'domain = "{info.domain}"',
+        f'admission = "{info.admission}"',
+        "seeds = [" + ", ".join(f'"{seed}"' for seed in info.seeds) + "]",
+    ]
+    for number, key in enumerate(info.ca):
+        lines += ["", "[[ca]]", f"# {key.hit}", f'key = "{to_base64(spki_of(key))}"']
+        if number:
+            lines.append(f'signed = "{to_base64(info.successions[number - 1])}"')
+    return "\n".join(lines) + "\n"
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def read_text(path: Path) -> str:
+    """Read a small text file.
+
+    Raises:
+        CredentialsRefused: it is missing, too long or no UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(TEXT_FILE_LIMIT + 1)
+        if len(data) > TEXT_FILE_LIMIT:
+            raise CredentialsRefused(f"{path}: longer than {TEXT_FILE_LIMIT} bytes")
+        return data.decode()
+    except OSError as error:
+        raise CredentialsRefused(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CredentialsRefused(f"{path}: no UTF-8 text") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, as a whole or not at all.
+
+    Raises:
+        CredentialsRefused: it cannot be written.
+    """
+    draft = path.with_name(path.name + ".new")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise CredentialsRefused(f"{path}: {error.strerror}") from None
 
 
 def load_overlay(path: Path) -> OverlayInfo:
-    """Read an overlay file; raises CredentialsRefused."""
-    raise NotImplementedError
+    """Read an overlay file.
+
+    Raises:
+        CredentialsRefused: it is missing or wrong; the message starts with the path.
+    """
+    text = read_text(path)
+    try:
+        return parse_overlay(text)
+    except CredentialsRefused as error:
+        raise CredentialsRefused(f"{path}: {error}") from None
 
 
 def save_overlay(info: OverlayInfo, path: Path) -> None:
-    """Write an overlay file, replacing it as a whole."""
-    raise NotImplementedError
+    """Write an overlay file, replacing it as a whole.
+
+    Raises:
+        CredentialsRefused: it cannot be written.
+    """
+    write_text(path, format_overlay(info))

@@ -8,17 +8,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from hipctl import Hit, HostIdentity
-from overlay.accounts import Delegation
-from overlay.constants import KEY_CONTEXT, KEY_LENGTH, NODE_ID_CONTEXT
+from hipctl import Hit, HostId, HostIdentity
+from overlay.canonical import NotCanonical, decode, encode
+from overlay.constants import (
+    CLOCK_TOLERANCE,
+    KEY_CONTEXT,
+    KEY_LENGTH,
+    MAX_RECORD,
+    MAX_SUBKEY,
+    NODE_ID_CONTEXT,
+    OVERLAY_ID_LENGTH,
+    RECORD_CONTEXT,
+)
+from overlay.errors import MalformedRecord, RecordRefused
+from overlay.kinds import KINDS, Kind, NodeInfo, Payload, Reg, Revoke
 from overlay.overlayfile import OverlayInfo
+from overlay.proofs import signed
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "NodeInfo",
+    "Payload",
+    "Record",
+    "Reg",
+    "Revoke",
+    "aor_key",
+    "check_record",
+    "equivocates",
+    "newer",
+    "node_id",
+    "node_key",
+    "record_key",
+    "sign_record",
+    "sign_tombstone",
+]
+
+VERSION: Final = 1
+_SIGNATURE_HEADER: Final = 2  # bytes of msgpack before 64 or 96 bytes of signature
 
 
 def record_key(overlay_id: bytes, kind: str, x: bytes) -> bytes:
     """Return the 20-byte key of ``x`` ("aor" of an AoR, "node" of a HIT, "svc" of a type …)."""
-    return hashlib.sha256(KEY_CONTEXT + overlay_id + kind.encode() + b"\0" + x).digest()[
-        :KEY_LENGTH
-    ]
+    covered = b"".join((KEY_CONTEXT, overlay_id, kind.encode(), b"\0", x))
+    return hashlib.sha256(covered).digest()[:KEY_LENGTH]
 
 
 def aor_key(overlay_id: bytes, aor: str) -> bytes:
@@ -37,45 +70,23 @@ def node_id(overlay_id: bytes, hit: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Reg:
-    """REG: this device answers for an AoR.
+class Record:
+    """A record as it travels and is stored; ``parse`` and ``sign_record`` make it.
 
     Attributes:
-        aor: canonical.
-        delegation: DEV of the device under the account that the AoR names.
-        certificate: DER that binds the AoR to the account, None for a self-certifying AoR.
-        port: where its SIP gateway listens on its HIT; 0 is a tombstone.
-        contact: how to reach the device, at most 80 bytes, opaque; empty in a tombstone.
+        overlay_id: 32 bytes.
+        kind: a row of KINDS, or one that this peer doesn't know.
+        key: 20 bytes.
+        owner_hit: HIT of ``host_id``, as claimed.
+        subkey: at most 32 bytes.
+        seq: u64.
+        created: Unix seconds.
+        expires: Unix seconds.
+        payload: bytes that ``kind`` explains.
+        host_id: HI field of the owner's key.
+        sig: r‖s.
+        raw: all of it, canonical.
     """
-
-    aor: str
-    delegation: Delegation
-    certificate: bytes | None
-    port: int
-    contact: bytes
-
-    def encode(self) -> bytes:
-        """The payload's canonical bytes."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
-    """NODE: how to reach a HIT; an empty contact is a tombstone."""
-
-    contact: bytes
-
-    def encode(self) -> bytes:
-        """The payload's canonical bytes."""
-        raise NotImplementedError
-
-
-Payload = Reg | NodeInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record as it travels and is stored; ``parse`` and ``sign_record`` make it."""
 
     overlay_id: bytes
     kind: str
@@ -93,7 +104,7 @@ class Record:
     @property
     def body(self) -> bytes:
         """The bytes before the signature: what it, hashes and receipts cover."""
-        return self.raw[: -len(self.sig) - 2]
+        return self.raw[: -len(self.sig) - _SIGNATURE_HEADER]
 
     @property
     def digest(self) -> bytes:
@@ -107,36 +118,75 @@ class Record:
 
     @property
     def tombstone(self) -> bool:
-        """Whether it says that what was in its slot is gone."""
-        raise NotImplementedError
+        """Whether it says that what was in its slot is gone; False if its payload is unread."""
+        kind = KINDS.get(self.kind)
+        if kind is None or kind.decode is None:
+            return False
+        try:
+            return kind.decode(self.payload).gone
+        except MalformedRecord:
+            return False
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read canonical bytes; judges the form alone; raises MalformedRecord."""
-        raise NotImplementedError
+        """Read canonical bytes; only the form is judged, ``check_record`` does the rest.
+
+        Raises:
+            MalformedRecord: another form, too long, or another encoding of the same.
+        """
+        try:
+            values = decode(data, MAX_RECORD)
+        except NotCanonical as error:
+            raise MalformedRecord(error.reason) from None
+        if len(values) != 12 or values[0] != VERSION or type(values[0]) is not int:
+            raise MalformedRecord("no record")
+        for value, (kind, low, high) in zip(values[1:], _FIELDS, strict=True):
+            if (
+                type(value) is not kind
+                or not low <= (value if kind is int else len(value)) <= high
+            ):
+                raise MalformedRecord("bad field")
+        _, overlay_id, name, key, owner, subkey, seq, created, expires, payload, host_id, sig = (
+            values
+        )
+        if len(sig) + 3 != len(host_id):
+            raise MalformedRecord("bad signature length")
+        try:
+            hit = Hit.check(owner)
+        except ValueError:
+            raise MalformedRecord("owner is no HIT") from None
+        return cls(
+            overlay_id,
+            name,
+            key,
+            hit,
+            subkey,
+            seq,
+            created,
+            expires,
+            payload,
+            host_id,
+            sig,
+            bytes(data),
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One row of KINDS.
-
-    Attributes:
-        slots: records that one key may hold.
-        life: longest life, seconds.
-        decode: payload bytes -> typed payload; raises MalformedRecord; None: not served yet.
-        check: write policy (record, payload, overlay, wall), raises RecordRefused.
-    """
-
-    slots: int
-    life: int
-    decode: Callable[[bytes], Payload] | None = None
-    check: Callable[["Record", Any, OverlayInfo, float], None] | None = None
+_FIELDS: Final[tuple[tuple[Any, int, int], ...]] = (  # type; least and greatest value or length
+    (bytes, OVERLAY_ID_LENGTH, OVERLAY_ID_LENGTH),
+    (str, 1, 8),
+    (bytes, KEY_LENGTH, KEY_LENGTH),
+    (bytes, 16, 16),
+    (bytes, 0, MAX_SUBKEY),
+    (int, 0, 2**64 - 1),
+    (int, 0, 2**32 - 1),
+    (int, 0, 2**32 - 1),
+    (bytes, 0, MAX_RECORD),
+    (bytes, 67, 99),
+    (bytes, 64, 96),
+)
 
 
-KINDS: Final[dict[str, Kind]] = {}
-
-
-def sign_record(
+def sign_record(  # noqa: PLR0917  in the order in which they stand in the record
     identity: HostIdentity,
     overlay_id: bytes,
     kind: str,
@@ -147,17 +197,72 @@ def sign_record(
     expires: int,
     payload: bytes,
 ) -> Record:
-    """Sign a record as ``identity``; raises RecordRefused('too long') beyond 1,150 bytes."""
-    raise NotImplementedError
+    """Sign a record as ``identity``; nothing but its form is judged.
+
+    Raises:
+        RecordRefused: it would be longer than 1,150 bytes, or a field has no legal value.
+    """
+    host_id = identity.host_id.encoded
+    half = (len(host_id) - 3) // 2
+    values: list[Any] = [VERSION, overlay_id, kind, key, bytes(identity.hit), subkey]
+    values += [seq, created, expires, payload, host_id, bytes(2 * half)]
+    unsigned = encode(values)
+    if len(unsigned) > MAX_RECORD:
+        raise RecordRefused("too long")
+    body = unsigned[: -2 * half - _SIGNATURE_HEADER]
+    values[-1] = identity.sign(RECORD_CONTEXT + body)
+    try:
+        return Record.parse(encode(values))
+    except MalformedRecord as error:
+        raise RecordRefused(error.reason) from None
 
 
-def sign_tombstone(identity: HostIdentity, record: Record, seq: int, created: int) -> Record:
-    """Sign what deletes ``record``; ``seq`` must be higher than its."""
-    raise NotImplementedError
+def sign_tombstone(
+    identity: HostIdentity, record: Record, seq: int, created: int, overlay: OverlayInfo
+) -> Record:
+    """Sign what deletes ``record``: it lives as long as the longest life of what it deletes.
+
+    Args:
+        identity: the owner.
+        record: what shall be gone.
+        seq: higher than the record's.
+        created: Unix seconds.
+        overlay: the record's.
+
+    Raises:
+        RecordRefused: the kind has no tombstones, or ``seq`` isn't higher.
+    """
+    kind = KINDS.get(record.kind)
+    if kind is None or kind.decode is None:
+        raise RecordRefused("kind not served yet")
+    if seq <= record.seq:
+        raise RecordRefused("old seq")
+    payload = kind.decode(record.payload).tombstone()
+    # what a delegation or certificate ends, needs no tombstone longer than that
+    expires = min(created + kind.life, payload.ceiling(overlay, created))
+    return sign_record(
+        identity,
+        record.overlay_id,
+        record.kind,
+        record.key,
+        record.subkey,
+        seq,
+        created,
+        expires,
+        payload.encode(),
+    )
 
 
 def check_record(record: Record, overlay: OverlayInfo, wall: float) -> Payload:
-    """Judge a record by itself; the signature comes last.
+    """Judge a record by itself, cheapest first and its signature last.
+
+    Whoever stores a record and whoever reads one calls this; distance, quota and seq are the
+    storer's own matter.
+
+    Args:
+        record: as parsed.
+        overlay: where it is to be stored, or was found.
+        wall: Unix seconds, corrected by what the neighbours' clocks say.
 
     Returns:
         The typed payload.
@@ -165,14 +270,63 @@ def check_record(record: Record, overlay: OverlayInfo, wall: float) -> Payload:
     Raises:
         RecordRefused: with a constant reason.
     """
-    raise NotImplementedError
+    kind = _served(record, overlay, wall)
+    try:
+        payload = kind(record.payload)
+    except MalformedRecord as error:
+        raise RecordRefused(error.reason) from None
+    if record.key != record_key(overlay.id, *payload.place(record.owner_hit)):
+        raise RecordRefused("wrong key")
+    payload.check(record.owner_hit, record.subkey, record.expires, overlay, wall)
+    owner = HostId.ecdsa(record.host_id)
+    if owner.hit != record.owner_hit:
+        raise RecordRefused("owner is not its key's HIT")
+    if record.host_id[:2] not in _CURVES:
+        raise RecordRefused("bad owner key")
+    if not owner.low_s(record.sig):
+        raise RecordRefused("high s")
+    if not signed(record.host_id, record.sig, RECORD_CONTEXT, record.body):
+        raise RecordRefused("signature")
+    return payload
+
+
+def _served(record: Record, overlay: OverlayInfo, wall: float) -> Callable[[bytes], Payload]:
+    """Judge all but payload and owner; returns what reads the payload."""
+    if record.overlay_id != overlay.id:
+        raise RecordRefused("wrong overlay")
+    kind = KINDS.get(record.kind)
+    if kind is None:
+        raise RecordRefused("unknown kind")
+    if kind.decode is None:
+        raise RecordRefused("kind not served yet")
+    if record.created > wall + CLOCK_TOLERANCE:
+        raise RecordRefused("created in the future")
+    if record.expires <= wall:
+        raise RecordRefused("expired")
+    if not 0 < record.expires - record.created <= kind.life:
+        raise RecordRefused("lifetime")
+    return kind.decode
+
+
+_CURVES: Final = frozenset({b"\0\1", b"\0\2"})  # labels of RFC 7401 §5.2.9
 
 
 def newer(offered: Record, held: Record) -> bool:
-    """Whether ``offered`` takes the slot of ``held``: higher seq, or equal and the smaller hash."""
-    raise NotImplementedError
+    """Whether ``offered`` takes the slot of ``held``.
+
+    A higher seq does; of two bodies with an equal seq the smaller hash does, so that all replicas
+    end with the same one.
+    """
+    if offered.seq != held.seq:
+        return offered.seq > held.seq
+    return offered.body != held.body and offered.digest < held.digest
 
 
 def equivocates(one: Record, other: Record) -> bool:
-    """Whether an owner signed two bodies with one slot and one seq."""
-    raise NotImplementedError
+    """Whether an owner signed two bodies for one slot under one key with one seq."""
+    return (
+        one.seq == other.seq
+        and one.slot == other.slot
+        and one.key == other.key
+        and one.body != other.body
+    )
