@@ -1,7 +1,7 @@
 """The process in which pjsua2 runs: commands as JSON lines come in, events as JSON lines go out.
 
-Started by ``sipgw.demo.pjsua``; its argument is one JSON object: ``aor``, ``proxy`` (``host:port`` or
-null), ``microphone`` and ``recording`` (WAV files).
+Started by ``sipgw.demo.pjsua``; its argument is one JSON object: ``aor``, ``proxy``
+(``host:port`` or null), ``microphone`` and ``recording`` (WAV files).
 """
 
 import json
@@ -44,7 +44,8 @@ class Call(pj.Call):  # type: ignore[misc]
 
     def onCallMediaState(self, _: Any) -> None:  # noqa: N802
         """Join the files to the call as soon as it has audio."""
-        for media in self.getInfo().media:
+        info = self.getInfo()  # its vector must not outlive it
+        for media in info.media:
             active = media.status == pj.PJSUA_CALL_MEDIA_ACTIVE
             if media.type == pj.PJMEDIA_TYPE_AUDIO and active and not self._started:
                 self._started = True
