@@ -4,7 +4,6 @@ This file is the package's front door (``hipctl.sansio`` is the other one). Read
 interface, constants, params, packet, exchange, association, engine, host.
 """
 
-from hipctl.contact import contact_from_addresses
 from hipctl.certs import (
     Certified,
     host_id_of_spki,
@@ -13,6 +12,7 @@ from hipctl.certs import (
     spki_of,
     verify_certificate,
 )
+from hipctl.contact import contact_from_addresses
 from hipctl.errors import (
     AssociationFailed,
     HipError,
@@ -22,23 +22,30 @@ from hipctl.errors import (
     PortInUse,
     Rejected,
 )
+from hipctl.host import LocalHost
+from hipctl.hostconfig import HIP_PORT, HostConfig
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp, Endpoint, Event, Host, OnDatagram
+from hipctl.settings import EngineConfig
 
 __all__ = [
+    "HIP_PORT",
     "AssociationDown",
     "AssociationFailed",
     "AssociationUp",
     "Certified",
     "Endpoint",
+    "EngineConfig",
     "Event",
     "HipError",
     "Hit",
     "Host",
+    "HostConfig",
     "HostConfigRefused",
     "HostId",
     "HostIdentity",
     "KeyFileRefused",
+    "LocalHost",
     "MalformedPacket",
     "OnDatagram",
     "PortInUse",

@@ -11,6 +11,7 @@ number is congruent to the sum of its 16-bit words.
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -38,6 +39,7 @@ _FRAGMENT = Struct(">BxHI")
 _LONGEST_PAYLOAD: Final = 65_535
 
 
+@lru_cache(maxsize=8_192)  # every datagram asks
 def pseudo_header(one: Hit, other: Hit) -> int:
     """The sum of both HITs, modulo 0xffff: equal in both directions."""
     return (int.from_bytes(one, "big") + int.from_bytes(other, "big")) % 0xFFFF

@@ -1,0 +1,528 @@
+"""Shell: one HIP host. Sockets, clock and executor around the engine; Endpoints at (HIT, port).
+
+Control packets go through the engine and come back as actions. ESP takes the short way, with
+nothing allocated that isn't sent or delivered: SPI, ``sa.open``, ``inner``, the Endpoint's
+callback; and back through ``inner`` and ``sa.seal`` to the socket.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Self, assert_never
+
+from hipctl import contact as contacts
+from hipctl import puzzle
+from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
+from hipctl.engine import Engine, Inbound, Outbound
+from hipctl.errors import (
+    AssociationFailed,
+    MalformedPacket,
+    PortInUse,
+    Rejected,
+)
+from hipctl.esp import SUITES, SequenceExhausted, payload_limit
+from hipctl.hostconfig import HostConfig, check, open_keylog
+from hipctl.identity import Hit, HostIdentity
+from hipctl.inner import (
+    ECHO_REPLY,
+    ECHO_REQUEST,
+    FRAGMENT,
+    ICMPV6,
+    LONGEST_DATAGRAM,
+    UDP,
+    Echo,
+    Reassembly,
+    fragment,
+    parse_echo,
+    parse_udp,
+    pseudo_header,
+    udp,
+)
+from hipctl.interface import AssociationDown, AssociationUp, Event, OnDatagram
+from hipctl.sansio import Driver
+from hipctl.udp import DatagramPort, OpenPort, open_udp, outgoing_addresses
+
+_log = logging.getLogger(__name__)
+
+_NON_ESP = bytes(4)  # leads every control packet over UDP, RFC 5770 §5.1
+_KEEPALIVE = b"\xff"  # what NATs are kept open with where ESP is (RFC 3948 §2.3); ignored
+
+_FIRST_FREE_PORT = 49_152
+_INLINE_K = 12  # a puzzle this hard or less is solved at once, some milliseconds
+_SLICE = 1 << 15  # hashes between two looks at the deadline
+_WAITING_PINGS = 256
+_CONTACT_SECONDS = 10.0  # how long we trust that our own addresses are what they were
+_HEADERS = {4: 20 + 8, 6: 40 + 8}  # bytes of outer IP and UDP
+
+
+class LocalEndpoint:
+    """An open (HIT, port) of a LocalHost; see ``interface.Endpoint``."""
+
+    __slots__ = ("_host", "_outbound", "_send_sealed", "hit", "on_datagram", "port")
+
+    def __init__(self, host: "LocalHost", hit: Hit, port: int, on_datagram: OnDatagram) -> None:
+        self.hit = hit
+        self.port = port
+        self.on_datagram = on_datagram
+        self._host = host
+        self._outbound = host.engine.outbound
+        self._send_sealed = host.send_sealed
+
+    def send(self, data: bytes, to: Hit, port: int) -> None:
+        """See ``interface.Endpoint``."""
+        if not 0 < port < 65_536:
+            raise ValueError(f"{port} is no port")
+        outbound = self._outbound.get((self.hit, to))
+        if outbound is not None and len(data) <= LONGEST_DATAGRAM:
+            payload = udp(pseudo_header(self.hit, to), self.port, port, data)
+            self._send_sealed(outbound, UDP, payload)
+        else:
+            self._host.send_first(self, data, to, port)
+
+    def close(self) -> None:
+        """See ``interface.Endpoint``."""
+        self._host.close_endpoint(self)
+
+
+class LocalHost:
+    """The real ``interface.Host``: ``async with LocalHost([identity], HostConfig()) as host``.
+
+    Attributes:
+        engine: all associations; read it, feed it only through the host.
+    """
+
+    def __init__(
+        self,
+        identities: Sequence[HostIdentity],
+        config: HostConfig | None = None,
+        *,
+        open_port: OpenPort = open_udp,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Set up; nothing is opened before ``async with``.
+
+        Args:
+            identities: at least one, the default one first.
+            config: defaults if None.
+            open_port: opens one UDP port; simulated in tests.
+            rng: returns that many random bytes.
+
+        Raises:
+            HostConfigRefused: no identity, nothing to listen on, or a contact nobody can have.
+        """
+        self._config = config or HostConfig()
+        check(identities, self._config)
+        settings = replace(self._config.engine, keylog=self._config.keylog is not None)
+        if settings.first_generation == 1:  # R1_COUNTER must grow over restarts
+            settings = replace(settings, first_generation=int(time.time()))
+        self.engine = Engine(identities, settings, rng)
+        self._hits = tuple(identity.hit for identity in identities)
+        self._open_port = open_port
+        self._ports: list[DatagramPort] = []
+        self._send4 = self._send6 = self._send_nowhere
+        self._inbound = self.engine.inbound
+        self._heard = self.engine.heard
+        self._endpoints: dict[tuple[Hit, int], LocalEndpoint] = {}
+        self._reassembly = Reassembly()
+        self._identification = int.from_bytes(rng(4), "big")
+        self._echo_identifier = int.from_bytes(rng(2), "big")
+        self._echo_sequence = 0
+        self._pings: dict[tuple[Pair, int], tuple[asyncio.Future[float], float]] = {}
+        self._waiting: dict[Pair, set[asyncio.Future[None]]] = {}
+        self._watchers: dict[object, Callable[[Event], None]] = {}
+        self._solvers: set[asyncio.Task[None]] = set()
+        self._counters: Counter[str] = Counter()
+        self._sent = self._received = 0
+        self._found: tuple[float, list[Address]] = (float("-inf"), [])
+        self._always_fits = min(self._limit(suite, 6) for suite in SUITES)
+        self._keylog: int | None = None
+        self._driver: Driver[Action]
+        self._now: Callable[[], float]
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._loop, self._now = loop, loop.time
+        self._driver = Driver(self.engine, self._perform)
+        if self._config.keylog:
+            self._keylog = open_keylog(self._config.keylog)
+        try:
+            for address in self._config.listen:
+                port = await self._open_port(address, self._on_datagram, self._counters)
+                self._ports.append(port)
+                if ":" in address[0]:
+                    self._send6 = port.send if self._send6 == self._send_nowhere else self._send6
+                else:
+                    self._send4 = port.send if self._send4 == self._send_nowhere else self._send4
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Send CLOSE to every peer, without waiting for their answers, and free everything."""
+        if self._ports:
+            self._driver.feed(self.engine.close_all)
+        self._driver.close()
+        for port in self._ports:
+            port.close()
+        self._ports.clear()
+        self._send4 = self._send6 = self._send_nowhere
+        for solver in self._solvers:
+            solver.cancel()
+        await asyncio.gather(*self._solvers, return_exceptions=True)
+        for pair in list(self._waiting):
+            self._release(pair, AssociationFailed("this host was closed"))
+        if self._keylog is not None:
+            os.close(self._keylog)
+            self._keylog = None
+        await asyncio.sleep(0)  # transports close in the loop's next iteration
+
+    # interface.Host
+
+    @property
+    def hits(self) -> Sequence[Hit]:
+        """See ``interface.Host``."""
+        return self._hits
+
+    def open(self, hit: Hit, port: int, on_datagram: OnDatagram) -> LocalEndpoint:
+        """See ``interface.Host``.
+
+        Raises:
+            ValueError: ``hit`` is not ours, or ``port`` is none.
+        """
+        if hit not in self._hits:
+            raise ValueError(f"{hit} is no identity of this host")
+        if port == 0:
+            free = (p for p in range(_FIRST_FREE_PORT, 65_536) if (hit, p) not in self._endpoints)
+            port = next(free, 0)
+            if not port:
+                raise PortInUse(f"every port of {hit} is taken")
+        if not 0 < port < 65_536:
+            raise ValueError(f"{port} is no port")
+        if (hit, port) in self._endpoints:
+            raise PortInUse(f"port {port} of {hit} is open already")
+        endpoint = LocalEndpoint(self, hit, port, on_datagram)
+        self._endpoints[hit, port] = endpoint
+        return endpoint
+
+    def learn(self, hit: Hit, contact: bytes) -> None:
+        """See ``interface.Host``."""
+        try:
+            entries = contacts.parse_contact(contact)
+        except MalformedPacket as error:
+            self._counters[error.reason] += 1
+            return
+        addresses = [entry.address for entry in entries if isinstance(entry, contacts.Locator)]
+        if addresses and hit not in self._hits:
+            self.engine.learn(hit, addresses)
+
+    def contact(self, hit: Hit) -> bytes:
+        """See ``interface.Host``."""
+        if self._config.announce:
+            return contacts.contact_from_addresses(self._config.announce)
+        at, found = self._found
+        now = self._now()
+        if now >= at + _CONTACT_SECONDS:
+            found = [address for port in self._ports for address in self._reachable(port.address)]
+            self._found = now, found
+        return contacts.contact_from_addresses(found[: contacts.MOST_ENTRIES])
+
+    def groups(self, contact: bytes) -> frozenset[bytes]:
+        """See ``interface.Host``."""
+        return contacts.groups(contact)
+
+    def connected(self, peer: Hit) -> bool:
+        """See ``interface.Host``."""
+        return any((local, peer) in self.engine.outbound for local in self._hits)
+
+    async def connect(self, peer: Hit, *, local: Hit | None = None, timeout: float = 5.0) -> None:
+        """See ``interface.Host``."""
+        if peer in self._hits or (local is None and self.connected(peer)):
+            return
+        pair = (local or self._hits[0], peer)
+        if pair in self.engine.outbound:
+            return
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.setdefault(pair, set()).add(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                self._driver.feed(lambda now: self.engine.connect(*pair, now))
+                await waiter
+        except TimeoutError:
+            raise AssociationFailed(f"{peer} did not answer within {timeout:g} s") from None
+        finally:
+            waiters = self._waiting.get(pair)
+            if waiters is not None:
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._waiting[pair]
+
+    def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
+        """See ``interface.Host``."""
+        key = object()
+        self._watchers[key] = on_event
+
+        def end() -> None:
+            self._watchers.pop(key, None)
+
+        return end
+
+    def counters(self) -> dict[str, int]:
+        """See ``interface.Host``."""
+        own = {"ESP packets sent": self._sent, "ESP packets received": self._received}
+        given_up = {"fragmented datagrams given up": self._reassembly.given_up}
+        return own | given_up | dict(self._counters) | dict(self.engine.counters)
+
+    # more than the interface
+
+    def disconnect(self, peer: Hit, local: Hit | None = None) -> None:
+        """Close the association (RFC 7401 §6.14); does nothing where there is none."""
+        self._driver.feed(lambda now: self.engine.close(local or self._hits[0], peer, now))
+
+    async def ping(
+        self, peer: Hit, *, local: Hit | None = None, data: bytes = b"", timeout: float = 1.0
+    ) -> float:
+        """Send an ICMPv6 echo request in ESP and return the seconds until its reply.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        pair = (local or self._hits[0], peer)
+        if len(self._pings) >= _WAITING_PINGS:
+            raise TimeoutError("too many echoes without reply")
+        self._echo_sequence = sequence = self._echo_sequence + 1 & 0xFFFF
+        echo = Echo(ECHO_REQUEST, self._echo_identifier, sequence, data)
+        waiter: asyncio.Future[float] = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                message = echo.encode(pseudo_header(*pair))
+                self._pings[pair, sequence] = waiter, time.perf_counter()
+                self._send_inner(*pair, ICMPV6, message)
+                return await waiter
+        finally:
+            self._pings.pop((pair, sequence), None)
+
+    def status(self) -> list[dict[str, object]]:
+        """One row per ESTABLISHED association, for display."""
+        received = {(i.local, i.peer): i.sa.packets for i in self._inbound.values()}
+        return [
+            {
+                "local": str(local),
+                "peer": str(peer),
+                "address": list(outbound.address),
+                "esp_transform": outbound.sa.suite,
+                "sent": outbound.sa.packets,
+                "received": received.get((local, peer), 0),
+            }
+            for (local, peer), outbound in self.engine.outbound.items()
+        ]
+
+    # sending
+
+    def send_sealed(self, outbound: Outbound, next_header: int, payload: bytes) -> None:
+        """Seal an upper-layer packet, in fragments if need be, and put it on the wire."""
+        sa, address = outbound.sa, outbound.address
+        send = self._send6 if ":" in address[0] else self._send4
+        try:
+            if len(payload) <= self._always_fits:
+                send(sa.seal(next_header, payload), address)
+                self._sent += 1
+                return
+            limit = self._limit(sa.suite, 6 if ":" in address[0] else 4)
+            if len(payload) <= limit:
+                pieces = [payload]
+            else:
+                self._identification = self._identification + 1 & 0xFFFFFFFF
+                pieces = fragment(next_header, payload, limit, self._identification)
+                next_header = FRAGMENT
+            for piece in pieces:
+                send(sa.seal(next_header, piece), address)
+            self._sent += len(pieces)
+        except SequenceExhausted:  # a new exchange brings new keys
+            self._counters["ESP sequence numbers exhausted"] += 1
+            pair = next((p for p, o in self.engine.outbound.items() if o is outbound), None)
+            if pair:
+                self._driver.feed(lambda now: self.engine.close(*pair, now))
+
+    def send_first(self, endpoint: LocalEndpoint, data: bytes, to: Hit, port: int) -> None:
+        """Send where there is no association: to ourselves, or into the engine's queue.
+
+        Raises:
+            ValueError: the datagram is too long.
+        """
+        if len(data) > LONGEST_DATAGRAM:
+            raise ValueError(f"a datagram has at most {LONGEST_DATAGRAM} bytes")
+        if to in self._hits:
+            self._loop.call_soon(self._deliver, to, port, bytes(data), endpoint.hit, endpoint.port)
+        elif self._ports:
+            payload = udp(pseudo_header(endpoint.hit, to), endpoint.port, port, data)
+            self._send_inner(endpoint.hit, to, UDP, payload)
+
+    def close_endpoint(self, endpoint: LocalEndpoint) -> None:
+        """Forget an Endpoint, unless another has taken its port since."""
+        if self._endpoints.get((endpoint.hit, endpoint.port)) is endpoint:
+            del self._endpoints[endpoint.hit, endpoint.port]
+
+    def _send_inner(self, local: Hit, peer: Hit, next_header: int, payload: bytes) -> None:
+        outbound = self.engine.outbound.get((local, peer))
+        if outbound:
+            self.send_sealed(outbound, next_header, payload)
+        else:
+            self._driver.feed(
+                lambda now: self.engine.enqueue(local, peer, next_header, payload, now)
+            )
+
+    def _send_control(self, data: bytes, to: Address) -> None:
+        (self._send6 if ":" in to[0] else self._send4)(_NON_ESP + data, to)
+
+    def _send_nowhere(self, data: bytes, to: Address) -> None:
+        self._counters["no port of this address family"] += 1
+
+    def _limit(self, suite: int, ip_version: int) -> int:
+        return payload_limit(suite, self._config.mtu - _HEADERS[ip_version])
+
+    # receiving
+
+    def _on_datagram(self, data: bytes, source: Address) -> None:
+        spi = int.from_bytes(data[:4], "big")
+        inbound = self._inbound.get(spi)
+        if inbound is None:
+            self._on_other(data, source, spi)
+            return
+        try:
+            next_header, payload = inbound.sa.open(data)
+            self._received += 1
+            actions = self._heard(spi, source, self._now())
+            if actions:
+                self._driver.feed(lambda now: actions)
+            if next_header == FRAGMENT:
+                whole = self._reassembly.add((inbound.local, inbound.peer), payload, self._now())
+                if whole is None:
+                    return
+                next_header, payload = whole
+            if next_header == UDP:
+                local, peer = inbound.local, inbound.peer
+                port, to, body = parse_udp(pseudo_header(local, peer), payload)
+                self._deliver(local, to, body, peer, port)
+            elif next_header == ICMPV6:
+                self._on_icmp(inbound, payload)
+            else:
+                self._counters["unknown next header"] += 1
+        except (MalformedPacket, Rejected) as error:
+            self._counters[error.reason] += 1
+
+    def _on_other(self, data: bytes, source: Address, spi: int) -> None:
+        if not spi and len(data) > len(_NON_ESP):
+            control = data[len(_NON_ESP) :]
+            self._driver.feed(lambda now: self.engine.on_control(control, source, now))
+        elif data == _KEEPALIVE:
+            self._counters["keepalive"] += 1
+        else:
+            self._counters["unknown SPI" if len(data) > 8 else "stray datagram"] += 1
+
+    def _deliver(self, local: Hit, to: int, data: bytes, peer: Hit, port: int) -> None:
+        endpoint = self._endpoints.get((local, to))
+        if endpoint is None:
+            self._counters["port closed"] += 1
+            return
+        try:
+            endpoint.on_datagram(data, peer, port)
+        except Exception:  # whatever a service does wrong, the host serves the others
+            self._failed("a datagram's receiver")
+
+    def _on_icmp(self, inbound: Inbound, payload: bytes) -> None:
+        pair = inbound.local, inbound.peer
+        pseudo = pseudo_header(*pair)
+        echo = parse_echo(pseudo, payload)
+        if echo.type == ECHO_REQUEST:
+            self._send_inner(*pair, ICMPV6, replace(echo, type=ECHO_REPLY).encode(pseudo))
+            return
+        waiter, sent = self._pings.get((pair, echo.sequence), (None, 0.0))
+        if waiter is None or waiter.done() or echo.identifier != self._echo_identifier:
+            self._counters["echo reply that nobody waits for"] += 1
+        else:
+            waiter.set_result(time.perf_counter() - sent)
+
+    def _failed(self, whose: str) -> None:
+        self._counters["callback failed"] += 1
+        count = self._counters["callback failed"]
+        if count & (count - 1) == 0:  # a callback that fails with every packet is no log's worth
+            _log.exception("%s failed (%d times so far)", whose, count)
+
+    # actions of the engine
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Transmit(data=data, to=to):
+                self._send_control(data, to)
+            case SolvePuzzle():
+                self._solve(action)
+            case Flush(local=local, peer=peer, datagrams=datagrams):
+                for next_header, payload in datagrams:
+                    self._send_inner(local, peer, next_header, payload)
+            case KeyLog(line=line):
+                if self._keylog is not None:
+                    os.write(self._keylog, line.encode() + b"\n")
+            case AssociationUp(local=local, peer=peer):
+                _log.debug("associated with %s", peer)
+                self._release((local, peer), None)
+                self._emit(action)
+            case AssociationDown(local=local, peer=peer, reason=reason):
+                _log.debug("no association with %s: %s", peer, reason)
+                self._reassembly.forget((local, peer))
+                self._release((local, peer), AssociationFailed(f"{peer}: {reason}"))
+                self._emit(action)
+            case _:
+                assert_never(action)
+
+    def _release(self, pair: Pair, error: AssociationFailed | None) -> None:
+        for waiter in self._waiting.pop(pair, ()):
+            if waiter.done():
+                continue
+            if error:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(None)
+
+    def _emit(self, event: Event) -> None:
+        for on_event in list(self._watchers.values()):
+            try:
+                on_event(event)
+            except Exception:  # as in _deliver
+                self._failed("a watcher of associations")
+
+    def _solve(self, ask: SolvePuzzle) -> None:
+        if ask.k <= _INLINE_K:
+            j = puzzle.solve(ask.k, ask.prefix, ask.rhash, ask.start)
+            self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, j, now))
+        else:
+            task = asyncio.create_task(self._solve_slowly(ask))
+            self._solvers.add(task)
+            task.add_done_callback(self._solvers.discard)
+
+    async def _solve_slowly(self, ask: SolvePuzzle) -> None:
+        start, j = ask.start, None
+        while j is None and self._now() < ask.deadline:
+            j = await self._loop.run_in_executor(
+                None, puzzle.solve, ask.k, ask.prefix, ask.rhash, start, _SLICE
+            )
+            start += _SLICE
+        self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, j, now))
+
+    # our own addresses
+
+    def _reachable(self, bound: Address) -> list[Address]:
+        host, port = bound
+        if host == "0.0.0.0":  # noqa: S104
+            candidates = outgoing_addresses(socket.AF_INET)
+        elif host == "::":
+            candidates = outgoing_addresses(socket.AF_INET6)
+        else:
+            candidates = [host]
+        private = self._config.announce_private
+        return [(ip, port) for ip in candidates if private or contacts.is_public(ip)]

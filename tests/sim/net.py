@@ -1,0 +1,80 @@
+"""A UDP network in memory: latency, loss, duplicates, reordering and a log, all from one seed.
+
+net = Net(latency=0.02, loss=0.1, seed=3)
+async with LocalHost([identity], HostConfig(listen=(ALICE,)), open_port=net.open) as host: ...
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Address = tuple[str, int]
+OnDatagram = Callable[[bytes, Address], None]
+
+
+@dataclass(slots=True)
+class Port:
+    """An open port; a ``hipctl.udp.DatagramPort``."""
+
+    net: "Net"
+    address: Address
+
+    def send(self, data: bytes, to: Address) -> None:
+        self.net.carry(data, self.address, to)
+
+    def close(self) -> None:
+        self.net.ports.pop(self.address, None)
+
+
+@dataclass(slots=True)
+class Net:
+    """Where datagrams go.
+
+    Attributes:
+        latency: seconds one way.
+        loss: probability per datagram; so are the next two.
+        duplicate: that it arrives twice.
+        reorder: that it arrives up to ``latency`` later than it should.
+        filter: called (data, from, to) before a datagram is carried: what to carry instead,
+            None to lose it.
+        log: (time, from, to, data) of all that was sent.
+    """
+
+    latency: float = 0.02
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    seed: int = 0
+    filter: Callable[[bytes, Address, Address], bytes | None] | None = None
+    log: list[tuple[float, Address, Address, bytes]] = field(default_factory=list)
+    ports: dict[Address, OnDatagram] = field(default_factory=dict)
+    _rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+
+    async def open(
+        self, address: Address, on_datagram: OnDatagram, counters: Counter[str]
+    ) -> Port:
+        """The simulated side of ``hipctl.udp.OpenPort``."""
+        assert address not in self.ports, f"{address} is open"
+        self.ports[address] = on_datagram
+        return Port(self, address)
+
+    def carry(self, data: bytes, source: Address, to: Address) -> None:
+        """Carry a datagram, whoever sends it: tests forge with this."""
+        loop = asyncio.get_running_loop()
+        self.log.append((loop.time(), source, to, data))
+        changed = self.filter(data, source, to) if self.filter else data
+        if changed is None or self._rng.random() < self.loss:
+            return
+        for _ in range(1 + (self._rng.random() < self.duplicate)):
+            late = self._rng.random() * self.latency if self._rng.random() < self.reorder else 0.0
+            loop.call_later(self.latency + late, self._arrive, changed, source, to)
+
+    def _arrive(self, data: bytes, source: Address, to: Address) -> None:
+        on_datagram = self.ports.get(to)
+        if on_datagram:
+            on_datagram(data, source)
