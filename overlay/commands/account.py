@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from overlay.commands.joined import pick
+from overlay.commands.run import profile_path
 from overlay.commands.terminal import (
     JsonOption,
     ProfileOption,
     emit,
-    existing_profile,
     read_words,
 )
 from overlay.errors import ConfigError
@@ -45,7 +45,7 @@ def show(
     """
     from overlay.accounts import self_certifying_aor
 
-    loaded, joined = pick(existing_profile(profile), overlay)
+    loaded, joined = pick(profile_path(profile), overlay)
     account, device = _account(joined), _device(loaded, joined)
     names = account.names(joined.info, time.time())
     own = self_certifying_aor(account.hit, joined.info.domain)
@@ -76,7 +76,7 @@ def export(overlay: OverlayOption = "", profile: ProfileOption = None) -> None:
     """
     from overlay.admission import format_account
 
-    _, joined = pick(existing_profile(profile), overlay)
+    _, joined = pick(profile_path(profile), overlay)
     print(format_account(_account(joined)), end="")
 
 
@@ -97,7 +97,7 @@ def restore(
     from overlay.accounts import AccountKey
     from overlay.admission import Account
 
-    loaded, joined = pick(existing_profile(profile), overlay)
+    loaded, joined = pick(profile_path(profile), overlay)
     device, path = _device(loaded, joined), _account_path(joined)
     key = AccountKey.from_words(read_words(words))
     old = joined.account
@@ -137,7 +137,7 @@ def delegate(
         hit = Hit.parse(device)
     except ValueError as error:
         raise ConfigError(f"{device} is no HIT: {error}; see: p2psip account show") from None
-    _, joined = pick(existing_profile(profile), overlay)
+    _, joined = pick(profile_path(profile), overlay)
     account = _account(joined)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another name with --out")
@@ -170,7 +170,7 @@ def import_(
     """
     from overlay.admission import Account, load_account
 
-    loaded, joined = pick(existing_profile(profile), overlay)
+    loaded, joined = pick(profile_path(profile), overlay)
     device, found, old = _device(loaded, joined), load_account(file), joined.account
     if not any(d.device == device and d.verify() for d in found.delegations):
         raise ConfigError(f"{file} holds no delegation for this device, {device}")
@@ -201,7 +201,7 @@ def add_certificate(
     """
     from hipctl import MalformedPacket, Rejected, verify_certificate
 
-    _, joined = pick(existing_profile(profile), overlay)
+    _, joined = pick(profile_path(profile), overlay)
     account = _account(joined)
     with file.open(encoding="ascii", errors="replace") as opened:
         text = opened.read(MAX_CERTIFICATE_FILE)

@@ -12,10 +12,16 @@ from overlay.commands import account, contact, init, overlays, running
 from overlay.errors import OverlayError
 
 GROUP = "p2psip.commands"
+HELP = "--help"
 
 
-def build() -> typer.Typer:
-    """Put the subcommands together."""
+def build(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Put the subcommands together.
+
+    Args:
+        arguments: those of this run: what other packages bring is imported only where it is
+            called for, or listed.
+    """
     app = typer.Typer(
         name="p2psip",
         help="Internet calls without servers: your SIP client registers at your own peer.",
@@ -31,14 +37,14 @@ def build() -> typer.Typer:
     app.add_typer(overlays.overlay_app, name="overlay")
     app.add_typer(overlays.ca_app, name="ca")
     app.add_typer(contact.app, name="contact")
-    _add_installed(app)
+    _add_installed(app, arguments[0] if arguments else HELP)
     return app
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one subcommand and return its exit status; errors become one sentence on stderr."""
     try:
-        build()(args=list(arguments), prog_name="p2psip")
+        build(arguments)(args=list(arguments), prog_name="p2psip")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (OverlayError, HipError) as error:
@@ -63,13 +69,15 @@ def _run(
     raise typer.Exit(run.main(arguments or []))
 
 
-def _add_installed(app: typer.Typer) -> None:
+def _add_installed(app: typer.Typer, wanted: str) -> None:
     """Add what other packages bring under the entry points ``p2psip.commands``."""
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        if wanted not in {point.name, HELP}:
+            continue
         try:
             found = point.load()
-        except ImportError as error:
-            print(f"p2psip: command {point.name} is broken: {error}", file=sys.stderr)
+        except (ImportError, AttributeError) as error:
+            print(f"p2psip: {point.name}: this command is broken: {error}", file=sys.stderr)
             continue
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=point.name)

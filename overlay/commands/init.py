@@ -9,7 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
-from overlay.commands.terminal import PROFILE_NAME, JsonOption, default_folder, emit, read_words
+from overlay.commands.run import PROFILE_NAME, user_folder
+from overlay.commands.terminal import JsonOption, emit, read_words
 from overlay.contacts import replace_file, toml_string
 from overlay.errors import ConfigError
 
@@ -89,7 +90,7 @@ def command(
     Example: p2psip init --overlay family.toml
     """
     made = make(
-        default_folder() if folder is None else folder,
+        user_folder() if folder is None else folder,
         overlay=overlay,
         domain=domain,
         seeds=tuple(seed or ()),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from overlay.commands.terminal import JsonOption, ProfileOption, emit, existing_profile
+from overlay.commands.run import profile_path
+from overlay.commands.terminal import JsonOption, ProfileOption, emit
 from overlay.contacts import replace_file
 from overlay.errors import ConfigError
 
@@ -93,7 +94,7 @@ def invite(
     from overlay.commands.joined import pick
     from overlay.overlayfile import save_overlay
 
-    loaded, joined = pick(existing_profile(profile), overlay)
+    loaded, joined = pick(profile_path(profile), overlay)
     hit = HostIdentity.load(loaded.identities[joined.table.identity].key).hit
     seed = _seed(f"{hit}@{at}")
     if out.exists():

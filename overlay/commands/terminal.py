@@ -1,7 +1,6 @@
 """What all subcommands share: where the profile is, how to print, how to read secrets."""
 
 import json
-import os
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -10,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from overlay.commands.run import profile_path
 from overlay.errors import ConfigError
 
 if TYPE_CHECKING:
     from overlay.config import PeerTable
 
-PROFILE_NAME: Final = "profile.toml"
-PROFILE_VARIABLE: Final = "P2PSIP_PROFILE"
 MAX_WORDS_INPUT: Final = 4096  # characters
 
 ProfileOption = Annotated[
@@ -31,33 +29,6 @@ ProfileOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def default_folder() -> Path:
-    """Where ``init`` puts a profile unless told otherwise."""
-    from platformdirs import user_config_path
-
-    return Path(user_config_path("p2psip"))
-
-
-def profile_path(given: Path | None) -> Path:
-    """The profile that is meant: a file, or ``profile.toml`` in a folder."""
-    if given is None and (named := os.environ.get(PROFILE_VARIABLE)):
-        given = Path(named)
-    path = default_folder() if given is None else given
-    return path / PROFILE_NAME if path.is_dir() or path.suffix != ".toml" else path
-
-
-def existing_profile(given: Path | None) -> Path:
-    """The profile that is meant, which must be there.
-
-    Raises:
-        ConfigError: it isn't.
-    """
-    path = profile_path(given)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no profile there; make one with: p2psip init {path.parent}")
-    return path
-
-
 def peer_table(given: Path | None) -> "PeerTable":
     """Read the ``[peer]`` table of the profile that is meant, and nothing else of it.
 
@@ -66,7 +37,7 @@ def peer_table(given: Path | None) -> "PeerTable":
     """
     from overlay.config import PeerTable, check_table
 
-    path = existing_profile(given)
+    path = profile_path(given)
     try:
         document = tomllib.loads(path.read_bytes().decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,0 +1,361 @@
+"""The composition root: one host, a node and a directory per overlay, then the services.
+
+Everything is built here, once, top to bottom, and stopped in reverse; nobody else constructs a
+Host, a Node or a Service. ``p2psip run`` is this class with a control socket beside it.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final, Self
+
+from hipctl import Hit, Host, HostIdentity
+from overlay.accounts import canonical_aor, split_aor
+from overlay.config import JoinedOverlay, Profile
+from overlay.contacts import ContactBook
+from overlay.directory import Directory
+from overlay.errors import ConfigError, NotFound, OverlayError
+from overlay.node import Node
+from overlay.policy import Evidence, Policy, Verdict
+from overlay.services import Contacts, Service, Target, Trace, load_services
+from overlay.store import SqliteStore, Store
+from overlay.trace import TraceRing
+
+_log = logging.getLogger(__name__)
+
+NAMES_AGE: Final = 10.0  # seconds for which the names that an account holds aren't worked out anew
+STOP_SERVICE: Final = 0.8  # seconds that each layer may take to stop: 3 s together
+STOP_NODE: Final = 0.8
+STOP_HOST: Final = 0.6
+FIRST_RETRY: Final = 1.0  # seconds after a failed join
+MOST_RETRY: Final = 60.0
+POLICIES: Final = "p2psip.policies"
+
+
+@dataclasses.dataclass(slots=True)
+class _Membership:
+    """One overlay that this peer takes part in.
+
+    Attributes:
+        joined: its tables and files.
+        hit: by which of our HITs we take part.
+        node: our node in it.
+        directory: names in it.
+        problem: why joining failed last, or None.
+    """
+
+    joined: JoinedOverlay
+    hit: Hit
+    node: Node
+    directory: Directory
+    problem: str | None = None
+
+
+class LocalPeer:
+    """A whole peer; implements overlay.services.Peer.
+
+    Args:
+        profile: what to build.
+        host: the HIP host to use in place of one of our own; for tests.
+        identities: by name, in place of the profile's key files; for tests.
+        store: in place of the file in the profile's state directory; for tests.
+        installed: services that may be named, in place of the entry points; for tests.
+        keylog: where to write the secrets of associations, for debugging.
+        stop: called when somebody asks us over the control socket to stop.
+        wall: Unix seconds.
+        rng: random bytes.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        host: Host | None = None,
+        identities: Mapping[str, HostIdentity] | None = None,
+        store: Store | None = None,
+        installed: Iterable[EntryPoint] | None = None,
+        keylog: Path | None = None,
+        stop: Callable[[], None] | None = None,
+        wall: Callable[[], float] = time.time,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._profile = profile
+        self._given = (host, identities, store)
+        self._installed = installed
+        self._keylog = keylog
+        self._stop = stop
+        self._wall, self._rng = wall, rng
+        self._stack = AsyncExitStack()
+        self._memberships: dict[str, _Membership] = {}  # by domain
+        self._services: dict[str, Service] = {}
+        self._names: dict[str, Hit] = {}
+        self._names_until = float("-inf")
+        self._began = 0.0
+
+    # --- building and stopping ---
+
+    async def __aenter__(self) -> Self:
+        """Build and start everything; joining the overlays goes on behind.
+
+        Raises:
+            ConfigError: the profile is wrong, or a service refuses its table.
+            HipError: a key file or the host's address cannot be used.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._trace = TraceRing(self._loop.time, self._wall)
+        self._contacts = ContactBook(self._profile.peer.contacts)
+        self._policy = _load_policy(self._profile.peer.policy)
+        async with AsyncExitStack() as stack:
+            await self._build(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._stack.aclose()
+
+    async def _build(self, stack: AsyncExitStack) -> None:
+        given_host, given_identities, given_store = self._given
+        self._identities = given_identities or {
+            name: HostIdentity.load(table.key) for name, table in self._profile.identities.items()
+        }
+        self._check_domains()
+        self._host = given_host or await self._start_host(stack)
+        store = given_store or self._open_store()
+        if store is not given_store:
+            stack.callback(store.close)
+        for joined in self._profile.overlays.values():
+            await self._join(stack, joined, store)
+        for joined in self._profile.overlays.values():
+            await self._start_services(stack, joined)
+
+    def _check_domains(self) -> None:
+        seen: dict[str, str] = {}
+        for joined in self._profile.overlays.values():
+            other = seen.setdefault(joined.info.domain, joined.name)
+            if other != joined.name:
+                raise ConfigError(
+                    f"overlay.{joined.name}: has the domain {joined.info.domain} like overlay "
+                    f"{other}; names would be ambiguous: leave one of them"
+                )
+
+    async def _start_host(self, stack: AsyncExitStack) -> Host:
+        raise NotImplementedError
+
+    def _open_store(self) -> Store:
+        state = self._profile.peer.state
+        try:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return SqliteStore(state / "records.sqlite")
+        except OSError as error:
+            raise ConfigError(f"peer.state: {state}: {error.strerror}; choose another") from None
+
+    async def _join(self, stack: AsyncExitStack, joined: JoinedOverlay, store: Store) -> None:
+        raise NotImplementedError
+
+    async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
+        """Construct the services of one overlay, then start them in the profile's order."""
+        tables = joined.table.services
+        try:
+            services = load_services(self, tables, self._installed)
+        except ConfigError as error:
+            raise ConfigError(f"overlay.{joined.name}.{error}") from None
+        for name, service in zip(tables, services, strict=True):
+            await service.start()
+            stack.push_async_callback(_bounded, service.stop, STOP_SERVICE, f"service {name}")
+            known = name if name not in self._services else f"{joined.name}.{name}"
+            self._services[known] = service
+
+    # --- overlay.services.Peer ---
+
+    @property
+    def host(self) -> Host:
+        """The HIP host."""
+        return self._host
+
+    @property
+    def domains(self) -> Sequence[str]:
+        """SIP domains of the joined overlays, lower case."""
+        return tuple(self._memberships)
+
+    @property
+    def contacts(self) -> Contacts:
+        """The user's petnames."""
+        return self._contacts
+
+    @property
+    def trace(self) -> Trace:
+        """Where a service notes what happens in a call."""
+        return self._trace
+
+    def aors(self) -> Mapping[str, Hit]:
+        """Canonical AoRs that this peer holds -> the local HIT that answers for each."""
+        now = self._loop.time()
+        if now >= self._names_until:
+            self._names_until = now + NAMES_AGE
+            self._names = {
+                aor: member.hit
+                for member in self._memberships.values()
+                if member.joined.account is not None
+                for aor in member.joined.account.names(member.joined.info, self._wall())
+            }
+        return self._names
+
+    async def resolve(self, aor: str) -> list[Target]:
+        """Find the devices behind a canonical AoR, verified, nearest expiry last.
+
+        Raises:
+            NotFound: nobody is registered under it, or no joined overlay has its domain.
+            LookupFailed: the overlay could not be asked.
+        """
+        return await self._member(aor).directory.resolve(aor)
+
+    async def owns(self, aor: str, hit: Hit) -> bool:
+        """Whether ``hit`` may speak as the canonical ``aor``; may take a lookup, never raises."""
+        try:
+            return await self._member(aor).directory.owns(aor, hit)
+        except OverlayError:
+            return False
+
+    async def publish(self, aor: str, port: int) -> None:
+        """Say in the DHT that ``aor`` answers at ``port`` of its HIT until ``withdraw``.
+
+        Raises:
+            NotFound: this peer does not hold ``aor``.
+        """
+        if aor not in self.aors():
+            raise NotFound(f"{aor} is not a name of this peer")
+        await self._member(aor).directory.publish(aor, port)
+
+    async def withdraw(self, aor: str) -> None:
+        """Take ``aor`` out of the DHT; harmless when it is not in."""
+        try:
+            member = self._member(aor)
+        except NotFound:
+            return
+        await member.directory.withdraw(aor)
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """What to do with who knocks; petnames and the block list are looked up here."""
+        evidence = dataclasses.replace(
+            evidence,
+            contact=evidence.contact or self._contacts.knows(evidence.caller),
+            blocked=evidence.blocked or evidence.caller in self._contacts.blocked(),
+        )
+        return self._policy.judge(evidence)
+
+    def _member(self, aor: str) -> _Membership:
+        domain = split_aor(aor)[1]
+        member = self._memberships.get(domain)
+        if member is None:
+            raise NotFound(f"no joined overlay has the domain {domain}")
+        return member
+
+    # --- what the control socket asks ---
+
+    async def answer(self, what: str, arguments: Mapping[str, Any]) -> Any:
+        """Do what one of the user's commands asks; see overlay.control.
+
+        Raises:
+            OverlayError: it cannot be done; the message says why.
+        """
+        match what:
+            case "status":
+                return self.status()
+            case "resolve":
+                return await self._answer_resolve(str(arguments.get("aor", "")))
+            case "trace":
+                found = self._trace.calls(str(arguments.get("call", "")))
+                return {"calls": [call.to_json() for call in found]}
+            case "contacts":
+                self._contacts.reload()
+                return {"contacts": len(self._contacts.names()), "problem": self._contacts.problem}
+            case "stop":
+                if self._stop is not None:
+                    self._loop.call_later(0.01, self._stop)  # after the answer is out
+                return {"stopping": True}
+            case _:
+                raise ConfigError(f"{what!r}: this peer does not know that request")
+
+    async def _answer_resolve(self, text: str) -> dict[str, Any]:
+        aor = self._contacts.uri(text) or canonical_aor(text if "@" in text else f"sip:{text}")
+        began = self._loop.time()
+        targets = await self.resolve(aor)
+        return {
+            "aor": aor,
+            "ms": round((self._loop.time() - began) * 1000, 3),
+            "targets": [
+                {
+                    "hit": str(target.hit),
+                    "port": target.port,
+                    "account": str(target.account),
+                    "expires": target.expires,
+                    "connected": self._host.connected(target.hit),
+                }
+                for target in targets
+            ],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Who and where this peer is, in few words: what ``ready`` tells."""
+        return {
+            "profile": str(self._profile.path),
+            "pid": os.getpid(),
+            "hits": [str(hit) for hit in self._host.hits],
+            "aors": sorted(self.aors()),
+            "services": list(self._services),
+        }
+
+    def status(self) -> dict[str, Any]:
+        """Everything that ``p2psip status`` shows; JSON-ready."""
+        counters = self._host.counters()
+        return {
+            **self.summary(),
+            "uptime": round(self._loop.time() - self._began, 3),
+            "identities": {
+                name: {"hit": str(identity.hit), "listen": [self._profile.host.listen]}
+                for name, identity in self._identities.items()
+            },
+            "overlays": {
+                member.joined.name: self._overlay_status(member)
+                for member in self._memberships.values()
+            },
+            "services": {name: dict(service.status()) for name, service in self._services.items()},
+            "associations": counters.get("associations", 0),
+            "counters": counters,
+            "contacts_problem": self._contacts.problem,
+        }
+
+    def _overlay_status(self, member: _Membership) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+async def _bounded(stop: Callable[[], Awaitable[object]], seconds: float, name: str) -> None:
+    """Stop one layer; a layer that hangs must not keep those below it from stopping."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop()
+    except TimeoutError:
+        _log.warning("%s did not stop within %.1f s", name, seconds)
+    except (OverlayError, OSError) as error:
+        _log.warning("%s: %s", name, error)
+
+
+def _load_policy(name: str, installed: Iterable[EntryPoint] | None = None) -> Policy:
+    """Construct the policy that a profile names.
+
+    Raises:
+        ConfigError: no installed package brings it.
+    """
+    points = entry_points(group=POLICIES) if installed is None else installed
+    by_name = {point.name: point for point in points}
+    if name not in by_name:
+        raise ConfigError(f"peer.policy: {name!r} is not installed; have {sorted(by_name)}")
+    policy: Policy = by_name[name].load()()
+    return policy

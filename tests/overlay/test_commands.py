@@ -1,0 +1,468 @@
+"""The command line as a user or a program meets it, without a running peer."""
+
+import io
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from hipctl import HostIdentity
+from overlay.cli import main
+from overlay.commands import app as application
+from overlay.config import load_profile
+
+COMMANDS = [
+    ["init"],
+    ["run"],
+    ["status"],
+    ["resolve"],
+    ["trace"],
+    ["stop"],
+    ["account", "show"],
+    ["account", "export"],
+    ["account", "restore"],
+    ["account", "delegate"],
+    ["account", "import"],
+    ["account", "add-certificate"],
+    ["overlay", "new"],
+    ["overlay", "invite"],
+    ["ca", "issue"],
+    ["contact", "add"],
+    ["contact", "remove"],
+    ["contact", "list"],
+    ["contact", "block"],
+    ["contact", "unblock"],
+]
+RUNNING = [["status"], ["resolve", "sip:a@b.c"], ["trace"], ["stop"]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command: (status, stdout, stderr); nothing is ever asked of a terminal."""
+
+    def run(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        status = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def peer(cli: Any, tmp_path: Path) -> dict[str, Any]:
+    """What ``init`` said of a fresh profile."""
+    status, out, err = cli("init", tmp_path / "peer", "--json")
+    assert (status, err) == (0, "")
+    made: dict[str, Any] = json.loads(out)
+    return made
+
+
+def sentence(err: str) -> str:
+    """The one line that an error is."""
+    assert "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith("p2psip: ")
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        assert main([*command, "--help"]) == 0
+    except SystemExit as end:  # argparse's way for run
+        assert end.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"Example: p2psip {' '.join(command)}" in out
+
+
+def test_the_help_lists_every_command(cli: Any) -> None:
+    _, out, _ = cli("--help")
+    for name in {command[0] for command in COMMANDS}:
+        assert f"  {name} " in out
+
+
+def test_an_unknown_command_is_a_usage_error(cli: Any) -> None:
+    status, _, err = cli("cal")
+    assert status == 2
+    assert "cal" in err
+
+
+def test_init_makes_a_profile_that_loads(peer: dict[str, Any]) -> None:
+    profile = load_profile(Path(peer["profile"]))
+    (joined,) = profile.overlays.values()
+    assert joined.info.domain == peer["domain"]
+    assert joined.account is not None
+    assert str(joined.account.hit) == peer["account"]
+    (identity,) = profile.identities.values()
+    assert str(HostIdentity.load(identity.key).hit) == peer["hit"]
+    assert list(joined.table.services) == ["sip"]
+
+
+def test_the_words_are_kept_in_no_file(peer: dict[str, Any]) -> None:
+    words = peer["words"].split()
+    assert len(words) == 24
+    for path in Path(peer["profile"]).parent.rglob("*"):
+        if path.is_file():
+            assert " ".join(words[:2]) not in path.read_text()
+
+
+def test_secret_files_are_private(peer: dict[str, Any]) -> None:
+    folder = Path(peer["profile"]).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "device.pem").stat().st_mode) == 0o600
+
+
+def test_init_shows_the_words_and_what_to_type_next(cli: Any, tmp_path: Path) -> None:
+    status, out, _ = cli("init", tmp_path / "peer")
+    assert status == 0
+    assert " 1. " in out
+    assert "24. " in out
+    assert f"p2psip run {tmp_path / 'peer'}" in out
+
+
+def test_init_does_not_overwrite(cli: Any, peer: dict[str, Any]) -> None:
+    before = Path(peer["profile"]).read_bytes()
+    status, _, err = cli("init", Path(peer["profile"]).parent)
+    assert status == 1
+    assert "exists" in sentence(err)
+    assert Path(peer["profile"]).read_bytes() == before
+
+
+def test_the_same_words_give_another_device_the_same_account(
+    cli: Any, peer: dict[str, Any], tmp_path: Path
+) -> None:
+    status, out, _ = cli(
+        "init", tmp_path / "other", "--words", "-", "--json", stdin=peer["words"] + "\n"
+    )
+    other = json.loads(out)
+    assert status == 0
+    assert other["account"] == peer["account"]
+    assert other["aor"] == peer["aor"]
+    assert other["hit"] != peer["hit"]
+    assert "words" not in other
+
+
+@pytest.mark.parametrize("words", ["", "one two three", "zebra " * 24, "\x00\xff" * 9])
+def test_bad_words_are_a_sentence_and_leave_nothing_behind(
+    cli: Any, tmp_path: Path, words: str
+) -> None:
+    status, _, err = cli("init", tmp_path / "peer", "--words", "-", stdin=words)
+    assert status == 1
+    sentence(err)
+    assert not (tmp_path / "peer").exists()
+
+
+def test_init_joins_a_given_overlay_through_a_given_seed(cli: Any, tmp_path: Path) -> None:
+    cli("overlay", "new", "Example.org", "--folder", tmp_path / "net")
+    seed = f"{HostIdentity.generate().hit}@127.0.0.1:10500"
+    status, out, _ = cli(
+        *("init", tmp_path / "peer", "--overlay", tmp_path / "net" / "overlay.toml"),
+        *("--seed", seed, "--json"),
+    )
+    assert status == 0
+    assert json.loads(out)["domain"] == "example.org"
+    (joined,) = load_profile(tmp_path / "peer" / "profile.toml").overlays.values()
+    assert [str(s) for s in joined.seeds] == [seed]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["init", "{}/new", "--seed", "nonsense"],
+        ["init", "{}/new", "--domain", "no domain"],
+        ["init", "{}/new", "--overlay", "{}/none.toml"],
+        ["init", "/dev/null/new"],
+        ["run", "{}/new"],
+        ["status", "-p", "{}/new"],
+        ["account", "show", "-p", "{}/new"],
+        ["overlay", "new", "bad domain", "--folder", "{}"],
+        ["overlay", "new", "a.b", "--seed", "x", "--folder", "{}"],
+        ["ca", "issue", "--aor", "sip:a@b.c", "--account", "{}/x", "--overlay", "{}/y"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_sentence_and_status_1(
+    cli: Any, tmp_path: Path, arguments: list[str]
+) -> None:
+    status, out, err = cli(*(a.format(tmp_path) for a in arguments))
+    assert status == 1
+    assert out == ""
+    sentence(err)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "[peer", "[peer]\nstate = 5", "[overlay.a]", "\x00", "peer = 1"]
+)
+def test_a_bad_profile_is_one_sentence(cli: Any, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_text(text)
+    for command in (
+        ["run", path],
+        ["account", "show", "-p", path],
+        ["contact", "list", "-p", path],
+    ):
+        status, _, err = cli(*command)
+        if status:  # an empty [peer] is no fault of `contact list`
+            sentence(err)
+        else:
+            assert command[0] == "contact"
+
+
+@pytest.mark.parametrize("command", RUNNING, ids=" ".join)
+def test_without_a_running_peer_they_say_how_to_start_one(
+    cli: Any, peer: dict[str, Any], command: list[str]
+) -> None:
+    status, _, err = cli(*command, "-p", peer["profile"])
+    assert status == 1
+    assert "p2psip run" in sentence(err)
+
+
+def test_account_show_tells_account_names_and_devices(cli: Any, peer: dict[str, Any]) -> None:
+    status, out, _ = cli("account", "show", "--json", "-p", peer["profile"])
+    shown = json.loads(out)
+    assert status == 0
+    assert shown["account"] == peer["account"]
+    assert shown["aors"] == [peer["aor"]]
+    assert shown["device"] == peer["hit"]
+    assert [d["hit"] for d in shown["devices"]] == [peer["hit"]]
+    _, out, _ = cli("account", "show", "-p", peer["profile"])
+    assert "(this one)" in out
+
+
+def test_another_accounts_words_replace_it_only_when_told(
+    cli: Any, peer: dict[str, Any], tmp_path: Path
+) -> None:
+    _, out, _ = cli("init", tmp_path / "other", "--json")
+    other = json.loads(out)
+    restore = ("account", "restore", "-p", peer["profile"])
+    status, _, err = cli(*restore, stdin=other["words"])
+    assert status == 1
+    assert "--replace" in sentence(err)
+    status, _, err = cli(*restore, "--replace", stdin=other["words"])
+    assert status == 0
+    _, out, _ = cli("account", "show", "--json", "-p", peer["profile"])
+    assert json.loads(out)["account"] == other["account"]
+
+
+def test_restoring_the_same_account_renews_the_delegation(cli: Any, peer: dict[str, Any]) -> None:
+    show = ("account", "show", "--json", "-p", peer["profile"])
+    (before,) = json.loads(cli(*show)[1])["devices"]
+    status, _, _ = cli("account", "restore", "-p", peer["profile"], stdin=peer["words"])
+    (after,) = json.loads(cli(*show)[1])["devices"]
+    assert status == 0
+    assert after["hit"] == before["hit"]
+    assert after["seq"] > before["seq"]
+
+
+def test_a_second_device_takes_up_what_the_first_delegated(
+    cli: Any, peer: dict[str, Any], tmp_path: Path
+) -> None:
+    _, out, _ = cli("init", tmp_path / "tablet", "--json")
+    tablet = json.loads(out)
+    file = tmp_path / "tablet.toml"
+    status, _, err = cli(
+        *("account", "delegate", tablet["hit"], "--out", file, "-p", peer["profile"]),
+        stdin=peer["words"],
+    )
+    assert (status, err) == (0, "")
+    status, _, err = cli("account", "import", file, "--replace", "-p", tablet["profile"])
+    assert (status, err) == (0, "")
+    shown = json.loads(cli("account", "show", "--json", "-p", tablet["profile"])[1])
+    assert shown["account"] == peer["account"]
+    assert {d["hit"] for d in shown["devices"]} == {peer["hit"], tablet["hit"]}
+
+
+def test_a_delegation_for_another_device_is_not_taken_up(
+    cli: Any, peer: dict[str, Any], tmp_path: Path
+) -> None:
+    cli("init", tmp_path / "other")
+    file = tmp_path / "other" / "account.toml"
+    status, _, err = cli("account", "import", file, "--replace", "-p", peer["profile"])
+    assert status == 1
+    assert "no delegation for this device" in sentence(err)
+
+
+@pytest.fixture
+def enrolled(cli: Any, tmp_path: Path) -> dict[str, Any]:
+    """A peer in a new enrolled overlay example.org, whose files are in ``tmp_path / "net"``."""
+    net = tmp_path / "net"
+    status, _, _ = cli("overlay", "new", "example.org", "--enrolled", "--folder", net)
+    assert status == 0
+    status, out, _ = cli("init", tmp_path / "a", "--overlay", net / "overlay.toml", "--json")
+    assert status == 0
+    made: dict[str, Any] = json.loads(out)
+    return made
+
+
+def issue(cli: Any, net: Path, aor: str, account: Path, out: Path) -> tuple[int, str, str]:
+    result: tuple[int, str, str] = cli(
+        *("ca", "issue", "--aor", aor, "--account", account, "--out", out, "--json"),
+        *("--overlay", net / "overlay.toml", "--ca-key", net / "ca.pem"),
+    )
+    return result
+
+
+def test_the_cas_key_is_private(enrolled: dict[str, Any], tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "net" / "ca.pem").stat().st_mode) == 0o600
+
+
+def test_a_certified_name_becomes_the_accounts(
+    cli: Any, enrolled: dict[str, Any], tmp_path: Path
+) -> None:
+    exported = tmp_path / "alice.toml"
+    exported.write_text(cli("account", "export", "-p", enrolled["profile"])[1])
+    cert = tmp_path / "alice.cert.pem"
+    status, out, _ = issue(cli, tmp_path / "net", "sip:Alice@EXAMPLE.org", exported, cert)
+    assert status == 0
+    assert json.loads(out)["aor"] == "sip:Alice@example.org"
+    status, _, err = cli("account", "add-certificate", cert, "-p", enrolled["profile"])
+    assert (status, err) == (0, "")
+    shown = json.loads(cli("account", "show", "--json", "-p", enrolled["profile"])[1])
+    assert set(shown["aors"]) == {"sip:Alice@example.org", enrolled["aor"]}
+
+
+@pytest.mark.parametrize("aor", ["sip:alice@other.org", "sip:echo@example.org", "mailto:x"])
+def test_names_that_are_not_the_cas_to_give_are_refused(
+    cli: Any, enrolled: dict[str, Any], tmp_path: Path, aor: str
+) -> None:
+    account = Path(enrolled["profile"]).with_name("account.toml")
+    status, _, err = issue(cli, tmp_path / "net", aor, account, tmp_path / "c.pem")
+    assert status == 1
+    sentence(err)
+    assert not (tmp_path / "c.pem").exists()
+
+
+def test_a_self_certifying_name_is_not_certified_for_another(
+    cli: Any, enrolled: dict[str, Any], peer: dict[str, Any], tmp_path: Path
+) -> None:
+    account = Path(enrolled["profile"]).with_name("account.toml")
+    user = peer["aor"].split("@")[0]
+    status, _, err = issue(
+        cli, tmp_path / "net", f"{user}@example.org", account, tmp_path / "c.pem"
+    )
+    assert status == 1
+    assert "nobody's to certify" in sentence(err)
+
+
+def test_another_cas_key_is_refused(cli: Any, enrolled: dict[str, Any], tmp_path: Path) -> None:
+    HostIdentity.generate().save(tmp_path / "other.pem")
+    status, _, err = cli(
+        *("ca", "issue", "--aor", "sip:alice@example.org"),
+        *("--account", Path(enrolled["profile"]).with_name("account.toml")),
+        *("--overlay", tmp_path / "net" / "overlay.toml", "--ca-key", tmp_path / "other.pem"),
+    )
+    assert status == 1
+    assert "not the key of this overlay's CA" in sentence(err)
+
+
+def test_a_certificate_of_another_account_is_not_installed(
+    cli: Any, enrolled: dict[str, Any], tmp_path: Path
+) -> None:
+    net = tmp_path / "net"
+    cli("init", tmp_path / "b", "--overlay", net / "overlay.toml")
+    cert = tmp_path / "c.pem"
+    issue(cli, net, "sip:bob@example.org", tmp_path / "b" / "account.toml", cert)
+    status, _, err = cli("account", "add-certificate", cert, "-p", enrolled["profile"])
+    assert status == 1
+    assert "certifies" in sentence(err)
+
+
+@pytest.mark.parametrize("text", ["", "junk", "-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_what_is_no_certificate_is_a_sentence(
+    cli: Any, enrolled: dict[str, Any], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "c.pem").write_text(text)
+    status, _, err = cli(
+        "account", "add-certificate", tmp_path / "c.pem", "-p", enrolled["profile"]
+    )
+    assert status == 1
+    sentence(err)
+
+
+def test_an_invitation_names_this_peer_as_a_seed(
+    cli: Any, peer: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "family.toml"
+    status, _, _ = cli(
+        "overlay", "invite", "--at", "192.0.2.7", "--out", out, "-p", peer["profile"]
+    )
+    assert status == 0
+    status, said, _ = cli("init", tmp_path / "guest", "--overlay", out, "--json")
+    assert status == 0
+    assert json.loads(said)["domain"] == peer["domain"]
+    (joined,) = load_profile(tmp_path / "guest" / "profile.toml").overlays.values()
+    assert f"{peer['hit']}@192.0.2.7:10500" in {str(seed) for seed in joined.info.seeds}
+
+
+def test_contacts_are_added_listed_and_removed(cli: Any, peer: dict[str, Any]) -> None:
+    where = ("-p", peer["profile"])
+    assert cli("contact", "add", "mum", "sip:alice@example.org", *where)[0] == 0
+    assert cli("contact", "block", "sip:eve@example.org", *where)[0] == 0
+    listed = json.loads(cli("contact", "list", "--json", *where)[1])
+    assert listed == {
+        "contacts": {"mum": "sip:alice@example.org"},
+        "blocked": ["sip:eve@example.org"],
+    }
+    assert cli("contact", "remove", "mum", *where)[0] == 0
+    assert cli("contact", "unblock", "sip:eve@example.org", *where)[0] == 0
+    assert json.loads(cli("contact", "list", "--json", *where)[1]) == {
+        "contacts": {},
+        "blocked": [],
+    }
+    status, _, err = cli("contact", "remove", "mum", *where)
+    assert status == 1
+    sentence(err)
+
+
+def test_packages_can_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name = "hello"
+
+        def load(self) -> Any:
+            return hello
+
+    monkeypatch.setattr(application, "entry_points", lambda group: [Point()])
+    said: list[str] = []
+
+    def hello(name: str) -> None:
+        """Greet."""
+        said.append(name)
+
+    assert application.main(["hello", "world"]) == 0
+    assert said == ["world"]
+
+
+def test_a_broken_package_does_not_break_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        name = "hello"
+
+        def load(self) -> typer.Typer:
+            raise ImportError("no module named world")
+
+    monkeypatch.setattr(application, "entry_points", lambda group: [Broken()])
+    assert application.main(["--help"]) == 0
+    assert "hello: this command is broken" in capsys.readouterr().err
+
+
+def test_run_never_imports_the_command_lines_libraries() -> None:
+    code = (
+        "import sys; from overlay.cli import main; main(['run', '/nonexistent']); "
+        "print([m for m in ('typer', 'rich', 'pydantic', 'pyroute2', 'mnemonic') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    assert sentence(done.stderr)
