@@ -178,6 +178,15 @@ class Headers:
                 self._keys.append(key)
                 self._lines.append(line)
 
+    def raw(self) -> tuple[list[str], list[str]]:
+        """Keys and whole lines, for reading only: what ``add_raw`` of another message takes."""
+        return self._keys, self._lines
+
+    def add_raw(self, key: str, line: str) -> None:
+        """Append a line of another message's ``raw``."""
+        self._keys.append(key)
+        self._lines.append(line)
+
     def copy(self) -> "Headers":
         """A copy that can be changed on its own."""
         twin = Headers()
