@@ -1,48 +1,312 @@
-"""All associations of one host: demultiplexes by HIT pair, queues until ESTABLISHED."""
+"""All associations of one host: demultiplexes by HIT pair, keeps every table bounded.
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+Every input returns the actions for the shell, in order. Whatever comes from the network is
+answered, counted in ``counters`` by a short reason, or both; it never raises.
+"""
 
-from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from hipctl import esp
+from hipctl.actions import (
+    Action,
+    Address,
+    Flush,
+    KeyLog,
+    Pair,
+    SolvePuzzle,
+    Transmit,
+)
+from hipctl.association import Association, Inbound, Outbound, Shared, State
+from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
+from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
 from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.limits import Limiter
+from hipctl.packet import Packet
+from hipctl.responder import Responder
+from hipctl.settings import EngineConfig
+
+__all__ = [
+    "Action",
+    "Address",
+    "AssociationDown",
+    "AssociationUp",
+    "Engine",
+    "EngineConfig",
+    "Flush",
+    "Inbound",
+    "KeyLog",
+    "Outbound",
+    "Pair",
+    "SolvePuzzle",
+    "Transmit",
+]
 
 Rng = Callable[[int], bytes]
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    k: int = 10
-    keylog: bool = False
-    max_associations: int = 4096
-    unused_lifetime: float = 900.0
+_ADDRESSES_MAX: Final = 8  # a peer
+_GONE: Final = frozenset({State.UNASSOCIATED, State.E_FAILED})
+_EXCHANGING: Final = frozenset({State.I1_SENT, State.I2_SENT})
+_ENDING: Final = frozenset({State.CLOSING, State.CLOSED})
 
-@dataclass(slots=True)
-class Outbound:
-    sa: object  # esp.OutboundSa
-    address: Address
-
-@dataclass(slots=True)
-class Inbound:
-    sa: object  # esp.InboundSa
-    local: Hit
-    peer: Hit
 
 class Engine:
-    """SKELETON, signatures only; being written."""
+    """HIP for the identities of one host.
 
-    outbound: dict[Pair, Outbound]
-    inbound: dict[int, Inbound]
-    counters: Counter[str]
+    Attributes:
+        outbound: (local HIT, peer HIT) -> how and where to send data, once that is possible.
+        inbound: SPI -> whose data that is; the shell calls ``.sa.open`` and then ``heard``.
+        counters: what was dropped or went wrong, by reason.
+    """
 
-    def __init__(self, identities: Sequence[HostIdentity], config: EngineConfig, rng: Rng) -> None: ...
-    def connect(self, local: Hit, peer: Hit, now: float) -> list[Action]: ...
-    def on_control(self, data: bytes, source: Address, now: float) -> list[Action]: ...
-    def learn(self, peer: Hit, addresses: Sequence[Address]) -> None: ...
-    def enqueue(self, local: Hit, peer: Hit, next_header: int, payload: bytes, now: float) -> list[Action]: ...
-    def heard(self, spi: int, source: Address, now: float) -> Sequence[Action]: ...
-    def close(self, local: Hit, peer: Hit, now: float) -> list[Action]: ...
-    def close_all(self, now: float) -> list[Action]: ...
-    def on_puzzle_solved(self, key: tuple[Hit, Hit, int], j: bytes | None, now: float) -> list[Action]: ...
-    def deadline(self) -> float | None: ...
-    def on_time(self, now: float) -> list[Action]: ...
+    def __init__(self, identities: Sequence[HostIdentity], config: EngineConfig, rng: Rng) -> None:
+        """Set up; nothing is sent and no time passes.
+
+        Args:
+            identities: private Host Identities, the default one first.
+            config: limits and choices.
+            rng: ``rng(n)`` returns n random bytes.
+
+        Raises:
+            HostConfigRefused: the configuration names a suite that we don't speak.
+        """
+        _check(config)
+        self.outbound: dict[Pair, Outbound] = {}
+        self.inbound: dict[int, Inbound] = {}
+        self.counters: Counter[str] = Counter()
+        self._config = config
+        self._contacts: OrderedDict[Hit, tuple[Address, ...]] = OrderedDict()
+        self._shared = Shared(
+            config,
+            rng,
+            self.counters,
+            self.inbound,
+            self.outbound,
+            self._contacts,
+            Limiter(config.notify_rate, config.notify_burst, 1),
+        )
+        self._identities = {
+            identity.hit: (identity, Responder(identity, config, rng)) for identity in identities
+        }
+        self._associations: dict[Pair, Association] = {}
+        self._exchanging: set[Pair] = set()
+        self._alarms: list[tuple[float, int, Pair]] = []
+        self._alarm_number = 0
+
+    # -- from above ----------------------------------------------------------------------------
+
+    def learn(self, peer: Hit, addresses: Sequence[Address]) -> None:
+        """Remember where I1 may find ``peer``; at most 8 addresses, the newest call wins."""
+        self._contacts.pop(peer, None)
+        if addresses:
+            self._contacts[peer] = tuple(addresses[:_ADDRESSES_MAX])
+        if len(self._contacts) > self._config.max_contacts:
+            self._contacts.popitem(last=False)
+
+    def connect(self, local: Hit, peer: Hit, now: float) -> list[Action]:
+        """Start a base exchange unless one runs or the association is there."""
+        association, actions = self._association_to(local, peer, now)
+        if association is None:
+            return actions
+        actions += association.connect(now)
+        self._settle(association)
+        return actions
+
+    def enqueue(
+        self, local: Hit, peer: Hit, next_header: int, payload: bytes, now: float
+    ) -> list[Action]:
+        """Let a datagram wait for the association, and start the exchange if none runs."""
+        association, actions = self._association_to(local, peer, now)
+        if association is None:
+            self.counters["datagram without exchange"] += 1
+            return actions
+        if (local, peer) in self.outbound:
+            return [*actions, Flush(local, peer, ((next_header, payload),))]
+        started = association.connect(now)
+        if association.state not in _GONE:
+            association.enqueue(next_header, payload)
+        self._settle(association)
+        return [*actions, *started]
+
+    def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:
+        """Close one association, or stop trying for it."""
+        association = self._associations.get((local, peer))
+        if association is None:
+            return []
+        actions = association.close(now)
+        self._settle(association)
+        return actions
+
+    def close_all(self, now: float) -> list[Action]:
+        """Close everything; the CLOSEs go out at once, what comes back may be ignored."""
+        actions: list[Action] = []
+        for pair in list(self._associations):
+            actions += self.close(*pair, now)
+        return actions
+
+    def on_puzzle_solved(
+        self, key: tuple[Hit, Hit, int], j: bytes | None, now: float
+    ) -> list[Action]:
+        """Take the answer to a SolvePuzzle; None: not found in time."""
+        local, peer, serial = key
+        association = self._associations.get((local, peer))
+        if association is None:
+            return []
+        try:
+            actions = association.on_puzzle_solved(serial, j, now)
+        except Rejected as error:
+            self.counters[error.reason] += 1
+            actions = []
+        self._settle(association)
+        return actions
+
+    # -- from the network ----------------------------------------------------------------------
+
+    def on_control(self, data: bytes, source: Address, now: float) -> list[Action]:
+        """Take one HIP packet, without the zero bytes of UDP encapsulation."""
+        try:
+            packet = Packet(data)
+            if packet.checksum and self._config.udp:
+                raise MalformedPacket("HIP checksum over UDP", 4)
+            return self._dispatch(packet, source, now)
+        except (MalformedPacket, Rejected) as error:
+            self.counters[error.reason] += 1
+            return []
+
+    def _dispatch(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        ours = self._identities.get(packet.receiver)
+        if ours is None:
+            raise Rejected("not our HIT")
+        if packet.sender in self._identities:
+            raise Rejected("our own HIT from outside")
+        if packet.unknown_critical() is not None:
+            raise Rejected("unknown critical parameter")
+        pair = (packet.receiver, packet.sender)
+        association = self._associations.get(pair)
+        if association is None:
+            # Not kept unless the packet makes it one: strangers leave no state behind.
+            association = Association(*ours, packet.sender, self._shared)
+            actions = association.on_packet(packet, source, now)
+            if association.state is not State.UNASSOCIATED:
+                actions = [*self._make_room(now), *actions]
+                self._associations[pair] = association
+                self._settle(association)
+            return actions
+        try:
+            return association.on_packet(packet, source, now)
+        finally:
+            self._settle(association)
+
+    def heard(self, spi: int, source: Address, now: float) -> Sequence[Action]:
+        """Note that authentic ESP came under ``spi`` (after ``sa.open`` succeeded)."""
+        inbound = self.inbound.get(spi)
+        if inbound is None:
+            return ()
+        inbound.heard_at = now
+        if not inbound.awaited:
+            return ()
+        association = self._associations.get((inbound.local, inbound.peer))
+        if association is None:
+            return ()
+        actions = association.on_first_data(now)
+        self._settle(association)
+        return actions
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """See sansio.Machine."""
+        return self._alarms[0][0] if self._alarms else None
+
+    def on_time(self, now: float) -> list[Action]:
+        """See sansio.Machine."""
+        actions: list[Action] = []
+        while self._alarms and self._alarms[0][0] <= now:
+            at, _, pair = heapq.heappop(self._alarms)
+            association = self._associations.get(pair)
+            if association is None or association.armed != at:
+                continue
+            association.armed = None
+            actions += association.on_time(now)
+            self._settle(association)
+        return actions
+
+    # -- tables --------------------------------------------------------------------------------
+
+    def _association_to(
+        self, local: Hit, peer: Hit, now: float
+    ) -> tuple[Association | None, list[Action]]:
+        """Find or make the association, if our limits allow another exchange."""
+        association = self._associations.get((local, peer))
+        if association is not None and association.state not in _ENDING:
+            return association, []
+        ours = self._identities.get(local)
+        if ours is None or peer in self._identities:
+            return None, [AssociationDown(local, peer, "not possible with these HITs")]
+        if len(self._exchanging) >= self._config.max_exchanges:
+            self.counters["too many exchanges"] += 1
+            return None, [AssociationDown(local, peer, "too many exchanges")]
+        if association is not None:
+            return association, []
+        actions = self._make_room(now)
+        association = Association(*ours, peer, self._shared)
+        self._associations[local, peer] = association
+        return association, actions
+
+    def _make_room(self, now: float) -> list[Action]:
+        """Close the association least recently heard if the table is full."""
+        if len(self._associations) < self._config.max_associations:
+            return []
+        victim = min(self._associations.values(), key=self._worth)
+        self.counters["association evicted"] += 1
+        actions = victim.abandon(now)
+        self._settle(victim)
+        return actions
+
+    def _worth(self, association: Association) -> tuple[int, float]:
+        if association.state in _ENDING:
+            return 0, association.heard_at
+        if association.state in _EXCHANGING:
+            return 2, association.heard_at
+        return 1, association.last_heard()
+
+    def _settle(self, association: Association) -> None:
+        """After every input: keep tables and alarms in step with the association's state."""
+        pair = association.pair
+        if association.state in _GONE:
+            self._associations.pop(pair, None)
+            self._exchanging.discard(pair)
+            return
+        if association.state in _EXCHANGING:
+            self._exchanging.add(pair)
+        else:
+            self._exchanging.discard(pair)
+        at = association.deadline()
+        if at is not None and (association.armed is None or at < association.armed):
+            association.armed = at
+            self._alarm_number += 1
+            heapq.heappush(self._alarms, (at, self._alarm_number, pair))
+
+    def state(self, local: Hit, peer: Hit) -> State:
+        """The state of the association, for ``status`` and tests."""
+        association = self._associations.get((local, peer))
+        return State.UNASSOCIATED if association is None else association.state
+
+    def associations(self) -> list[tuple[Hit, Hit, State]]:
+        """Every association with its state, for ``status``."""
+        return [(*pair, association.state) for pair, association in self._associations.items()]
+
+
+def _check(config: EngineConfig) -> None:
+    for what, chosen, known in (
+        ("DH group", config.groups, GROUPS),
+        ("HIP cipher", config.ciphers, CIPHER_KEY_LENGTH.keys()),
+        ("ESP suite", config.esp_suites, esp.SUITES.keys()),
+    ):
+        if not chosen or not set(chosen) <= set(known):
+            raise HostConfigRefused(f"choose each {what} among {sorted(known)}")
+    if not 0 <= config.k <= config.k_max:
+        raise HostConfigRefused("k lies between 0 and k_max")

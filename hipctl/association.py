@@ -1,0 +1,701 @@
+"""One pair of HITs: the state of RFC 7401 §4.4, its timers, its keys and its SAs.
+
+Inputs return actions. What a state does with a packet is one cell of ON_PACKET; a missing cell
+means drop. A peer's mistakes leave as MalformedPacket or Rejected, which the engine counts.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from hipctl import esp, exchange, params
+from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
+from hipctl.constants import I1_ADDRESSES_MAX, SPI_RESERVED, NotifyType, PacketType
+from hipctl.crypto import RHASH_LENGTH, Keys, Rng
+from hipctl.errors import MalformedPacket, Rejected
+from hipctl.exchange import Agreement, KnownHosts, Offer
+from hipctl.identity import Hit, HostId, HostIdentity
+from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.limits import Limiter
+from hipctl.packet import Packet
+from hipctl.responder import Responder
+from hipctl.sansio import Timers
+from hipctl.settings import EngineConfig
+
+_ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
+
+
+class State(Enum):
+    """Association states, named as in RFC 7401 §4.4.2."""
+
+    UNASSOCIATED = "UNASSOCIATED"
+    I1_SENT = "I1-SENT"
+    I2_SENT = "I2-SENT"
+    R2_SENT = "R2-SENT"
+    ESTABLISHED = "ESTABLISHED"
+    CLOSING = "CLOSING"
+    CLOSED = "CLOSED"
+    E_FAILED = "E-FAILED"
+
+
+class Timer(Enum):
+    """What an association waits for."""
+
+    RETRANSMIT = "no answer to I1, I2 or CLOSE yet"
+    PUZZLE = "the puzzle is still being solved"
+    EXCHANGE_COMPLETE = "no ESP since R2 yet"
+    CHECK = "time to see whether the SAs are still used"
+    CLOSED = "the peer may still repeat its CLOSE"
+
+
+@dataclass(slots=True)
+class Outbound:
+    """Where and how to send data.
+
+    Attributes:
+        sa: seals.
+        address: where to.
+    """
+
+    sa: esp.OutboundSa
+    address: Address
+
+
+@dataclass(slots=True)
+class Inbound:
+    """Whose data comes under one SPI.
+
+    Attributes:
+        sa: opens.
+        local: our HIT; ``peer`` the sender's.
+        peer: see ``local``.
+        heard_at: when authenticated ESP came last, monotonic seconds.
+        awaited: the association is R2-SENT and the first ESP makes it ESTABLISHED.
+    """
+
+    sa: esp.InboundSa
+    local: Hit
+    peer: Hit
+    heard_at: float
+    awaited: bool = False
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all associations of one engine share.
+
+    Attributes:
+        config: of the engine.
+        rng: randomness.
+        counters: of everything that was dropped or done, by reason.
+        inbound: by SPI.
+        outbound: by (local HIT, peer HIT).
+        contacts: addresses of peers.
+        known_hosts: parsed public keys.
+        notify_limit: how often we say NOTIFY.
+        serial: last number that a SolvePuzzle got.
+    """
+
+    config: EngineConfig
+    rng: Rng
+    counters: Counter[str]
+    inbound: dict[int, Inbound]
+    outbound: dict[Pair, Outbound]
+    contacts: dict[Hit, tuple[Address, ...]]
+    notify_limit: Limiter
+    known_hosts: KnownHosts = field(default_factory=KnownHosts)
+    serial: int = 0
+
+    def new_spi(self) -> int:
+        """Draw an SPI that is neither reserved nor in use."""
+        while True:
+            spi = int.from_bytes(self.rng(4), "big")
+            if spi > SPI_RESERVED and spi not in self.inbound:
+                return spi
+
+
+@dataclass(slots=True)
+class Work:
+    """An R1 whose puzzle is being solved or was solved.
+
+    Attributes:
+        offer: the R1.
+        source: where it came from, where I2 goes.
+        serial: names the SolvePuzzle.
+        reply: our I2, once it is made.
+        spi: our inbound SPI in it.
+    """
+
+    offer: Offer
+    source: Address
+    serial: int
+    reply: exchange.Reply | None = None
+    spi: int = 0
+
+
+class Association:
+    """One association of ``identity`` with ``peer``.
+
+    Attributes:
+        pair: (local HIT, peer HIT).
+        state: as in RFC 7401 §4.4.2.
+        armed: for the engine: the deadline it has noted for us.
+        heard_at: when an authentic control packet came last.
+    """
+
+    __slots__ = (
+        "_ack",
+        "_address",
+        "_answer_j",
+        "_attempt",
+        "_began",
+        "_checked_sent",
+        "_host_id",
+        "_identity",
+        "_keys",
+        "_last",
+        "_nonce",
+        "_queue",
+        "_queued_bytes",
+        "_r2",
+        "_responder",
+        "_sent_unheard_since",
+        "_shared",
+        "_spi",
+        "_timers",
+        "_up",
+        "_used_at",
+        "_work",
+        "armed",
+        "heard_at",
+        "pair",
+        "state",
+    )
+
+    def __init__(
+        self, identity: HostIdentity, responder: Responder, peer: Hit, shared: Shared
+    ) -> None:
+        self.pair: Pair = (identity.hit, peer)
+        self.state = State.UNASSOCIATED
+        self.armed: float | None = None
+        self.heard_at = 0.0
+        self._identity = identity
+        self._responder = responder
+        self._shared = shared
+        self._timers = Timers[Timer]()
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._queued_bytes = 0
+        self._attempt = 0
+        self._began = 0.0
+        self._up = False
+        self._work: Work | None = None
+        self._keys: Keys | None = None
+        self._host_id: HostId | None = None
+        self._address: Address = ("", 0)
+        self._last = b""  # what RETRANSMIT sends again
+        self._spi: int | None = None  # our inbound SPI in use
+        self._answer_j: bytes | None = None  # of the I2 that we accepted last
+        self._r2 = b""
+        self._nonce = b""  # in our CLOSE
+        self._ack = (b"", b"")  # the CLOSE we answered, and the answer
+        self._checked_sent = 0
+        self._used_at = 0.0
+        self._sent_unheard_since: float | None = None
+
+    # -- inputs from above ---------------------------------------------------------------------
+
+    def connect(self, now: float) -> list[Action]:
+        """Start a base exchange unless one runs or has succeeded."""
+        if self.state in _CONNECTED:
+            return []
+        self._forget_keys()
+        return self._send_first_i1(now)
+
+    def enqueue(self, next_header: int, payload: bytes) -> None:
+        """Let a datagram wait for the SAs; a full queue loses it."""
+        config = self._shared.config
+        if (
+            len(self._queue) >= config.queue_datagrams
+            or self._queued_bytes + len(payload) > config.queue_bytes
+        ):
+            self._shared.counters["queue full"] += 1
+            return
+        self._queue.append((next_header, payload))
+        self._queued_bytes += len(payload)
+
+    def close(self, now: float) -> list[Action]:
+        """Send CLOSE if there is something to close; the SAs are gone at once."""
+        if self.state in (State.R2_SENT, State.ESTABLISHED):
+            return [*self._send_first_close(now), *self._down("closed")]
+        if self.state in (State.I1_SENT, State.I2_SENT):
+            self._drop(State.UNASSOCIATED)
+            return self._down("closed", always=True)
+        return []
+
+    def abandon(self, now: float) -> list[Action]:
+        """Close without waiting for CLOSE_ACK: the engine needs the room."""
+        actions = self.close(now)
+        self._drop(State.UNASSOCIATED)
+        return actions
+
+    def on_first_data(self, now: float) -> list[Action]:
+        """The first authentic ESP in R2-SENT has come."""
+        return self._establish(now) if self.state is State.R2_SENT else []
+
+    def last_heard(self) -> float:
+        """When the peer was last heard, by data or control."""
+        inbound = self._shared.inbound.get(self._spi or 0)
+        return self.heard_at if inbound is None else max(inbound.heard_at, self.heard_at)
+
+    # -- inputs from the network ---------------------------------------------------------------
+
+    def on_packet(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        """Take one well-formed packet from our peer, or from whoever says so.
+
+        Raises:
+            MalformedPacket: something is missing in it, or is not well formed.
+            Rejected: a check failed, or the state has no use for it.
+        """
+        handler = ON_PACKET.get((self.state, packet.type))
+        if handler is None:
+            raise Rejected(f"{packet.type.name} in {self.state.value}")
+        return handler(self, packet, source, now)
+
+    def _on_i1(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        return [Transmit(self._responder.answer(packet, source, now), source)]
+
+    def _on_i1_in_i1_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        if self.pair[0] < self.pair[1]:  # both began: the smaller HIT stays Initiator (§6.7)
+            raise Rejected("I1 crossed ours")
+        return self._on_i1(packet, source, now)
+
+    def _on_r1(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        work = self._work
+        counter = packet.get(params.R1Counter)
+        if work is not None:
+            newest = work.offer.counter
+            if counter is None or newest is None or counter.generation <= newest.generation:
+                raise Rejected("R1 repeated")
+        shared = self._shared
+        offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
+        self._drop_work()
+        shared.serial += 1
+        self._work = Work(offer, source, shared.serial)
+        self.state = State.I1_SENT
+        deadline = now + min(offer.puzzle.seconds, shared.config.generation_lifetime)
+        self._timers.stop(Timer.RETRANSMIT)
+        self._timers.set(Timer.PUZZLE, deadline)
+        start = int.from_bytes(shared.rng(RHASH_LENGTH[offer.rhash]), "big")
+        key = (*self.pair, shared.serial)
+        return [SolvePuzzle(key, offer.puzzle.k, offer.prefix, offer.rhash, start, deadline)]
+
+    def on_puzzle_solved(self, serial: int, j: bytes | None, now: float) -> list[Action]:
+        """The shell has found #J, or has given up (None).
+
+        Raises:
+            Rejected: the Responder's DH value is bad: the exchange goes on with a new I1.
+        """
+        work = self._work
+        if work is None or work.serial != serial or self.state is not State.I1_SENT:
+            return []
+        self._timers.stop(Timer.PUZZLE)
+        if j is None:
+            self._work = None
+            return self._retransmit(now)
+        shared = self._shared
+        spi = shared.new_spi()
+        try:
+            reply = exchange.make_i2(
+                self._identity,
+                work.offer,
+                answer_j=j,
+                spi=spi,
+                config=shared.config,
+                rng=shared.rng,
+            )
+        except Rejected:
+            self._work = None
+            self._timers.set(Timer.RETRANSMIT, now + shared.config.retransmit_initial)
+            raise
+        work.reply, work.spi = reply, spi
+        # The Responder may send as soon as it has our I2: be ready (RFC 7402 §6.4).
+        sa = esp.InboundSa(work.offer.suite, spi, reply.keys.esp_in)
+        shared.inbound[spi] = Inbound(sa, *self.pair, now)
+        self.state = State.I2_SENT
+        self._address = work.source
+        self._last, self._attempt = reply.packet, 0
+        salt_i = work.offer.puzzle.random_i
+        return [
+            *self._key_log(*self.pair, salt_i, reply.salt, reply.shared, reply.keys),
+            *self._retransmit(now),
+        ]
+
+    def _on_r2(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        work = self._work
+        if work is None or work.reply is None:
+            raise Rejected("R2 without I2")
+        keys = work.reply.keys
+        spi_out = exchange.read_r2(packet, work.offer, keys)
+        self._install(work.spi, work.offer.suite, spi_out, keys, work.offer.host_id)
+        self._answer_j, self._r2 = None, b""
+        self._work = None
+        return self._establish(now)
+
+    def _on_i2_in_i2_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        if self.pair[0] < self.pair[1]:  # both began: the peer will answer our I2 (§6.9)
+            raise Rejected("I2 crossed ours")
+        return self._on_i2(packet, source, now)
+
+    def _on_i2_again(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        if packet.need(params.Solution).answer_j == self._answer_j:
+            self._shared.counters["I2 repeated"] += 1
+            return [Transmit(self._r2, self._address)]
+        return self._on_i2(packet, source, now)
+
+    def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        shared, responder = self._shared, self._responder
+        vetted = responder.vet(packet, source, now)
+        try:
+            agreement = exchange.accept_i2(
+                self._identity, packet, vetted, shared.config, shared.known_hosts
+            )
+            spi = shared.new_spi()
+            r2 = exchange.make_r2(self._identity, agreement, spi, responder.host_id_tlv)
+        except (MalformedPacket, Rejected) as error:
+            responder.blame(packet.sender, vetted)
+            shared.counters[error.reason] += 1
+            return self._notify(error, source, now)
+        responder.spend(packet.sender, vetted)
+        return self._accept(agreement, vetted.solution, spi, r2, source, now)
+
+    def _accept(  # noqa: PLR0917 - the fields of one I2
+        self,
+        agreement: Agreement,
+        solution: params.Solution,
+        spi: int,
+        r2: bytes,
+        source: Address,
+        now: float,
+    ) -> list[Action]:
+        """Install what a valid I2 agreed, in place of whatever there was."""
+        actions = self._down("the peer began anew")
+        self._drop_work()
+        if self.state not in (State.I1_SENT, State.I2_SENT):
+            self._began = now
+        self._timers = Timers()
+        self._address = source
+        sa = esp.InboundSa(agreement.suite, spi, agreement.keys.esp_in)
+        self._shared.inbound[spi] = Inbound(sa, *self.pair, now, awaited=True)
+        self._install(spi, agreement.suite, agreement.spi_out, agreement.keys, agreement.host_id)
+        self._answer_j, self._r2 = solution.answer_j, r2
+        self.state = State.R2_SENT
+        self.heard_at = now
+        config = self._shared.config
+        patience = config.retransmit_initial * (2**config.retransmit_max - 1)
+        self._timers.set(Timer.EXCHANGE_COMPLETE, now + patience)
+        local, peer = self.pair
+        keys, salt = agreement.keys, agreement.salt
+        return [
+            *actions,
+            *self._key_log(peer, local, solution.random_i, salt, agreement.shared, keys),
+            Transmit(r2, source),
+            *self._come_up(now),
+        ]
+
+    def _on_notify(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        # No MAC protects it and it may be a replay: count, change nothing (RFC 7401 §8).
+        code = packet.need(params.Notification).type
+        try:
+            name = NotifyType(code).name
+        except ValueError:
+            name = "of unknown type"
+        self._shared.counters[f"NOTIFY {name}"] += 1
+        return []
+
+    def _on_close(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        close, ack = self._ack
+        if close == packet.raw:
+            return [Transmit(ack, source)]
+        keys, host_id = self._peer_keys()
+        exchange.authenticate(packet, keys, host_id)
+        opaque = packet.need(params.EchoRequestSigned).opaque
+        if len(opaque) > exchange.ECHO_MAX:
+            raise MalformedPacket("too much to echo")
+        ack = exchange.make_close_ack(self._identity, self.pair[1], keys, opaque)
+        actions = [Transmit(ack, source), *self._down("closed by the peer")]
+        self._drop(State.CLOSED)
+        self._keys, self._host_id = keys, host_id  # to answer a CLOSE that is sent again
+        self._ack = (packet.raw, ack)
+        self._timers.set(Timer.CLOSED, now + self._shared.config.closed_lifetime)
+        return actions
+
+    def _on_close_ack(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        if packet.need(params.EchoResponseSigned).opaque != self._nonce:
+            raise Rejected("CLOSE_ACK of another CLOSE")
+        exchange.authenticate(packet, *self._peer_keys())
+        self._drop(State.UNASSOCIATED)
+        return []
+
+    def _peer_keys(self) -> tuple[Keys, HostId]:
+        """The keys in force, or those of the I2 that we have sent."""
+        work = self._work
+        if self.state is State.I2_SENT and work is not None and work.reply is not None:
+            return work.reply.keys, work.offer.host_id
+        if self._keys is None or self._host_id is None:
+            raise Rejected("no keys")
+        return self._keys, self._host_id
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """See sansio.Machine."""
+        return self._timers.deadline()
+
+    def on_time(self, now: float) -> list[Action]:
+        """See sansio.Machine."""
+        actions: list[Action] = []
+        for timer in self._timers.expired(now):
+            actions += _ON_TIMER[timer](self, now)
+        return actions
+
+    def _retransmit(self, now: float) -> list[Action]:
+        config = self._shared.config
+        limit = config.retransmit_max
+        if self.state is State.CLOSING:
+            limit = config.close_retransmit_max
+        if self._attempt >= limit:
+            return self._give_up()
+        self._timers.set(Timer.RETRANSMIT, now + config.retransmit_initial * 2**self._attempt)
+        self._attempt += 1
+        if self.state is State.I1_SENT:
+            return [Transmit(self._last, self._i1_address())]
+        return [Transmit(self._last, self._address)]
+
+    def _i1_address(self) -> Address:
+        """Each retransmission of I1 goes to the next address, and to one only (§6.6.1)."""
+        addresses = self._shared.contacts.get(self.pair[1]) or (self._address,)
+        return addresses[(self._attempt - 1) % len(addresses)]
+
+    def _give_up(self) -> list[Action]:
+        if self.state is State.CLOSING:
+            self._drop(State.UNASSOCIATED)
+            return []
+        waited_for = "R1" if self.state is State.I1_SENT else "R2"
+        self._drop(State.E_FAILED)
+        self._shared.counters[f"no {waited_for}"] += 1
+        return self._down(f"no {waited_for} came", always=True)
+
+    def _puzzle_expired(self, now: float) -> list[Action]:
+        self._work = None
+        self._shared.counters["puzzle expired"] += 1
+        return self._retransmit(now)
+
+    def _closed_expired(self, now: float) -> list[Action]:
+        self._drop(State.UNASSOCIATED)
+        return []
+
+    def _check(self, now: float) -> list[Action]:
+        """Close SAs that nobody uses; begin anew when the peer seems to have forgotten them."""
+        config, pair = self._shared.config, self.pair
+        outbound = self._shared.outbound.get(pair)
+        inbound = self._shared.inbound.get(self._spi or 0)
+        if outbound is None or inbound is None:
+            return []
+        heard_at = max(inbound.heard_at, self.heard_at)
+        sent, unheard = outbound.sa.packets, self._sent_unheard_since
+        if sent != self._checked_sent:
+            self._used_at = now
+            if unheard is None or unheard < heard_at:
+                self._sent_unheard_since = unheard = max(
+                    heard_at, now - config.unanswered_lifetime / 2
+                )
+        if now - max(heard_at, self._used_at) >= config.unused_lifetime:
+            self._shared.counters["unused"] += 1
+            return self.close(now)
+        silent = sent != self._checked_sent and unheard is not None and unheard >= heard_at
+        self._checked_sent = sent
+        self._arm_check(now)
+        if (
+            silent
+            and unheard is not None
+            and now - unheard >= config.unanswered_lifetime
+            and self.state is State.ESTABLISHED
+        ):
+            self._shared.counters["unanswered"] += 1
+            self._timers.stop(Timer.CHECK)
+            return self._send_first_i1(now)
+        return []
+
+    def _arm_check(self, now: float) -> None:
+        config = self._shared.config
+        pause = min(config.unused_lifetime, config.unanswered_lifetime / 2)
+        self._timers.set(Timer.CHECK, now + pause)
+
+    # -- what several inputs do ----------------------------------------------------------------
+
+    def _send_first_i1(self, now: float) -> list[Action]:
+        local, peer = self.pair
+        addresses = self._shared.contacts.get(peer) or (
+            (self._address,) if self._address[0] else ()
+        )
+        if not addresses:
+            self._drop(State.E_FAILED)
+            return self._down("no contact known", always=True)
+        self.state = State.I1_SENT
+        self._began = now
+        self._last = exchange.make_i1(local, peer, self._shared.config)
+        self._attempt = 1
+        self._timers.set(Timer.RETRANSMIT, now + self._shared.config.retransmit_initial)
+        return [Transmit(self._last, address) for address in addresses[:I1_ADDRESSES_MAX]]
+
+    def _send_first_close(self, now: float) -> list[Action]:
+        keys, host_id = self._peer_keys()
+        self._nonce = self._shared.rng(_ECHO_LENGTH)
+        close = exchange.make_close(self._identity, self.pair[1], keys, self._nonce)
+        self._drop(State.CLOSING)
+        self._keys, self._host_id = keys, host_id  # to check CLOSE_ACK
+        self._last, self._attempt = close, 0
+        return self._retransmit(now)
+
+    def _install(self, spi: int, suite: int, spi_out: int, keys: Keys, host_id: HostId) -> None:
+        """Put the new SAs into use and remove the old ones."""
+        shared = self._shared
+        if self._spi is not None and self._spi != spi:
+            shared.inbound.pop(self._spi, None)
+        self._spi = spi
+        self._keys, self._host_id = keys, host_id
+        self._checked_sent, self._sent_unheard_since = 0, None
+        sa = esp.OutboundSa(suite, spi_out, keys.esp_out)
+        shared.outbound[self.pair] = Outbound(sa, self._address)
+
+    def _establish(self, now: float) -> list[Action]:
+        self.state = State.ESTABLISHED
+        self.heard_at = self._used_at = now
+        self._timers = Timers()
+        self._arm_check(now)
+        inbound = self._shared.inbound.get(self._spi or 0)
+        if inbound is not None:
+            inbound.awaited = False
+        return self._come_up(now)
+
+    def _exchange_complete(self, now: float) -> list[Action]:
+        return self._establish(now)
+
+    def _come_up(self, now: float) -> list[Action]:
+        """Tell the owner, once, and let go what has waited for the SAs."""
+        actions: list[Action] = []
+        local, peer = self.pair
+        if not self._up:
+            self._up = True
+            self._shared.contacts.setdefault(peer, (self._address,))
+            actions.append(AssociationUp(local, peer, now - self._began))
+        if self._queue:
+            actions.append(Flush(local, peer, tuple(self._queue)))
+            self._clear_queue()
+        return actions
+
+    def _down(self, reason: str, *, always: bool = False) -> list[Action]:
+        """Tell the owner that there is no association any more; ``always``: nor an attempt."""
+        if not self._up and not always:
+            return []
+        self._up = False
+        return [AssociationDown(*self.pair, reason)]
+
+    def _notify(
+        self, error: MalformedPacket | Rejected, source: Address, now: float
+    ) -> list[Action]:
+        """Say why, to somebody who has solved a puzzle (RFC 7401 §5.2.19), but not often."""
+        # INVALID_SYNTAX is for packets whose MAC and signature hold only: stay silent.
+        if isinstance(error, MalformedPacket) or error.notify is None:
+            return []
+        if not self._shared.notify_limit.allow("", now):
+            return []
+        return [Transmit(exchange.make_notify(self._identity, self.pair[1], error.notify), source)]
+
+    def _key_log(  # noqa: PLR0917 - the fields of a line
+        self,
+        initiator: Hit,
+        responder: Hit,
+        random_i: bytes,
+        salt: bytes,
+        secret: bytes,
+        keys: Keys,
+    ) -> list[Action]:
+        if not self._shared.config.keylog:
+            return []
+        answer_j = salt[len(random_i) :]
+        fields = (initiator, responder, random_i, answer_j, secret, keys.keymat)
+        return [KeyLog("HIP " + " ".join(value.hex() for value in fields))]
+
+    def _drop_work(self) -> None:
+        """Forget a base exchange of ours that has not ended, with its inbound SA."""
+        work, self._work = self._work, None
+        if work is not None and work.spi:
+            self._shared.inbound.pop(work.spi, None)
+
+    def _clear_queue(self) -> None:
+        self._queue.clear()
+        self._queued_bytes = 0
+
+    def _forget_keys(self) -> None:
+        self._keys = self._host_id = None
+        self._answer_j, self._r2, self._ack = None, b"", (b"", b"")
+        self._timers = Timers()
+
+    def _drop(self, state: State) -> None:
+        """Remove SAs, keys, timers and queue, and go to ``state``."""
+        self._drop_work()
+        if self._spi is not None:
+            self._shared.inbound.pop(self._spi, None)
+            self._spi = None
+        self._shared.outbound.pop(self.pair, None)
+        if self._queue:
+            self._shared.counters["queue dropped"] += len(self._queue)
+            self._clear_queue()
+        self._forget_keys()
+        self.state = state
+
+
+_CONNECTED: Final = frozenset({State.I1_SENT, State.I2_SENT, State.R2_SENT, State.ESTABLISHED})
+
+Handler = Callable[[Association, Packet, Address, float], list[Action]]
+
+# RFC 7401 §4.4.3, one row a cell that is not "drop".
+ON_PACKET: Final[dict[tuple[State, PacketType], Handler]] = {
+    (State.UNASSOCIATED, PacketType.I1): Association._on_i1,
+    (State.UNASSOCIATED, PacketType.I2): Association._on_i2,
+    (State.I1_SENT, PacketType.I1): Association._on_i1_in_i1_sent,
+    (State.I1_SENT, PacketType.R1): Association._on_r1,
+    (State.I1_SENT, PacketType.I2): Association._on_i2_again,
+    (State.I2_SENT, PacketType.I1): Association._on_i1,
+    (State.I2_SENT, PacketType.R1): Association._on_r1,
+    (State.I2_SENT, PacketType.I2): Association._on_i2_in_i2_sent,
+    (State.I2_SENT, PacketType.R2): Association._on_r2,
+    (State.I2_SENT, PacketType.NOTIFY): Association._on_notify,
+    (State.I2_SENT, PacketType.CLOSE): Association._on_close,
+    (State.R2_SENT, PacketType.I1): Association._on_i1,
+    (State.R2_SENT, PacketType.I2): Association._on_i2_again,
+    (State.R2_SENT, PacketType.NOTIFY): Association._on_notify,
+    (State.R2_SENT, PacketType.CLOSE): Association._on_close,
+    (State.ESTABLISHED, PacketType.I1): Association._on_i1,
+    (State.ESTABLISHED, PacketType.I2): Association._on_i2_again,
+    (State.ESTABLISHED, PacketType.NOTIFY): Association._on_notify,
+    (State.ESTABLISHED, PacketType.CLOSE): Association._on_close,
+    (State.CLOSING, PacketType.I1): Association._on_i1,
+    (State.CLOSING, PacketType.I2): Association._on_i2,
+    (State.CLOSING, PacketType.CLOSE): Association._on_close,
+    (State.CLOSING, PacketType.CLOSE_ACK): Association._on_close_ack,
+    (State.CLOSED, PacketType.I1): Association._on_i1,
+    (State.CLOSED, PacketType.I2): Association._on_i2,
+    (State.CLOSED, PacketType.CLOSE): Association._on_close,
+}
+
+_ON_TIMER: Final[dict[Timer, Callable[[Association, float], list[Action]]]] = {
+    Timer.RETRANSMIT: Association._retransmit,
+    Timer.PUZZLE: Association._puzzle_expired,
+    Timer.EXCHANGE_COMPLETE: Association._exchange_complete,
+    Timer.CHECK: Association._check,
+    Timer.CLOSED: Association._closed_expired,
+}

@@ -1,0 +1,486 @@
+"""The base exchange as a conversation: what each packet must hold, and the answer to it.
+
+Initiator: make_i1, read_r1, make_i2, read_r2. Responder: accept_i2 (after ``responder.vet``).
+Nothing here has a clock, a state or an address; ``association`` owns those.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hipctl import crypto, esp, params, puzzle
+from hipctl.constants import (
+    PACKET_MAX,
+    SPI_RESERVED,
+    SUITES_MAX,
+    NatTraversalMode,
+    NotifyType,
+    PacketType,
+    ParameterType,
+)
+from hipctl.crypto import RHASH, DhKey, Keys, Rng
+from hipctl.errors import MalformedPacket, Rejected
+from hipctl.identity import HostId, HostIdentity
+from hipctl.packet import Packet, build, cover, finish, header
+from hipctl.responder import Vetted
+from hipctl.settings import EngineConfig
+from hipctl.wire import frame
+
+ECHO_MAX: Final = 512  # bytes of echo that we reflect in one packet
+_KNOWN_HOSTS_MAX: Final = 1024
+_IV_LENGTH: Final = 16  # bytes, AES-CBC
+
+
+class KnownHosts:
+    """Keeps parsed public keys, so that each is decoded and checked once; bounded."""
+
+    def __init__(self) -> None:
+        self._hosts: OrderedDict[bytes, HostId] = OrderedDict()
+
+    def remember(self, host_id: HostId) -> HostId:
+        """Return the one that was parsed before, or this one."""
+        known = self._hosts.get(host_id.encoded)
+        if known is not None and known.algorithm is host_id.algorithm:
+            self._hosts.move_to_end(host_id.encoded)
+            return known
+        self._hosts[host_id.encoded] = host_id
+        if len(self._hosts) > _KNOWN_HOSTS_MAX:
+            self._hosts.popitem(last=False)
+        return host_id
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An R1 whose signature holds, and what we choose from it.
+
+    Attributes:
+        puzzle: its PUZZLE.
+        prefix: what is hashed before #J.
+        rhash: the Responder's hash.
+        counter: its R1_COUNTER, or None.
+        group: the DH group; ``public`` the Responder's value.
+        public: see ``group``.
+        cipher: the HIP cipher that we choose; ``suite`` the ESP suite.
+        suite: see ``cipher``.
+        host_id: the Responder's key; ``host_id_tlv`` as it stood in R1, which R2's MAC covers.
+        host_id_tlv: see ``host_id``.
+        nat_traversal: whether I2 has to say NAT_TRAVERSAL_MODE 1.
+        echo: what I2 has to echo.
+    """
+
+    puzzle: params.Puzzle
+    prefix: bytes
+    rhash: str
+    counter: params.R1Counter | None
+    group: int
+    public: bytes
+    cipher: int
+    suite: int
+    host_id: HostId
+    host_id_tlv: bytes
+    nat_traversal: bool
+    echo: "Echo"
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a packet wants echoed: answers go before and after the signature."""
+
+    signed: tuple[params.EchoResponseSigned, ...]
+    unsigned: tuple[params.EchoResponseUnsigned, ...]
+
+    @classmethod
+    def of(cls, packet: Packet) -> "Echo":
+        """Collect the echo requests of ``packet``.
+
+        Raises:
+            MalformedPacket: more than one signed request, or more than we reflect.
+        """
+        signed = packet.every(params.EchoRequestSigned)
+        unsigned = packet.every(params.EchoRequestUnsigned)
+        size = sum(len(r.opaque) for r in signed) + sum(len(r.opaque) for r in unsigned)
+        if len(signed) > 1 or size > ECHO_MAX:
+            raise MalformedPacket("too much to echo")
+        return cls(
+            tuple(params.EchoResponseSigned(request.opaque) for request in signed),
+            tuple(params.EchoResponseUnsigned(request.opaque) for request in unsigned),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What a finished half of the exchange yields.
+
+    Attributes:
+        host_id: the peer's key.
+        keys: all keys.
+        suite: ESP suite.
+        spi_out: the peer's SPI, to which we send.
+        shared: the DH secret, for the key log only.
+        salt: #I | #J.
+        echo: what R2 has to echo.
+    """
+
+    host_id: HostId
+    keys: Keys
+    suite: int
+    spi_out: int
+    shared: bytes
+    salt: bytes
+    echo: Echo
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An I2 that we made.
+
+    Attributes:
+        packet: its bytes.
+        keys: all keys.
+        shared: the DH secret, for the key log only.
+        salt: #I | #J.
+    """
+
+    packet: bytes
+    keys: Keys
+    shared: bytes
+    salt: bytes
+
+
+def sign_and_mac(
+    data: bytes,
+    keys: Keys,
+    identity: HostIdentity,
+    *,
+    host_id_tlv: bytes | None = None,
+    unsigned: Sequence[params.Parameter] = (),
+) -> bytes:
+    """Finish a packet with HIP_MAC (HIP_MAC_2 over ``host_id_tlv`` if given) and HIP_SIGNATURE.
+
+    Args:
+        data: header and all parameters that come before the MAC.
+        keys: of the association.
+        identity: who signs.
+        host_id_tlv: our HOST_ID as in our R1, for R2 only.
+        unsigned: parameters that follow the signature, in ascending order.
+    """
+    if host_id_tlv is None:
+        data += frame(ParameterType.HIP_MAC, keys.mac(cover(data)))
+    else:
+        data += frame(ParameterType.HIP_MAC_2, keys.mac(cover(data, host_id_tlv)))
+    signature = params.HipSignature(identity.host_id.algorithm, identity.sign(cover(data)))
+    return finish(data + frame(signature.TYPE, signature.content()) + params.encode(unsigned))
+
+
+def authenticate(
+    packet: Packet, keys: Keys, host_id: HostId, host_id_tlv: bytes | None = None
+) -> None:
+    """Check HIP_MAC (or HIP_MAC_2) and HIP_SIGNATURE of a packet.
+
+    Args:
+        packet: from the peer.
+        keys: of the association.
+        host_id: the peer's key.
+        host_id_tlv: the peer's HOST_ID as in its R1: then the packet is an R2.
+
+    Raises:
+        MalformedPacket: a parameter is missing.
+        Rejected: the MAC or the signature is wrong.
+    """
+    if host_id_tlv is None:
+        mac, covered = packet.need(params.HipMac).mac, packet.covered(params.HipMac)
+    else:
+        mac = packet.need(params.HipMac2).mac
+        covered = packet.covered(params.HipMac2, host_id_tlv)
+    if not keys.mac_fits(covered, mac):
+        raise Rejected("wrong HIP_MAC", NotifyType.HIP_MAC_FAILED)
+    signature = packet.need(params.HipSignature)
+    if signature.algorithm != host_id.algorithm or not host_id.verify(
+        signature.signature, packet.covered(params.HipSignature)
+    ):
+        raise Rejected("wrong HIP_SIGNATURE", NotifyType.AUTHENTICATION_FAILED)
+
+
+def make_i1(local: bytes, peer: bytes, config: EngineConfig) -> bytes:
+    """Make an I1 (RFC 7401 §5.3.1)."""
+    return build(PacketType.I1, local, peer, [params.DhGroupList(config.groups)])
+
+
+def _choose(ours: Sequence[int], offered: Sequence[int], what: str) -> int:
+    """The first of the Responder's offers that we know (RFC 7401 §5.2.8: its preference)."""
+    for number in offered[:SUITES_MAX]:
+        if number in ours:
+            return number
+    raise Rejected(what)
+
+
+def _check_group(group: int, offered: Sequence[int], config: EngineConfig) -> None:
+    """The Responder must have taken its first group that is in our list (RFC 7401 §6.8)."""
+    best = next((number for number in offered if number in config.groups), None)
+    if best is None or group not in config.groups:
+        raise Rejected("no DH group in common")
+    if group != best:
+        raise Rejected("DH group downgraded")
+
+
+def read_r1(packet: Packet, config: EngineConfig, known_hosts: KnownHosts) -> Offer:
+    """Check an R1 that answers our I1, and choose from its offers (RFC 7401 §6.8).
+
+    Raises:
+        MalformedPacket: something is missing or not well formed.
+        Rejected: it is not authentic, we have nothing in common, or the puzzle is too hard.
+    """
+    rhash = RHASH.get(packet.sender.suite)
+    if rhash is None:
+        raise Rejected("unknown HIT suite")
+    offered = packet.need(params.Puzzle)
+    if offered.k > config.k_max:
+        raise Rejected("puzzle too hard")
+    if len(offered.random_i) != crypto.RHASH_LENGTH[rhash]:
+        raise MalformedPacket("PUZZLE of wrong length")
+    diffie_hellman = packet.need(params.DiffieHellman)
+    _check_group(diffie_hellman.group, packet.need(params.DhGroupList).groups, config)
+    if packet.receiver.suite << 4 not in packet.need(params.HitSuiteList).suites:
+        raise Rejected("our HIT suite unknown to the Responder")
+    if ParameterType.ESP_TRANSFORM not in packet.need(params.TransportFormatList).formats:
+        raise Rejected("no transport format in common")
+    modes = packet.get(params.NatTraversalModes)
+    if modes is not None and NatTraversalMode.UDP_ENCAPSULATION not in modes.modes:
+        raise Rejected("no NAT traversal mode in common")
+    ciphers = packet.need(params.CipherList).ciphers
+    cipher = _choose(config.ciphers, ciphers, "no HIP cipher in common")
+    suites = packet.need(params.EspTransform).suites
+    suite = _choose(config.esp_suites, suites, "no ESP suite in common")
+    host_id = known_hosts.remember(packet.need(params.HostIdParameter).host_id)
+    if host_id.hit != packet.sender:
+        raise Rejected("HOST_ID is not the HIT's")
+    signature = packet.need(params.HipSignature2)
+    if signature.algorithm != host_id.algorithm or not host_id.verify(
+        signature.signature, packet.covered_by_signature_2()
+    ):
+        raise Rejected("wrong HIP_SIGNATURE_2")
+    return Offer(
+        puzzle=offered,
+        prefix=puzzle.prefix(offered.random_i, packet.receiver, packet.sender),
+        rhash=rhash,
+        counter=packet.get(params.R1Counter),
+        group=diffie_hellman.group,
+        public=diffie_hellman.public,
+        cipher=cipher,
+        suite=suite,
+        host_id=host_id,
+        host_id_tlv=packet.tlv(params.HostIdParameter),
+        nat_traversal=modes is not None and config.udp,
+        echo=Echo.of(packet),
+    )
+
+
+def make_i2(
+    identity: HostIdentity,
+    offer: Offer,
+    *,
+    answer_j: bytes,
+    spi: int,
+    config: EngineConfig,
+    rng: Rng,
+) -> Reply:
+    """Make the I2 that answers an R1 (RFC 7401 §5.3.3, RFC 7402 §5.2.1.2).
+
+    Args:
+        identity: ours.
+        offer: the R1.
+        answer_j: #J.
+        spi: our inbound SPI.
+        config: of the engine.
+        rng: for the DH key and the IV.
+
+    Raises:
+        Rejected: the Responder's DH value is no point of its curve, or I2 gets too long.
+    """
+    local, peer = identity.hit, offer.host_id.hit
+    key = DhKey(offer.group, rng)
+    shared = key.shared(offer.public)
+    salt = offer.puzzle.random_i + answer_j
+    keys = crypto.draw(
+        rhash=offer.rhash,
+        secret=shared,
+        salt=salt,
+        local=local,
+        peer=peer,
+        cipher=offer.cipher,
+        esp_length=esp.keymat_length(offer.suite),
+    )
+    host_id: params.Parameter = params.HostIdParameter(identity.host_id)
+    if config.encrypt_host_id:
+        plain = frame(host_id.TYPE, host_id.content())
+        encrypted = crypto.encrypt(keys.encrypt_out, rng(_IV_LENGTH), plain)
+        host_id = params.Encrypted(encrypted)
+    parameters: list[params.Parameter] = [
+        params.EspInfo(keys.esp_index, 0, spi),
+        params.Solution(offer.puzzle.k, offer.puzzle.opaque, offer.puzzle.random_i, answer_j),
+        params.DiffieHellman(offer.group, key.public),
+        params.CipherList((offer.cipher,)),
+        host_id,
+        *offer.echo.signed,
+        params.TransportFormatList((ParameterType.ESP_TRANSFORM,)),
+        params.EspTransform((offer.suite,)),
+    ]
+    if offer.counter is not None:
+        parameters.append(offer.counter)
+    if offer.nat_traversal:
+        parameters.append(params.NatTraversalModes((NatTraversalMode.UDP_ENCAPSULATION,)))
+    data = header(PacketType.I2, local, peer) + params.encode(parameters)
+    try:
+        packet = sign_and_mac(data, keys, identity, unsigned=offer.echo.unsigned)
+    except ValueError:
+        raise Rejected(f"I2 longer than {PACKET_MAX} bytes") from None
+    return Reply(packet, keys, shared, salt)
+
+
+def read_r2(packet: Packet, offer: Offer, keys: Keys) -> int:
+    """Check the R2 that answers our I2; return the peer's SPI (RFC 7401 §6.10).
+
+    Raises:
+        MalformedPacket: something is missing or not well formed.
+        Rejected: the MAC or the signature is wrong, or the SPI is reserved.
+    """
+    authenticate(packet, keys, offer.host_id, offer.host_id_tlv)
+    return _spi(packet, keys)
+
+
+def _spi(packet: Packet, keys: Keys) -> int:
+    info = packet.need(params.EspInfo)
+    if info.old_spi or info.new_spi <= SPI_RESERVED or info.keymat_index != keys.esp_index:
+        raise Rejected("bad ESP_INFO", NotifyType.INVALID_SYNTAX)
+    return info.new_spi
+
+
+def accept_i2(
+    identity: HostIdentity,
+    packet: Packet,
+    vetted: Vetted,
+    config: EngineConfig,
+    known_hosts: KnownHosts,
+) -> Agreement:
+    """Check the dear part of an I2: DH, MAC, HOST_ID, signature (RFC 7401 §6.9, steps 9–15).
+
+    Raises:
+        MalformedPacket: something is missing or not well formed.
+        Rejected: a choice isn't one of our offers, or something is not authentic.
+    """
+    cipher = _chosen(
+        packet.need(params.CipherList).ciphers,
+        config.ciphers,
+        "HIP_CIPHER not offered",
+        NotifyType.INVALID_HIP_CIPHER_CHOSEN,
+    )
+    suite = _chosen(
+        packet.need(params.EspTransform).suites,
+        config.esp_suites,
+        "ESP_TRANSFORM not offered",
+        NotifyType.INVALID_ESP_TRANSFORM_CHOSEN,
+    )
+    formats = packet.need(params.TransportFormatList).formats
+    _chosen(
+        formats,
+        (ParameterType.ESP_TRANSFORM,),
+        "TRANSPORT_FORMAT_LIST not offered",
+        NotifyType.NO_ESP_PROPOSAL_CHOSEN,
+    )
+    modes = packet.get(params.NatTraversalModes)
+    if modes is not None and NatTraversalMode.UDP_ENCAPSULATION not in modes.modes:
+        raise Rejected(
+            "NAT_TRAVERSAL_MODE not offered", NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
+        )
+    diffie_hellman = packet.need(params.DiffieHellman)
+    key = vetted.generation.keys.get(diffie_hellman.group)
+    if key is None:
+        raise Rejected("DH group not offered", NotifyType.INVALID_DH_CHOSEN)
+    shared = key.shared(diffie_hellman.public)
+    salt = vetted.solution.random_i + vetted.solution.answer_j
+    keys = crypto.draw(
+        rhash=vetted.rhash,
+        secret=shared,
+        salt=salt,
+        local=identity.hit,
+        peer=packet.sender,
+        cipher=cipher,
+        esp_length=esp.keymat_length(suite),
+    )
+    if not keys.mac_fits(packet.covered(params.HipMac), packet.need(params.HipMac).mac):
+        raise Rejected("wrong HIP_MAC", NotifyType.HIP_MAC_FAILED)
+    host_id = known_hosts.remember(_host_id(packet, keys))
+    if host_id.hit != packet.sender:
+        raise Rejected("HOST_ID is not the HIT's", NotifyType.INVALID_HIT)
+    signature = packet.need(params.HipSignature)
+    if signature.algorithm != host_id.algorithm or not host_id.verify(
+        signature.signature, packet.covered(params.HipSignature)
+    ):
+        raise Rejected("wrong HIP_SIGNATURE", NotifyType.AUTHENTICATION_FAILED)
+    spi_out = _spi(packet, keys)
+    return Agreement(host_id, keys, suite, spi_out, shared, salt, Echo.of(packet))
+
+
+def _chosen(values: Sequence[int], offered: Sequence[int], what: str, notify: NotifyType) -> int:
+    if len(values) != 1 or values[0] not in offered:
+        raise Rejected(what, notify)
+    return values[0]
+
+
+def _host_id(packet: Packet, keys: Keys) -> HostId:
+    """The Initiator's key, in clear or out of ENCRYPTED."""
+    clear = packet.get(params.HostIdParameter)
+    if clear is not None:
+        return clear.host_id
+    encrypted = packet.need(params.Encrypted)
+    try:
+        inner = params.decode(crypto.decrypt(keys.encrypt_in, encrypted.ciphertext))
+    except (Rejected, MalformedPacket):
+        raise Rejected("ENCRYPTED not readable", NotifyType.ENCRYPTION_FAILED) from None
+    for parameter in inner:
+        if isinstance(parameter, params.HostIdParameter):
+            return parameter.host_id
+    raise Rejected("no HOST_ID in ENCRYPTED", NotifyType.ENCRYPTION_FAILED)
+
+
+def make_r2(identity: HostIdentity, agreement: Agreement, spi: int, host_id_tlv: bytes) -> bytes:
+    """Make the R2 that answers an I2 (RFC 7401 §5.3.4, RFC 7402 §5.2.1.3).
+
+    Args:
+        identity: ours.
+        agreement: what the I2 said.
+        spi: our inbound SPI.
+        host_id_tlv: our HOST_ID as in our R1.
+    """
+    keys = agreement.keys
+    info = params.EspInfo(keys.esp_index, 0, spi)
+    parameters: list[params.Parameter] = [info, *agreement.echo.signed]
+    data = header(PacketType.R2, identity.hit, agreement.host_id.hit)
+    return sign_and_mac(
+        data + params.encode(parameters),
+        keys,
+        identity,
+        host_id_tlv=host_id_tlv,
+        unsigned=agreement.echo.unsigned,
+    )
+
+
+def make_close(identity: HostIdentity, peer: bytes, keys: Keys, opaque: bytes) -> bytes:
+    """Make a CLOSE (RFC 7401 §5.3.7)."""
+    data = header(PacketType.CLOSE, identity.hit, peer)
+    return sign_and_mac(data + params.encode([params.EchoRequestSigned(opaque)]), keys, identity)
+
+
+def make_close_ack(identity: HostIdentity, peer: bytes, keys: Keys, opaque: bytes) -> bytes:
+    """Make the CLOSE_ACK that answers a CLOSE (RFC 7401 §5.3.8)."""
+    data = header(PacketType.CLOSE_ACK, identity.hit, peer)
+    return sign_and_mac(data + params.encode([params.EchoResponseSigned(opaque)]), keys, identity)
+
+
+def make_notify(identity: HostIdentity, peer: bytes, notify: NotifyType) -> bytes:
+    """Make a signed NOTIFY (RFC 7401 §5.3.6)."""
+    data = header(PacketType.NOTIFY, identity.hit, peer)
+    data += params.encode([params.Notification(notify)])
+    signature = params.HipSignature(identity.host_id.algorithm, identity.sign(cover(data)))
+    return finish(data + frame(signature.TYPE, signature.content()))

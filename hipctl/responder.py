@@ -1,0 +1,202 @@
+"""The Responder before it believes anybody: answers I1 and vets I2 without keeping state.
+
+R1s are made once a generation and DH group. What varies between their copies (the receiver's
+HIT, Opaque and #I) isn't signed; #I is a MAC of who asked from where, so that an I2 shows by
+itself that it answers an R1 of ours (RFC 7401 §4.1.1, Appendix A).
+"""
+
+import hmac
+from dataclasses import dataclass, field
+from typing import Final
+
+from hipctl import params, puzzle
+from hipctl.actions import Address
+from hipctl.constants import HitSuite, NatTraversalMode, PacketType, ParameterType
+from hipctl.crypto import RHASH, RHASH_LENGTH, DhKey, Rng
+from hipctl.errors import Rejected
+from hipctl.identity import Hit, HostIdentity
+from hipctl.limits import Limiter, network
+from hipctl.packet import Packet, cover, finish, header
+from hipctl.settings import EngineConfig
+from hipctl.wire import frame
+
+_SECRET: Final = 32  # bytes from which a generation's #I are derived
+_BAD_SOLUTION_MAX: Final = 3  # failed I2s with one solution, RFC 7401 §8
+_RECEIVER_AT: Final = 24  # offset of the receiver's HIT
+_OPAQUE_AT: Final = 6  # offset of Opaque in the TLV of PUZZLE
+
+
+@dataclass(slots=True)
+class Generation:
+    """One R1 generation: its secret, its DH keys and the solutions it has seen.
+
+    Attributes:
+        number: R1_COUNTER.
+        began: monotonic seconds.
+        secret: from which #I are derived.
+        keys: DH key by group, made when first asked for.
+        spent: solutions of accepted I2s: one exchange each.
+        bad: how many I2s with this solution failed a later check.
+    """
+
+    number: int
+    began: float
+    secret: bytes
+    keys: dict[int, DhKey] = field(default_factory=dict)
+    r1s: dict[int, tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    spent: set[bytes] = field(default_factory=set)
+    bad: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def opaque(self) -> bytes:
+        """Tells in SOLUTION which generation is meant."""
+        return (self.number & 0xFFFF).to_bytes(2, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Vetted:
+    """An I2 whose solution answers one of our recent puzzles.
+
+    Attributes:
+        generation: which.
+        solution: its SOLUTION.
+        rhash: our hash.
+    """
+
+    generation: Generation
+    solution: params.Solution
+    rhash: str
+
+
+class Responder:
+    """Answers I1s and vets I2s for one identity."""
+
+    def __init__(self, identity: HostIdentity, config: EngineConfig, rng: Rng) -> None:
+        self._identity = identity
+        self._config = config
+        self._rng = rng
+        self._rhash = RHASH[identity.hit.suite]
+        self._rhash_length = RHASH_LENGTH[self._rhash]
+        self._limiter = Limiter(config.r1_rate, config.r1_burst, config.r1_addresses)
+        self._next = config.first_generation
+        self._generations: list[Generation] = []  # the current one first, at most two
+        host_id = params.HostIdParameter(identity.host_id)
+        self.host_id_tlv = frame(host_id.TYPE, host_id.content())
+
+    def answer(self, packet: Packet, source: Address, now: float) -> bytes:
+        """Make the R1 for an I1 (RFC 7401 §6.7).
+
+        Args:
+            packet: an I1 to our HIT.
+            source: where it came from and R1 goes.
+            now: monotonic seconds.
+
+        Raises:
+            MalformedPacket: no DH_GROUP_LIST.
+            Rejected: too many I1s from that address.
+        """
+        offered = packet.need(params.DhGroupList).groups
+        if not self._limiter.allow(network(source[0]), now):
+            raise Rejected("I1 rate limit")
+        generation = self._current(now)
+        groups = self._config.groups
+        group = next((mine for mine in groups if mine in offered), groups[0])
+        r1 = generation.r1s.get(group)
+        if r1 is None:
+            r1 = generation.r1s[group] = self._make_r1(generation, group)
+        before, between, after = r1
+        random_i = self._random_i(generation, packet.sender, source)
+        return b"".join((before, packet.sender, between, generation.opaque, random_i, after))
+
+    def vet(self, packet: Packet, source: Address, now: float) -> Vetted:
+        """Check all of an I2 that costs next to nothing (RFC 7401 §6.9, steps 1, 7 and 8).
+
+        Raises:
+            MalformedPacket: no or bad SOLUTION or R1_COUNTER.
+            Rejected: it doesn't answer a recent R1 to this sender, or the puzzle isn't solved.
+        """
+        solution = packet.need(params.Solution)
+        generation = self._generation_of(solution.opaque, now)
+        counter = packet.need(params.R1Counter)
+        if counter.generation != generation.number or solution.k != self._config.k:
+            raise Rejected("I2 answers no R1 of ours")
+        random_i = self._random_i(generation, packet.sender, source)
+        if not hmac.compare_digest(random_i, solution.random_i):
+            raise Rejected("I2 answers no R1 of ours")
+        seen = packet.sender + solution.answer_j
+        if seen in generation.spent:
+            raise Rejected("solution used before")
+        if generation.bad.get(seen, 0) >= _BAD_SOLUTION_MAX:
+            raise Rejected("solution of bad I2s")
+        prefix = puzzle.prefix(random_i, packet.sender, self._identity.hit)
+        if not puzzle.verify(solution.k, prefix, solution.answer_j, self._rhash):
+            raise Rejected("puzzle not solved")
+        return Vetted(generation, solution, self._rhash)
+
+    def spend(self, sender: Hit, vetted: Vetted) -> None:
+        """Remember that this solution has made an association: it won't make another."""
+        vetted.generation.spent.add(sender + vetted.solution.answer_j)
+
+    def blame(self, sender: Hit, vetted: Vetted) -> None:
+        """Remember that an I2 with this solution failed a later, dearer check (RFC 7401 §8)."""
+        bad, seen = vetted.generation.bad, sender + vetted.solution.answer_j
+        if seen in bad or len(bad) < self._config.spent_solutions:
+            bad[seen] = bad.get(seen, 0) + 1
+
+    def _current(self, now: float) -> Generation:
+        current = self._generations[0] if self._generations else None
+        if (
+            current is None
+            or now - current.began >= self._config.generation_lifetime
+            or len(current.spent) + len(current.bad) >= self._config.spent_solutions
+        ):
+            current = Generation(self._next, now, self._rng(_SECRET))
+            self._next += 1
+            self._generations = [current, *self._generations[:1]]
+        return current
+
+    def _generation_of(self, opaque: bytes, now: float) -> Generation:
+        for generation in self._generations:
+            age = now - generation.began
+            if generation.opaque == opaque and age < 2 * self._config.generation_lifetime:
+                return generation
+        raise Rejected("I2 of an old R1")
+
+    def _random_i(self, generation: Generation, sender: bytes, source: Address) -> bytes:
+        asked = sender + self._identity.hit + source[0].encode()
+        return hmac.digest(generation.secret, asked, "sha384")[: self._rhash_length]
+
+    def _make_r1(self, generation: Generation, group: int) -> tuple[bytes, bytes, bytes]:
+        """Build and sign the R1; return what lies around receiver, Opaque and #I."""
+        config = self._config
+        key = generation.keys[group] = DhKey(group, self._rng)
+        lifetime = 32 + max(int(config.generation_lifetime).bit_length() - 1, 0)
+        zeros = bytes(self._rhash_length)
+        first: list[params.Parameter] = [
+            params.R1Counter(generation.number),
+            params.Puzzle(config.k, lifetime, bytes(2), zeros),
+        ]
+        rest: list[params.Parameter] = [
+            params.DhGroupList(config.groups),
+            params.DiffieHellman(group, key.public),
+            params.CipherList(config.ciphers),
+            params.HostIdParameter(self._identity.host_id),
+            params.HitSuiteList((HitSuite.ECDSA_SHA384 << 4,)),
+            params.TransportFormatList((ParameterType.ESP_TRANSFORM,)),
+            params.EspTransform(config.esp_suites),
+        ]
+        if config.udp:
+            rest.append(params.NatTraversalModes((NatTraversalMode.UDP_ENCAPSULATION,)))
+        head = header(PacketType.R1, self._identity.hit, bytes(16))
+        counter, puzzle_tlv = (frame(p.TYPE, p.content()) for p in first)
+        unsigned = head + counter + puzzle_tlv + params.encode(rest)
+        signature = params.HipSignature2(
+            self._identity.host_id.algorithm, self._identity.sign(cover(unsigned))
+        )
+        whole = finish(unsigned + frame(signature.TYPE, signature.content()))
+        opaque_at = len(head) + len(counter) + _OPAQUE_AT
+        return (
+            whole[:_RECEIVER_AT],
+            whole[_RECEIVER_AT + 16 : opaque_at],
+            whole[opaque_at + 2 + self._rhash_length :],
+        )
