@@ -280,6 +280,11 @@ class LocalHost:
 
     # more than the interface
 
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """Where we listen, with the ports that the kernel chose where 0 was asked for."""
+        return [port.address for port in self._ports]
+
     def disconnect(self, peer: Hit, local: Hit | None = None) -> None:
         """Close the association (RFC 7401 §6.14); does nothing where there is none."""
         self._driver.feed(lambda now: self.engine.close(local or self._hits[0], peer, now))
