@@ -1,0 +1,659 @@
+"""One node of one overlay: Kademlia whose nodes are HITs. Pure: bytes and time in, actions out.
+
+It serves what greeted neighbours ask, keeps the table true, runs the operations of ``operations``
+and keeps records where they belong when nodes come and go.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+from hipctl import Hit
+from hipctl.sansio import Timers
+from overlay.admission import Admitted
+from overlay.constants import ALPHA, REPLICAS, K
+from overlay.lookup import Candidate, Lookup
+from overlay.messages import (
+    MAX_ANSWER,
+    MAX_DIGESTS,
+    MAX_NODES,
+    Code,
+    Field,
+    Kind,
+    encode_answer,
+    encode_error,
+    encode_nodes,
+)
+from overlay.operations import SILENT, Find, Get, Greet, Operation, Outcome, Put
+from overlay.records import Record
+from overlay.routing import Contact, Table
+from overlay.rpc import (
+    Answered,
+    Asked,
+    Failed,
+    Greeted,
+    Greeting,
+    Late,
+    Output,
+    Refused,
+    Rpc,
+    Send,
+    Session,
+)
+from overlay.storage import Forget, Limits, Persist, Storage
+
+GET_WIDTH: Final = 8  # so many of the nearest must say no before nobody is found
+REFRESH_WIDTH: Final = 8
+SPREAD: Final = 4  # a node holds what it is among the ``replicas`` + so many nearest to
+REFRESH_EVERY: Final = 3_600.0  # seconds without a lookup through a bucket
+REFRESH_LOOK: Final = 600.0
+LIVENESS_TICK: Final = 10.0
+SUSPECT_TICK: Final = 2.0
+QUIET_EACH: Final = 12.0  # a contact is pinged after so many seconds times their number …
+QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams when idle
+REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
+REJOIN_BATCH: Final = 8
+TRANSFER_SLICE: Final = 64  # keys looked at in one go when a node came or went
+TRANSFER_PAUSE: Final = 0.02
+MAX_TRANSFERS: Final = 64  # nodes that came or went and still have to be looked at
+MAX_REPAIRED: Final = 4_096
+CLOCKS: Final = 5  # neighbours whose clocks correct ours
+
+
+class Learn(NamedTuple):
+    """Action: ``host.learn(hit, contact)``."""
+
+    hit: Hit
+    contact: bytes
+
+
+class Remember(NamedTuple):
+    """Action: note a contact for the next start."""
+
+    hit: Hit
+    contact: bytes
+
+
+class Finished(NamedTuple):
+    """Action: what was asked for with ``handle`` is done."""
+
+    handle: Any
+    outcome: Outcome
+
+
+class Joined(NamedTuple):
+    """Action: the table is filled as far as it can be."""
+
+    contacts: int
+
+
+Action = Send | Learn | Remember | Finished | Joined | Persist | Forget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Parameters of Kademlia and of the storage.
+
+    Attributes:
+        k: bucket size.
+        alpha: requests of a lookup in flight.
+        replicas: nodes that hold a record.
+        per_group: contacts of a bucket in one /24, /48 or behind one server; None: any.
+        paths: disjoint paths of a get.
+        limits: byte quotas.
+    """
+
+    k: int = K
+    alpha: int = ALPHA
+    replicas: int = REPLICAS
+    per_group: int | None = None
+    paths: int = 1
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the engine is told by those who know; all of it pure.
+
+    Attributes:
+        local: our HIT.
+        overlay_id: 32 bytes.
+        node_id: HIT -> 20 bytes.
+        contact: our contact now.
+        groups: opaque group labels of a contact.
+        admit: judges (credentials, HIT, wall); raises CredentialsRefused.
+        check: judges (record, wall); raises RecordRefused.
+        rng: randomness.
+    """
+
+    local: Hit
+    overlay_id: bytes
+    node_id: Callable[[Hit], bytes]
+    contact: Callable[[], bytes]
+    groups: Callable[[bytes], frozenset[bytes]]
+    admit: Callable[[bytes, Hit, float], Admitted]
+    check: Callable[[Record, float], object]
+    rng: Callable[[int], bytes]
+
+
+class Kademlia:
+    """The engine of one node.
+
+    Every input takes ``now`` (monotonic seconds) and ``wall`` (Unix seconds), and returns actions.
+    """
+
+    def __init__(
+        self, environment: Environment, greeting: Greeting, settings: Settings | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        self.counters: Counter[str] = Counter()
+        self.offset = 0.0  # our neighbours' clocks minus ours, seconds
+        self._env = environment
+        self._local = environment.local
+        self.table = Table(
+            environment.node_id(environment.local),
+            self.settings.k,
+            per_group=self.settings.per_group,
+        )
+        self.storage = Storage(environment.overlay_id, environment.check, self.settings.limits)
+        self.rpc = Rpc(greeting, environment.contact, environment.admit, environment.rng)
+        self._timers: Timers[Any] = Timers()
+        self._handles: dict[int, Any] = {}
+        self._events: deque[Output] = deque()
+        self._out: list[Action] = []
+        self._known: dict[Hit, Contact] = {}
+        self._seeds: dict[Hit, bytes] = {}
+        self._rejoin = REJOIN_FIRST
+        self._rejoin_from = 0
+        self._joining: Operation | None = None
+        self._refreshing: deque[int] = deque()
+        self._refresh: Operation | None = None
+        self._looked = float("-inf")  # when we last looked for our own neighbourhood
+        self._transfers: deque[tuple[Contact, bool, Iterator[bytes]]] = deque()
+        self._repaired: set[bytes] = set()
+        self._now = 0.0
+        self._wall = 0.0
+        self._draining = False
+
+    # --- inputs
+
+    def _enter(self, now: float, wall: float) -> None:
+        self._now = now
+        self._wall = wall + self.offset
+
+    def _leave(self) -> list[Action]:
+        self._drain()
+        out, self._out = self._out, []
+        return out
+
+    def join(self, seeds: Iterable[tuple[Hit, bytes]], now: float, wall: float) -> list[Action]:
+        """Enter the overlay through anybody of ``seeds`` (HIT, contact); we may be among them.
+
+        Without others we are the overlay. Whoever doesn't answer is tried again for ever, with
+        growing gaps, as long as nobody is known.
+        """
+        self._enter(now, wall)
+        self._seeds = {hit: contact for hit, contact in seeds if hit != self._local}
+        self._timers.set("liveness", now + LIVENESS_TICK)
+        self._timers.set("refresh", now + REFRESH_LOOK)
+        if self._seeds:
+            self._knock()
+        else:
+            self._out.append(Joined(0))
+        return self._leave()
+
+    def _knock(self) -> None:
+        """Say HELLO to some of those who might let us in."""
+        seeds = list(self._seeds.items())
+        start = self._rejoin_from % len(seeds)
+        for hit, contact in (seeds[start:] + seeds[:start])[:REJOIN_BATCH]:
+            if contact:
+                self._out.append(Learn(hit, contact))
+            self._ask(SILENT, None, hit, Kind.HELLO, {})
+        self._rejoin_from = start + REJOIN_BATCH
+        self._timers.set("rejoin", self._now + self._rejoin)
+        self._rejoin = min(2 * self._rejoin, REJOIN_MOST)
+
+    def on_datagram(self, data: bytes, source: Hit, now: float, wall: float) -> list[Action]:
+        """A datagram of this overlay came from ``source``; its tag is off."""
+        self._enter(now, wall)
+        self._events.extend(self.rpc.on_message(data, source, now, wall))
+        return self._leave()
+
+    def on_down(self, hit: Hit, now: float, wall: float) -> list[Action]:
+        """The association with ``hit`` ended, or could not be made."""
+        self._enter(now, wall)
+        self._events.extend(self.rpc.on_down(hit))
+        return self._leave()
+
+    def get(self, handle: Any, kind: str, key: bytes, now: float, wall: float) -> list[Action]:
+        """Find the records of ``kind`` under ``key``; Finished carries ``handle``."""
+        self._enter(now, wall)
+        if len(self._repaired) > MAX_REPAIRED:
+            self._repaired.clear()
+        held = self.storage.values(key, kind, self._wall)
+        lookup = self._lookup(int.from_bytes(key, "big"), GET_WIDTH, self.settings.paths)
+        self._start(Get(self, lookup, kind, held, self._repaired), handle)
+        return self._leave()
+
+    def put(self, handle: Any, record: Record, now: float, wall: float) -> list[Action]:
+        """Store a record of ours; Finished carries ``handle`` and the number of receipts."""
+        self._enter(now, wall)
+        lookup = self._lookup(int.from_bytes(record.key, "big"), self.settings.replicas)
+        self._start(Put(self, lookup, record, self.settings.replicas), handle)
+        return self._leave()
+
+    def greet(self, handle: Any, hit: Hit, now: float, wall: float) -> list[Action]:
+        """Exchange HELLO with ``hit``; Finished carries ``handle``, whatever it came to."""
+        self._enter(now, wall)
+        self._start(Greet(self, hit), handle)
+        return self._leave()
+
+    def has_others(self) -> bool:
+        """Whether anybody else is known who may be in the overlay."""
+        return bool(self._seeds) or bool(len(self.table))
+
+    def restore(self, records: Iterable[bytes], wall: float) -> None:
+        """Take back what the disk kept; each is judged anew."""
+        for raw in records:
+            self.storage.offer(raw, self._local, wall, lambda key: True)
+
+    def deadline(self) -> float | None:
+        """When ``on_time`` wants to be called next."""
+        one, other = self.rpc.deadline(), self._timers.deadline()
+        if one is None or other is None:
+            return one if other is None else other
+        return min(one, other)
+
+    def on_time(self, now: float, wall: float) -> list[Action]:
+        """Fire what is due."""
+        self._enter(now, wall)
+        self._events.extend(self.rpc.on_time(now))
+        self._drain()
+        for name in self._timers.expired(now):
+            match name:
+                case "liveness":
+                    self._on_liveness()
+                case "rejoin":
+                    if not len(self.table) and self._seeds:
+                        self._knock()
+                case "refresh":
+                    self._on_refresh()
+                case "transfer":
+                    self._on_transfer()
+                case _:
+                    name.on_time()
+        return self._leave()
+
+    # --- what operations ask (operations.Asker)
+
+    def ask(self, operation: Operation, what: Any, to: Hit, kind: int, fields: Any) -> None:
+        """See Asker."""
+        self._ask(operation, what, to, kind, fields)
+
+    def _ask(self, operation: Operation, what: Any, to: Hit, kind: int, fields: Any) -> None:
+        session = self.rpc.sessions.get(to)
+        if session is None or not session.greeted:
+            known = self._known.get(to)
+            if known is not None and known.contact:
+                self._out.append(Learn(to, known.contact))
+        self._events.extend(
+            self.rpc.request(to, kind, fields, (operation, what), self._now, self._wall)
+        )
+
+    def candidates(self, nodes: Iterable[tuple[Hit, bytes]]) -> list[Candidate]:
+        """See Asker."""
+        return [self._candidate(hit, contact) for hit, contact in nodes if hit != self._local]
+
+    def _candidate(self, hit: Hit, contact: bytes) -> Contact:
+        known = self._known.get(hit)
+        if known is None:
+            if len(self._known) >= 8_192:
+                self._forget_strangers()
+            known = Contact(self._env.node_id(hit), hit, contact)
+            self._known[hit] = known
+        elif contact and known.contact != contact:
+            # hearsay counts only where the node itself did not tell, or can't be reached there
+            session = self.rpc.sessions.get(hit)
+            if session is None or not session.greeted or known.failures:
+                known.contact = contact
+        return known
+
+    def _forget_strangers(self) -> None:
+        self._known = {c.hit: c for c in self.table.contacts()}
+
+    def verified(self, record: Record) -> bool:
+        """See Asker."""
+        self._env.check(record, self._wall)
+        return True
+
+    def finish(self, operation: Operation, outcome: Outcome) -> None:
+        """See Asker."""
+        handle = self._handles.pop(id(operation), None)
+        if handle is not None:
+            self._out.append(Finished(handle, outcome))
+
+    def end(self, operation: Operation) -> None:
+        """See Asker."""
+        self._timers.stop(operation)
+        if operation is self._joining:
+            self._joining = None
+            self._looked = self._now
+            self._fill()
+        elif operation is self._refresh:
+            self._refresh = None
+            self._next_refresh()
+
+    def wait(self, operation: Operation, seconds: float) -> None:
+        """See Asker."""
+        self._timers.set(operation, self._now + seconds)
+
+    def distance(self, target: int) -> int:
+        """See Asker."""
+        return int(self.table.node.long_id) ^ target
+
+    def store_here(self, record: Record) -> Code:
+        """See Asker."""
+        return self._store(record, self._local)
+
+    def _store(self, record: bytes | Record, sender: Hit) -> Code:
+        outcome = self.storage.offer(record, sender, self._wall, self._near)
+        self._out.extend(outcome.changes)
+        return outcome.code
+
+    def _near(self, key: bytes) -> bool:
+        limit = self.settings.replicas + SPREAD
+        return self.table.closer_than_self(int.from_bytes(key, "big")) < limit
+
+    def _lookup(self, target: int, width: int, paths: int = 1) -> Lookup:
+        settings = self.settings
+        self.table.touch(target, self._now)
+        start = self.table.nearest(target, settings.k)
+        trusted = [contact for contact in start if not contact.failures]
+        return Lookup(target, trusted or start, alpha=settings.alpha, width=width, paths=paths)
+
+    def _start(self, operation: Operation, handle: Any = None) -> None:
+        if handle is not None:
+            self._handles[id(operation)] = handle
+        operation.start()
+
+    # --- events of rpc
+
+    def _drain(self) -> None:
+        events = self._events
+        while events:
+            event = events.popleft()
+            kind = type(event)
+            if kind is Send:
+                self._out.append(event)  # type: ignore[arg-type]
+            elif kind is Answered:
+                self._on_answered(event)  # type: ignore[arg-type]
+            elif kind is Asked:
+                self._on_asked(event)  # type: ignore[arg-type]
+            else:
+                self._on_event(event)
+
+    def _on_event(self, event: Output) -> None:
+        match event:
+            case Greeted(session):
+                self._on_greeted(session)
+            case Refused((operation, what), hit, code, reason):
+                self.counters["refused: " + _code_name(code)] += 1
+                operation.on_failed(what, hit, reason or _code_name(code))
+            case Late((operation, what), hit):
+                operation.on_late(what, hit)
+            case Failed((operation, what), hit, reason):
+                self._on_silence(hit, reason)
+                operation.on_failed(what, hit, reason)
+
+    def _on_answered(self, event: Answered) -> None:
+        operation, what = event.token
+        self._heard(event.session)
+        operation.on_answered(what, event.session.hit, event.fields)
+
+    def _heard(self, session: Session) -> None:
+        node: Contact = session.node
+        if node.long_id in self.table.by_id:
+            self.table.heard(node, self._now)
+        else:
+            self._meet(node)
+
+    def _on_greeted(self, session: Session) -> None:
+        node = self._candidate(session.hit, session.contact)
+        session.node = node
+        if session.contact and session.contact != node.contact:
+            node.contact = session.contact
+        node.groups = self._env.groups(node.contact)
+        if node.contact:
+            self._out.append(Learn(session.hit, node.contact))
+        self._correct_clock()
+        self._meet(node)
+
+    def _meet(self, node: Contact) -> None:
+        """A proven node gave a sign of life: it may enter the table."""
+        node.failures = 0
+        before = len(self.table)
+        for ping in self.table.add_contact(node, self._now):
+            self._ask(SILENT, None, ping.contact.hit, Kind.PING, {})
+        if len(self.table) == before:
+            return
+        self._known[node.hit] = node
+        self._out.append(Remember(node.hit, node.contact))
+        self._seeds.setdefault(node.hit, node.contact)
+        self._transfer(node, came=True)
+        self._rejoin = REJOIN_FIRST
+        self._timers.stop("rejoin")
+        if before == 0 and self._joining is None:
+            self._look_around()
+
+    def _correct_clock(self) -> None:
+        offsets = []
+        for contact in islice(self.table.contacts(), 4 * CLOCKS):
+            session = self.rpc.sessions.get(contact.hit)
+            if session is not None and session.offset is not None:
+                offsets.append(session.offset)
+        if offsets:
+            middle = median(offsets[:CLOCKS])
+            # HELLO tells whole seconds, and took its time: little is nothing
+            self.offset = middle if abs(middle) > 5 else 0.0
+
+    # --- the table's upkeep
+
+    def _look_around(self) -> None:
+        """Look for our own id: the nearest get to know us, and we them."""
+        own: int = self.table.node.long_id
+        self._joining = Find(self, self._lookup(own, self.settings.k))
+        self._start(self._joining)
+
+    def _fill(self) -> None:
+        """After a join: a lookup through every bucket, so that none stays sparse."""
+        self._out.append(Joined(len(self.table)))
+        targets = self.table.refresh_targets(self._now - REFRESH_EVERY, self._env.rng)
+        if len(self.table.buckets) > 1:
+            self._refreshing.extend(targets)
+            self._next_refresh()
+
+    def _next_refresh(self) -> None:
+        if self._refresh is None and self._refreshing:
+            target = self._refreshing.popleft()
+            self._refresh = Find(self, self._lookup(target, REFRESH_WIDTH))
+            self._start(self._refresh)
+
+    def _on_refresh(self) -> None:
+        self._timers.set("refresh", self._now + REFRESH_LOOK)
+        if not len(self.table) or self._refreshing or self._joining:
+            return
+        if len(self.table.buckets) == 1:
+            if self._now - self._looked >= 2 * REFRESH_LOOK:
+                self._look_around()
+            return
+        self._refreshing.extend(
+            self.table.refresh_targets(self._now - REFRESH_EVERY, self._env.rng)
+        )
+        self._next_refresh()
+
+    def _on_liveness(self) -> None:
+        """Ping whoever was quiet for longest, or is suspected; few datagrams when all is well."""
+        contacts = self.table.contacts()
+        suspects = [contact for contact in contacts if contact.failures][:4]
+        for contact in suspects:
+            self._ask(SILENT, None, contact.hit, Kind.PING, {})
+        if not suspects and len(self.table):
+            oldest = min(contacts, key=lambda contact: contact.heard)
+            quiet = min(max(QUIET_EACH * len(self.table), QUIET_LEAST), QUIET_MOST)
+            if self._now - oldest.heard >= quiet:
+                self._ask(SILENT, None, oldest.hit, Kind.PING, {})
+        tick = SUSPECT_TICK if suspects else LIVENESS_TICK
+        self._timers.set("liveness", self._now + tick)
+        while (at := self.storage.expires()) is not None and at <= self._wall:
+            self._out.extend(self.storage.expire(self._wall))
+
+    def _on_silence(self, hit: Hit, reason: str) -> None:
+        """A request came to nothing after all its retransmissions."""
+        contact = self._known.get(hit)
+        if reason == "too many pending":  # our own fault
+            return
+        if contact is None or contact.long_id not in self.table.by_id:
+            return
+        contact.failures += 1
+        if contact.failures >= 2 or reason == "refused us" or self.table.has_replacement(contact):
+            self.table.remove_contact(contact)
+            self._transfer(contact, came=False)
+            if not len(self.table):
+                self._timers.set("rejoin", self._now + self._rejoin)
+        else:
+            self._timers.set("liveness", self._now + SUSPECT_TICK)
+
+    # --- records follow the nodes
+
+    def _transfer(self, node: Contact, *, came: bool) -> None:
+        if len(self.storage) and len(self._transfers) < MAX_TRANSFERS:
+            self._transfers.append((node, came, iter(self.storage.keys())))
+            self._timers.set("transfer", self._now + TRANSFER_PAUSE)
+
+    def _on_transfer(self) -> None:
+        """Look at a slice of our keys: does the node that came, or who follows, need them?"""
+        node, came, keys = self._transfers[0]
+        looked = 0
+        for key in islice(keys, TRANSFER_SLICE):
+            looked += 1
+            target = int.from_bytes(key, "big")
+            receiver = node if came else self._successor(target, node)
+            if receiver is not None and self._hands_over(target, receiver):
+                for record in self.storage.values(key, None, self._wall):
+                    fields = {int(Field.RECORD): record.raw}
+                    self._ask(SILENT, None, receiver.hit, Kind.STORE, fields)
+        if looked < TRANSFER_SLICE:
+            self._transfers.popleft()
+        if self._transfers:
+            self._timers.set("transfer", self._now + TRANSFER_PAUSE)
+
+    def _successor(self, target: int, gone: Contact) -> Contact | None:
+        """Who has become one of the replicas because ``gone`` has left, if ``gone`` was one."""
+        replicas = self.settings.replicas
+        nearest = self.table.nearest(target, replicas)
+        if len(nearest) < replicas:
+            return None
+        last = nearest[
+            replicas - 2 if self.distance(target) < nearest[-1].long_id ^ target else -1
+        ]
+        return last if gone.long_id ^ target < last.long_id ^ target else None
+
+    def _hands_over(self, target: int, receiver: Contact) -> bool:
+        """Whether ``receiver`` should hold the key, and it is on us to hand it over."""
+        theirs = receiver.long_id ^ target
+        nearest = self.table.nearest(target, self.settings.replicas)
+        if not nearest or (
+            len(nearest) >= self.settings.replicas and theirs > nearest[-1].long_id ^ target
+        ):
+            return False
+        ours = self.distance(target)
+        nearer = sum(c.long_id ^ target < ours for c in nearest if c is not receiver)
+        return nearer < 2  # the nearest holder, and the next in case it is mistaken
+
+    # --- serving
+
+    def _on_asked(self, event: Asked) -> None:
+        session, message = event
+        self._heard(session)
+        fields = message.fields
+        match message.kind:
+            case Kind.PING:
+                answer = encode_answer(Kind.PING, message.request_id, {})
+            case Kind.FIND_NODE if _TARGET in fields:
+                nodes = self._nodes(fields[_TARGET], session, MAX_ANSWER - 32)
+                answer = encode_answer(Kind.FIND_NODE, message.request_id, {_NODES: nodes})
+            case Kind.GET if _TARGET in fields:
+                values = self._values(fields, session)
+                answer = encode_answer(Kind.GET, message.request_id, values)
+            case Kind.STORE if _RECORD in fields:
+                outcome = self.storage.offer(fields[_RECORD], session.hit, self._wall, self._near)
+                self._out.extend(outcome.changes)
+                result: dict[int, Any] = {_CODE: int(outcome.code)}
+                if outcome.reason:
+                    result[_REASON] = outcome.reason
+                answer = encode_answer(Kind.STORE, message.request_id, result)
+            case _:
+                self.counters["request lacks a field"] += 1
+                answer = encode_error(message.request_id, Code.MALFORMED)
+        self._out.append(Send(session.hit, answer))
+
+    def _nodes(self, target: bytes, session: Session, room: int) -> list[bytes]:
+        """The nearest that we know, but who asks and who seems gone."""
+        found = self.table.nearest(int.from_bytes(target, "big"), MAX_NODES, session.node.long_id)
+        return encode_nodes([(c.hit, c.contact) for c in found if not c.failures], room)
+
+    def _values(self, fields: dict[int, Any], session: Session) -> dict[int, Any]:
+        key = fields[_TARGET]
+        kind: str | None = fields.get(_KIND)
+        if _SLOT in fields and kind is not None:
+            owner, subkey = fields[_SLOT]
+            one = self.storage.value(key, (kind, Hit(owner), subkey), self._wall)
+            return {_VALUES: [one.raw] if one else []}
+        records = self.storage.values(key, kind, self._wall)
+        if not records:
+            return {_NODES: self._nodes(key, session, MAX_ANSWER - 32)}
+        size = 24 + sum(len(record.raw) + 3 for record in records)
+        if size <= MAX_ANSWER or len(records) == 1:
+            answer: dict[int, Any] = {_VALUES: [record.raw for record in records]}
+            nodes = self._nodes(key, session, MAX_ANSWER - size - 8)
+            if nodes:
+                answer[_NODES] = nodes
+            return answer
+        records.sort(key=lambda record: record.slot)
+        skip = fields.get(_SKIP, 0)
+        return {
+            _TOTAL: len(records),
+            _DIGESTS: [
+                (record.owner_hit, record.subkey, record.seq, record.digest[:8])
+                for record in records[skip : skip + MAX_DIGESTS]
+            ],
+        }
+
+    # --- for status
+
+    def neighbours(self) -> Sequence[Contact]:
+        """Who is in the table, nearest to us first."""
+        own: int = self.table.node.long_id
+        return self.table.nearest(own, len(self.table))
+
+    def session(self, hit: Hit) -> Session | None:
+        """The session with a neighbour that has greeted, if there is one."""
+        session = self.rpc.sessions.get(hit)
+        return session if session is not None and session.greeted else None
+
+
+def _code_name(code: int) -> str:
+    try:
+        return Code(code).name.lower()
+    except ValueError:
+        return "unknown code"
+
+
+_TARGET, _NODES, _VALUES = int(Field.TARGET), int(Field.NODES), int(Field.VALUES)
+_DIGESTS, _TOTAL, _SLOT = int(Field.DIGESTS), int(Field.TOTAL), int(Field.SLOT)
+_KIND, _SKIP, _RECORD = int(Field.RECORD_KIND), int(Field.SKIP), int(Field.RECORD)
+_CODE, _REASON = int(Field.CODE), int(Field.REASON)

@@ -1,0 +1,375 @@
+"""One overlay over one Endpoint: the shell around the engine ``kademlia``.
+
+Several overlays may share a HIT: each datagram begins with its overlay's tag, and one small
+switchboard per (host, HIT) hands it to the Node that registered that tag.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Self
+
+from hipctl import (
+    AssociationDown,
+    AssociationUp,
+    Endpoint,
+    Hit,
+    Host,
+    contact_from_addresses,
+)
+from overlay.admission import Admitted, Credentials, admit
+from overlay.errors import LookupFailed
+from overlay.kademlia import (
+    Action,
+    Environment,
+    Finished,
+    Joined,
+    Kademlia,
+    Learn,
+    Remember,
+    Settings,
+)
+from overlay.messages import OVERLAY_PORT, TAG_LENGTH, overlay_tag
+from overlay.operations import Outcome
+from overlay.overlayfile import OverlayInfo, Seed
+from overlay.records import Record, check_record, node_id
+from overlay.rpc import Greeting, Send
+from overlay.storage import Forget, Persist
+from overlay.store import MemoryStore, Store
+
+_log = logging.getLogger(__name__)
+
+JOIN_PATIENCE: Final = 1.5  # seconds that a get or put waits for a join that is under way
+RESTORE_SLICE: Final = 64  # records from disk that are judged in one go
+
+OnMessage = Callable[[bytes, Hit], None]
+
+
+class Switchboard:
+    """The Endpoint that the overlays of one HIT share."""
+
+    _all: "dict[tuple[int, Hit], Switchboard]" = {}  # noqa: RUF012  one per (host, HIT) in use
+
+    def __init__(self, host: Host, local: Hit) -> None:
+        self._place = (id(host), local)
+        self._host = host  # kept, so that its id stays its own
+        self._nodes: dict[bytes, OnMessage] = {}
+        self.unknown = 0
+        self.endpoint: Endpoint = host.open(local, OVERLAY_PORT, self._on_datagram)
+
+    @classmethod
+    def register(cls, host: Host, local: Hit, tag: bytes, on_message: OnMessage) -> "Switchboard":
+        """Hand what carries ``tag`` to ``on_message``, until ``leave``.
+
+        Raises:
+            PortInUse: somebody else has the port.
+            ValueError: a Node of this overlay is registered already.
+        """
+        board = cls._all.get((id(host), local))
+        if board is None:
+            board = cls._all[id(host), local] = cls(host, local)
+        if tag in board._nodes:
+            raise ValueError("this overlay has a node on this HIT already")
+        board._nodes[tag] = on_message
+        return board
+
+    def leave(self, tag: bytes) -> None:
+        """Take the tag away; the last one closes the Endpoint."""
+        self._nodes.pop(tag, None)
+        if not self._nodes and self._all.get(self._place) is self:
+            del self._all[self._place]
+            self.endpoint.close()
+
+    def _on_datagram(self, data: bytes, source: Hit, port: int) -> None:
+        on_message = self._nodes.get(data[:TAG_LENGTH])
+        if on_message is None or port != OVERLAY_PORT:
+            self.unknown += 1
+        else:
+            on_message(data[TAG_LENGTH:], source)
+
+
+class Node:
+    """Our node in one overlay.
+
+    Args:
+        host: the HIP host.
+        local: which of its HITs takes part.
+        overlay: which overlay.
+        credentials: what the first RPC on an association shows.
+        store: where records, sequence numbers and contacts survive; in memory if None.
+        settings: parameters of Kademlia.
+        seeds: peers to join through, besides those of the overlay file.
+        wall: Unix seconds.
+        rng: random bytes.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        local: Hit,
+        overlay: OverlayInfo,
+        credentials: Credentials | None = None,
+        store: Store | None = None,
+        settings: Settings | None = None,
+        *,
+        seeds: Sequence[Seed] = (),
+        wall: Callable[[], float] = time.time,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.host = host
+        self.local = local
+        self.overlay = overlay
+        self.store: Store = store or MemoryStore()
+        self._seeds = tuple(dict.fromkeys((*overlay.seeds, *seeds)))
+        self._clock = wall
+        self._tag = overlay_tag(overlay.id)
+        shown = (credentials or Credentials()).encode()
+        settings = settings or Settings(per_group=2 if overlay.admission == "open" else None)
+        environment = Environment(
+            local=local,
+            overlay_id=overlay.id,
+            node_id=lambda hit: node_id(overlay.id, hit),
+            contact=lambda: host.contact(local),
+            groups=host.groups,
+            admit=lambda data, hit, wall: admit(Credentials.parse(data), overlay, hit, wall),
+            check=lambda record, wall: check_record(record, overlay, wall),
+            rng=rng,
+        )
+        self.engine = Kademlia(environment, Greeting(shown, rng(8)), settings)
+        self._joined = asyncio.Event()
+        self._handle: asyncio.TimerHandle | None = None
+        self._armed = float("inf")
+        self._waiting: set[asyncio.Future[Outcome]] = set()
+        self._joining: asyncio.Task[None] | None = None
+        self._running = False
+
+    # --- starting and stopping
+
+    async def __aenter__(self) -> Self:
+        """Open the port and begin to join; joining goes on behind.
+
+        Raises:
+            PortInUse: the overlay port of our HIT is taken.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._board = Switchboard.register(self.host, self.local, self._tag, self._on_message)
+        self._endpoint = self._board.endpoint
+        self._unwatch = self.host.watch(self._on_event)
+        self._running = True
+        self._joining = asyncio.create_task(self._join(), name="join")
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self._running = False
+        if self._joining is not None:
+            self._joining.cancel()
+            await asyncio.gather(self._joining, return_exceptions=True)
+        self._unwatch()
+        self._board.leave(self._tag)
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_exception(LookupFailed("this node has stopped"))
+
+    async def _join(self) -> None:
+        raw = self.store.load(self.overlay.id, self._clock())
+        for start in range(0, len(raw), RESTORE_SLICE):
+            self.engine.restore(raw[start : start + RESTORE_SLICE], self._clock())
+            await asyncio.sleep(0)  # a signature costs 0.1 ms: let others in between
+        known = dict(self.store.contacts(self.overlay.id))
+        for seed in self._seeds:
+            if seed.hit not in self.host.hits:
+                known[seed.hit] = await self._contact_of(seed) or known.get(seed.hit, b"")
+        known.pop(self.local, None)
+        # seeds first: they are there more often than whom we met
+        first = {seed.hit: known[seed.hit] for seed in self._seeds if seed.hit in known}
+        now = self._loop.time()
+        self._perform(self.engine.join({**first, **known}.items(), now, self._clock()))
+
+    async def _contact_of(self, seed: Seed) -> bytes:
+        """A seed's contact; empty if its name has no address now."""
+        try:
+            addresses = [str(ipaddress.ip_address(seed.host))]
+        except ValueError:
+            try:
+                found = await self._loop.getaddrinfo(seed.host, seed.port, type=socket.SOCK_DGRAM)
+            except OSError as error:
+                _log.warning("seed %s: %s", seed.host, error)
+                return b""
+            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:2]
+        try:
+            return contact_from_addresses([(address, seed.port) for address in addresses])
+        except ValueError as error:
+            _log.warning("seed %s: %s", seed.host, error)
+            return b""
+
+    async def joined(self) -> None:
+        """Return once the table is filled as far as it can be; at once in an overlay of one."""
+        await self._joined.wait()
+
+    # --- what the peer asks
+
+    async def get(self, kind: str, key: bytes) -> list[Record]:
+        """Find the records of ``kind`` under ``key``.
+
+        Returns:
+            Verified records, the newest of each slot; empty if nobody has any.
+
+        Raises:
+            LookupFailed: nobody could be asked.
+        """
+        await self._wait_for_join()
+        future = self._expect()
+        now, wall = self._loop.time(), self._clock()
+        self._perform(self.engine.get(future, kind, key, now, wall))
+        outcome = await future
+        if outcome.records or outcome.answered or self._alone():
+            return list(outcome.records)
+        raise LookupFailed(f"nobody in the overlay {self.overlay.domain} answered")
+
+    async def put(self, record: Record) -> int:
+        """Store a record of ours at the nodes nearest to its key.
+
+        Returns:
+            How many hold it now, we among them perhaps; at least 1.
+
+        Raises:
+            LookupFailed: nobody holds it; the message says why.
+        """
+        await self._wait_for_join()
+        future = self._expect()
+        now, wall = self._loop.time(), self._clock()
+        self._perform(self.engine.put(future, record, now, wall))
+        outcome = await future
+        if outcome.receipts:
+            return outcome.receipts
+        why = ", ".join(f"{reason} ({n})" for reason, n in outcome.reasons.most_common(3))
+        raise LookupFailed(f"nobody stored the record: {why or 'nobody answered'}")
+
+    async def greet(self, hit: Hit, timeout: float = 1.0) -> Admitted | None:
+        """Exchange HELLO with ``hit`` if need be; what it proved, or None."""
+        session = self.engine.session(hit)
+        if session is None:
+            future = self._expect()
+            try:
+                async with asyncio.timeout(timeout):
+                    self._perform(self.engine.greet(future, hit, self._loop.time(), self._clock()))
+                    await future
+            except (TimeoutError, LookupFailed):
+                return None
+        return self.credentials_of(hit)
+
+    def credentials_of(self, hit: Hit) -> Admitted | None:
+        """What ``hit`` proved in its HELLO, as long as it holds; None without one."""
+        session = self.engine.session(hit)
+        if session is None or session.admitted is None or session.admitted.expires <= self.wall():
+            return None
+        return session.admitted
+
+    def wall(self) -> float:
+        """Unix seconds, corrected by the neighbours' clocks."""
+        return self._clock() + self.engine.offset
+
+    def status(self) -> dict[str, Any]:
+        """What ``p2psip status`` shows; JSON-ready."""
+        engine = self.engine
+        return {
+            "domain": self.overlay.domain,
+            "node_id": engine.table.node.id.hex(),
+            "hit": str(self.local),
+            "joined": self._joined.is_set(),
+            "contacts": len(engine.table),
+            "buckets": len(engine.table.buckets),
+            "records": len(engine.storage),
+            "bytes": engine.storage.bytes,
+            "clock_offset": round(engine.offset, 1),
+            "neighbours": [
+                {
+                    "hit": str(contact.hit),
+                    "connected": self.host.connected(contact.hit),
+                    "rtt_ms": self._rtt_ms(contact.hit),
+                }
+                for contact in engine.neighbours()[:20]
+            ],
+            "counters": dict(engine.rpc.counters + engine.counters + engine.storage.counters),
+        }
+
+    def _rtt_ms(self, hit: Hit) -> float | None:
+        session = self.engine.session(hit)
+        return round(session.srtt * 1000, 3) if session is not None and session.srtt else None
+
+    def _alone(self) -> bool:
+        return self._joined.is_set() and not self.engine.has_others()
+
+    async def _wait_for_join(self) -> None:
+        if not self._running:
+            raise LookupFailed("this node has stopped")
+        if not self._joined.is_set():
+            try:
+                async with asyncio.timeout(JOIN_PATIENCE):
+                    await self._joined.wait()
+            except TimeoutError:
+                return  # what we hold ourselves may do
+
+    def _expect(self) -> "asyncio.Future[Outcome]":
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        return future
+
+    # --- between engine and host
+
+    def _on_message(self, data: bytes, source: Hit) -> None:
+        self._perform(self.engine.on_datagram(data, source, self._loop.time(), self._clock()))
+
+    def _on_event(self, event: AssociationUp | AssociationDown) -> None:
+        if isinstance(event, AssociationDown) and event.local == self.local and self._running:
+            self._perform(self.engine.on_down(event.peer, self._loop.time(), self._clock()))
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        changes: list[Persist | Forget] = []
+        tag, send = self._tag, self._endpoint.send
+        for action in actions:
+            if type(action) is Send:
+                send(tag + action.data, action.to, OVERLAY_PORT)
+            else:
+                self._perform_rare(action, changes)
+        if changes:
+            self.store.change(self.overlay.id, changes)
+        self._arm()
+
+    def _perform_rare(self, action: Action, changes: list[Persist | Forget]) -> None:
+        match action:
+            case Finished(handle, outcome):
+                if not handle.done():
+                    handle.set_result(outcome)
+            case Learn(hit, contact):
+                if hit not in self.host.hits:
+                    self.host.learn(hit, contact)
+            case Remember(hit, contact):
+                self.store.remember(self.overlay.id, hit, contact, self._clock())
+            case Joined():
+                self._joined.set()
+            case Persist() | Forget():
+                changes.append(action)
+
+    def _arm(self) -> None:
+        """Let the clock ring no later than the engine wants; ringing too early does no harm."""
+        at = self.engine.deadline()
+        if at is None or not self._running or (self._handle is not None and self._armed <= at):
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        self._armed = at
+        self._handle = self._loop.call_at(at, self._on_time)
+
+    def _on_time(self) -> None:
+        self._handle = None
+        self._armed = float("inf")
+        self._perform(self.engine.on_time(self._loop.time(), self._clock()))

@@ -1,0 +1,529 @@
+"""Requests and their answers: who may ask, what is matched, retransmitted, given up.
+
+One ``Rpc`` serves one node of one overlay. The first message to a stranger is HELLO, with what
+admission wants to see; the request follows at once and waits at the other end for nothing else.
+Whoever asks without HELLO is told so, statelessly; whoever answers without having proven its own
+admission is not believed.
+"""
+
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from hipctl import Hit
+from overlay.admission import Admitted
+from overlay.errors import CredentialsRefused, MalformedMessage
+from overlay.messages import (
+    VERSION,
+    Code,
+    Field,
+    Kind,
+    Message,
+    UnsupportedMessage,
+    encode_answer,
+    encode_error,
+    encode_request,
+    parse,
+)
+
+FIRST_TIMEOUT: Final = 0.3  # seconds, before the first sample
+LEAST_TIMEOUT: Final = 0.05
+MOST_TIMEOUT: Final = 2.0
+TRIES: Final = 3
+MAX_PENDING: Final = 1_000
+MAX_PENDING_EACH: Final = 128
+MAX_SESSIONS: Final = 4_096
+MAX_GREETS: Final = 2  # HELLOs that one request may cause
+REFUSED_FOR: Final = 60.0  # seconds during which who refused our HELLO isn't asked again
+RATE: Final = 200.0  # requests a second that a neighbour may send for long
+BURST: Final = 400.0
+STRANGERS_RATE: Final = 100.0  # HELLOs and refusals a second, all strangers together
+
+
+class Send(NamedTuple):
+    """Action: send ``data`` to ``to``; the shell puts the overlay's tag in front."""
+
+    to: Hit
+    data: bytes
+
+
+class Asked(NamedTuple):
+    """Event: a greeted neighbour asks; answer with ``answer``."""
+
+    session: "Session"
+    message: Message
+
+
+class Answered(NamedTuple):
+    """Event: a request of ours was answered."""
+
+    token: Any
+    session: "Session"
+    fields: dict[int, Any]
+
+
+class Refused(NamedTuple):
+    """Event: a request of ours was answered by an error."""
+
+    token: Any
+    hit: Hit
+    code: int
+    reason: str
+
+
+class Late(NamedTuple):
+    """Event: a soft deadline passed; the request was sent again."""
+
+    token: Any
+    hit: Hit
+
+
+class Failed(NamedTuple):
+    """Event: a request will not be answered."""
+
+    token: Any
+    hit: Hit
+    reason: str
+
+
+class Greeted(NamedTuple):
+    """Event: ``session`` has proven its admission, or told a new contact."""
+
+    session: "Session"
+
+
+Output = Send | Asked | Answered | Refused | Late | Failed | Greeted
+
+
+class Session:
+    """What we know of one neighbour.
+
+    Attributes:
+        hit: who, as the association proves it.
+        greeted: it has shown credentials that admit it.
+        admitted: what they proved, or None.
+        contact: how it says it may be reached.
+        features: its feature bits.
+        offset: its clock minus ours, seconds; 0.0 until told.
+        boot: 8 bytes that differ after its restart.
+        node: the engine's own object for this neighbour.
+    """
+
+    __slots__ = (
+        "admitted",
+        "boot",
+        "contact",
+        "credentials",
+        "features",
+        "greeted",
+        "hello",
+        "hit",
+        "node",
+        "offset",
+        "pending",
+        "refilled",
+        "refused_until",
+        "srtt",
+        "tokens",
+        "var",
+    )
+
+    def __init__(self, hit: Hit, now: float) -> None:
+        self.hit = hit
+        self.greeted = False
+        self.admitted: Admitted | None = None
+        self.contact = b""
+        self.credentials: bytes | None = None
+        self.features = 0
+        self.offset: float | None = None
+        self.boot = b""
+        self.node: Any = None
+        self.hello: bytes | None = None  # request id of the HELLO in flight
+        self.pending: set[bytes] = set()
+        self.srtt = 0.0
+        self.var = 0.0
+        self.tokens = BURST
+        self.refilled = now
+        self.refused_until = 0.0
+
+    def timeout(self) -> float:
+        """Seconds after which an answer is late: SRTT + 4·var (RFC 6298's way)."""
+        if not self.srtt:
+            return FIRST_TIMEOUT
+        return min(max(self.srtt + 4 * self.var, LEAST_TIMEOUT), MOST_TIMEOUT)
+
+    def sample(self, rtt: float) -> None:
+        """Take one round trip, seconds."""
+        if not self.srtt:
+            self.srtt, self.var = rtt, rtt / 2
+        else:
+            self.var += (abs(self.srtt - rtt) - self.var) / 4
+            self.srtt += (rtt - self.srtt) / 8
+
+    def spend(self, now: float) -> bool:
+        """Take a token of its bucket; False if it asks too much."""
+        tokens = min(BURST, self.tokens + (now - self.refilled) * RATE)
+        self.refilled = now
+        self.tokens = tokens - 1 if tokens >= 1 else tokens
+        return tokens >= 1
+
+
+class _Pending:
+    __slots__ = ("at", "data", "greets", "kind", "sent", "session", "token", "tries", "wait")
+
+    def __init__(
+        self, session: Session, kind: int, data: bytes, token: Any, now: float, wait: float
+    ) -> None:
+        self.session = session
+        self.kind = kind
+        self.data = data
+        self.token = token
+        self.sent = now
+        self.tries = 1
+        self.wait = wait
+        self.at = now + wait
+        self.greets = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What our HELLO says.
+
+    Attributes:
+        credentials: bytes of overlay.admission.Credentials.
+        boot: 8 bytes, random at each start.
+        features: our feature bits.
+    """
+
+    credentials: bytes
+    boot: bytes
+    features: int = 0
+
+
+class Rpc:
+    """Matches answers to requests.
+
+    Args:
+        greeting: what our HELLO says.
+        contact: our contact, now.
+        admit: judges (credentials, HIT, wall); raises CredentialsRefused.
+        rng: for request ids.
+    """
+
+    def __init__(
+        self,
+        greeting: Greeting,
+        contact: Callable[[], bytes],
+        admit: Callable[[bytes, Hit, float], Admitted],
+        rng: Callable[[int], bytes],
+    ) -> None:
+        self.sessions: OrderedDict[Hit, Session] = OrderedDict()
+        self.counters: Counter[str] = Counter()
+        self.greeting = greeting
+        self._contact = contact
+        self._admit = admit
+        self._rng = rng
+        self._ids = b""
+        self._pending: dict[bytes, _Pending] = {}
+        self._heap: list[tuple[float, bytes]] = []
+        self._strangers = STRANGERS_RATE
+        self._strangers_at = 0.0
+
+    # --- asking
+
+    def session(self, hit: Hit, now: float) -> Session:
+        """The session with ``hit``, made if need be; the oldest idle one makes room."""
+        session = self.sessions.get(hit)
+        if session is None:
+            if len(self.sessions) >= MAX_SESSIONS:
+                self._evict()
+            session = self.sessions[hit] = Session(hit, now)
+        return session
+
+    def _evict(self) -> None:
+        for hit, session in self.sessions.items():
+            if not session.pending:
+                del self.sessions[hit]
+                return
+        self.sessions.popitem(last=False)
+
+    def request(
+        self, to: Hit, kind: int, fields: dict[int, Any], token: Any, now: float, wall: float
+    ) -> list[Output]:
+        """Ask ``to``; the outcome comes as one Answered, Refused or Failed with ``token``.
+
+        Args:
+            to: whom.
+            kind: a Kind; HELLO needs no fields.
+            fields: of the request.
+            token: what the events will carry.
+            now: monotonic seconds.
+            wall: Unix seconds, for HELLO.
+        """
+        session = self.session(to, now)
+        if len(self._pending) >= MAX_PENDING or len(session.pending) >= MAX_PENDING_EACH:
+            self.counters["too many pending"] += 1
+            return [Failed(token, to, "too many pending")]
+        if session.refused_until > now:
+            return [Failed(token, to, "refused us")]
+        if kind == Kind.HELLO:
+            return self._hello(session, token, now, wall)
+        out: list[Output] = []
+        if not session.greeted and session.hello is None:
+            out = self._hello(session, None, now, wall)
+        out.append(self._ask(session, kind, fields, token, now))
+        return out
+
+    def _ask(
+        self, session: Session, kind: int, fields: dict[int, Any], token: Any, now: float
+    ) -> Send:
+        if not self._ids:
+            self._ids = self._rng(512)
+        request_id, self._ids = self._ids[:8], self._ids[8:]
+        data = encode_request(kind, request_id, fields)
+        pending = _Pending(session, kind, data, token, now, session.timeout())
+        self._pending[request_id] = pending
+        session.pending.add(request_id)
+        heapq.heappush(self._heap, (pending.at, request_id))
+        if kind == Kind.HELLO:
+            session.hello = request_id
+        return Send(session.hit, data)
+
+    def _hello(self, session: Session, token: Any, now: float, wall: float) -> list[Output]:
+        return [self._ask(session, Kind.HELLO, self._hello_fields(wall), token, now)]
+
+    def _hello_fields(self, wall: float) -> dict[int, Any]:
+        greeting = self.greeting
+        return {
+            int(Field.VERSION): VERSION,
+            int(Field.FEATURES): greeting.features,
+            int(Field.CONTACT): self._contact(),
+            int(Field.CREDENTIALS): greeting.credentials,
+            int(Field.WALL): int(wall),
+            int(Field.BOOT): greeting.boot,
+        }
+
+    # --- hearing
+
+    def on_message(self, data: bytes, source: Hit, now: float, wall: float) -> list[Output]:
+        """A datagram for this overlay came from ``source``, its tag removed."""
+        try:
+            message = parse(data)
+        except UnsupportedMessage as error:
+            self.counters[error.reason] += 1
+            if error.answer:
+                return self._drop_answer(error.request_id, source)
+            if not self._stranger_may(source, now):
+                return []
+            return [Send(source, encode_error(error.request_id, Code.UNSUPPORTED, error.reason))]
+        except MalformedMessage as error:
+            self.counters[error.reason] += 1
+            return []
+        if message.answer:
+            return self._on_answer(message, source, now, wall)
+        return self._on_request(message, source, now, wall)
+
+    def _drop_answer(self, request_id: bytes, source: Hit) -> list[Output]:
+        pending = self._pending.get(request_id)
+        if pending is None or pending.session.hit != source:
+            return []
+        return self._settle(request_id, pending, "answer not understood")
+
+    def _stranger_may(self, source: Hit, now: float) -> bool:
+        session = self.sessions.get(source)
+        if session is not None and session.greeted:
+            return session.spend(now)
+        tokens = min(STRANGERS_RATE, self._strangers + (now - self._strangers_at) * STRANGERS_RATE)
+        self._strangers_at = now
+        self._strangers = max(tokens - 1, 0.0)
+        return tokens >= 1
+
+    def _on_request(self, message: Message, source: Hit, now: float, wall: float) -> list[Output]:
+        session = self.sessions.get(source)
+        if session is not None and session.greeted and message.kind != Kind.HELLO:
+            if not session.spend(now):
+                self.counters["neighbour asks too much"] += 1
+                return []
+            if session.admitted is None or session.admitted.expires > wall:
+                return [Asked(session, message)]
+            session.greeted = False
+            session.credentials = None
+        if not self._stranger_may(source, now):
+            self.counters["strangers ask too much"] += 1
+            return []
+        if message.kind != Kind.HELLO:
+            self.counters["request before HELLO"] += 1
+            return [Send(source, encode_error(message.request_id, Code.NOT_GREETED))]
+        return self._on_hello(message, source, now, wall)
+
+    def _on_hello(self, message: Message, source: Hit, now: float, wall: float) -> list[Output]:
+        try:
+            session = self._greet(message.fields, source, now, wall)
+        except CredentialsRefused as error:
+            self.counters["not admitted"] += 1
+            refusal = encode_error(message.request_id, Code.NOT_ADMITTED, str(error))
+            return [Send(source, refusal)]
+        except MalformedMessage as error:
+            self.counters[error.reason] += 1
+            refusal = encode_error(message.request_id, Code.VERSION, f"we speak {VERSION}")
+            return [Send(source, refusal)]
+        answer = encode_answer(Kind.HELLO, message.request_id, self._hello_fields(wall))
+        return [Send(source, answer), Greeted(session)]
+
+    def _greet(self, fields: dict[int, Any], source: Hit, now: float, wall: float) -> Session:
+        """Judge what a HELLO or its answer showed.
+
+        Raises:
+            CredentialsRefused: not admitted.
+            MalformedMessage: no common version.
+        """
+        if fields.get(Field.VERSION) != VERSION:
+            raise MalformedMessage("other version")
+        credentials = fields.get(Field.CREDENTIALS, b"")
+        session = self.sessions.get(source)
+        if session is None or not session.greeted or session.credentials != credentials:
+            admitted = self._admit(credentials, source, wall)  # before any state is kept
+            session = self.session(source, now)
+            session.admitted, session.credentials = admitted, credentials
+        session.greeted = True
+        session.refused_until = 0.0
+        session.contact = fields.get(Field.CONTACT, b"")
+        session.features = fields.get(Field.FEATURES, 0)
+        session.boot = fields.get(Field.BOOT, b"")
+        if Field.WALL in fields:
+            session.offset = float(min(fields[Field.WALL], 2**40)) - wall
+        self.sessions.move_to_end(source)
+        return session
+
+    def _on_answer(self, message: Message, source: Hit, now: float, wall: float) -> list[Output]:
+        pending = self._pending.get(message.request_id)
+        if pending is None:
+            self.counters["answer to nothing"] += 1
+            return []
+        session = pending.session
+        if session.hit != source:
+            self.counters["answer from another HIT"] += 1
+            return []
+        if message.kind == Kind.ERROR:
+            return self._on_error(message, pending, now, wall)
+        if message.kind != pending.kind:
+            self.counters["answer of another kind"] += 1
+            return self._settle(message.request_id, pending, "answer of another kind")
+        if pending.tries == 1:
+            session.sample(now - pending.sent)
+        if message.kind == Kind.HELLO:
+            return self._on_welcome(message, pending, now, wall)
+        if not session.greeted:
+            self.counters["answer before HELLO"] += 1
+            return []  # its HELLO may still come; the request is sent again
+        self._forget(message.request_id, pending)
+        return [Answered(pending.token, session, message.fields)]
+
+    def _on_welcome(
+        self, message: Message, pending: _Pending, now: float, wall: float
+    ) -> list[Output]:
+        self._forget(message.request_id, pending)
+        session = pending.session
+        try:
+            self._greet(message.fields, session.hit, now, wall)
+        except (CredentialsRefused, MalformedMessage):
+            self.counters["not admitted"] += 1
+            return self._refused(pending, Code.NOT_ADMITTED, "showed no good credentials", now)
+        out: list[Output] = [Greeted(session)]
+        for request_id in list(session.pending):  # those which it answered that it knew us not
+            waiting = self._pending[request_id]
+            if waiting.greets:
+                out.append(Send(session.hit, waiting.data))
+        if pending.token is not None:
+            out.append(Answered(pending.token, session, message.fields))
+        return out
+
+    def _on_error(
+        self, message: Message, pending: _Pending, now: float, wall: float
+    ) -> list[Output]:
+        code = message.fields.get(Field.CODE, 0)
+        reason = message.fields.get(Field.REASON, "")
+        session = pending.session
+        if code == Code.NOT_GREETED and pending.kind != Kind.HELLO:
+            if pending.greets < MAX_GREETS:
+                pending.greets += 1
+                if session.hello is not None:
+                    return []
+                return self._hello(session, None, now, wall)
+        self._forget(message.request_id, pending)
+        if pending.kind == Kind.HELLO:
+            self.counters["HELLO refused"] += 1
+            return self._refused(pending, code, reason, now)
+        return [Refused(pending.token, session.hit, code, reason)]
+
+    def _refused(self, pending: _Pending, code: int, reason: str, now: float) -> list[Output]:
+        """A HELLO came to nothing: so do all requests behind it."""
+        session = pending.session
+        session.greeted = False
+        session.refused_until = now + REFUSED_FOR
+        out: list[Output] = []
+        if pending.token is not None:
+            out.append(Refused(pending.token, session.hit, code, reason))
+        return out + self._fail_all(session, "refused us")
+
+    # --- time
+
+    def deadline(self) -> float | None:
+        """When the next request is late."""
+        heap, pending = self._heap, self._pending
+        while heap:
+            at, request_id = heap[0]
+            entry = pending.get(request_id)
+            if entry is not None and entry.at == at:
+                return at
+            heapq.heappop(heap)
+        return None
+
+    def on_time(self, now: float) -> list[Output]:
+        """Send again, or give up, what is late at ``now``."""
+        out: list[Output] = []
+        while (at := self.deadline()) is not None and at <= now:
+            _, request_id = heapq.heappop(self._heap)
+            pending = self._pending[request_id]
+            if pending.tries >= TRIES:
+                self.counters["request unanswered"] += 1
+                out += self._settle(request_id, pending, "no answer")
+                continue
+            pending.tries += 1
+            pending.wait *= 2
+            pending.at = now + pending.wait
+            heapq.heappush(self._heap, (pending.at, request_id))
+            self.counters["request sent again"] += 1
+            out.append(Send(pending.session.hit, pending.data))
+            if pending.token is not None:
+                out.append(Late(pending.token, pending.session.hit))
+        return out
+
+    def on_down(self, hit: Hit) -> list[Output]:
+        """The association with ``hit`` is gone, or could not be made."""
+        session = self.sessions.get(hit)
+        return [] if session is None else self._fail_all(session, "association failed")
+
+    def _fail_all(self, session: Session, reason: str) -> list[Output]:
+        out: list[Output] = []
+        for request_id in list(session.pending):
+            out += self._settle(request_id, self._pending[request_id], reason)
+        return out
+
+    def _settle(self, request_id: bytes, pending: _Pending, reason: str) -> list[Output]:
+        self._forget(request_id, pending)
+        if pending.token is None:
+            return []
+        return [Failed(pending.token, pending.session.hit, reason)]
+
+    def _forget(self, request_id: bytes, pending: _Pending) -> None:
+        del self._pending[request_id]
+        pending.session.pending.discard(request_id)
+        if pending.session.hello == request_id:
+            pending.session.hello = None
+
+    def in_flight(self) -> int:
+        """How many requests wait for an answer."""
+        return len(self._pending)

@@ -1,0 +1,256 @@
+"""What a peer must not forget, in SQLite: records it holds, its own sequence numbers, contacts.
+
+One thread owns the connection. Writes are collected for up to 80 ms and committed together, so
+that the loop never waits for the disk; only ``reserve`` does, because a sequence number must be
+on disk before anybody sees it.
+"""
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from hipctl import Hit
+from overlay.storage import Forget, Persist
+
+log = logging.getLogger(__name__)
+
+BATCH_SECONDS = 0.08
+MAX_BATCH = 2_000
+MAX_QUEUE = 20_000
+MAX_CONTACTS = 200  # an overlay, newest first
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    overlay BLOB, key BLOB, kind TEXT, owner BLOB, subkey BLOB, expires INTEGER, raw BLOB,
+    PRIMARY KEY (overlay, key, kind, owner, subkey)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS records_expires ON records (expires);
+CREATE TABLE IF NOT EXISTS own (
+    overlay BLOB, key BLOB, kind TEXT, owner BLOB, subkey BLOB, seq INTEGER, raw BLOB,
+    PRIMARY KEY (overlay, key, kind, owner, subkey)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contacts (
+    overlay BLOB, hit BLOB, contact BLOB, heard INTEGER,
+    PRIMARY KEY (overlay, hit)) WITHOUT ROWID;
+"""
+_PUT = "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
+_REMOVE = "DELETE FROM records WHERE overlay=? AND key=? AND kind=? AND owner=? AND subkey=?"
+_RESERVE = """INSERT INTO own VALUES (?, ?, ?, ?, ?, ?, NULL)
+    ON CONFLICT DO UPDATE SET seq = max(seq + 1, excluded.seq) RETURNING seq"""
+_CONTACT = "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?, ?)"
+
+
+class Store(Protocol):
+    """What a Node needs of its store."""
+
+    def load(self, overlay_id: bytes, wall: float) -> list[bytes]:
+        """The records of an overlay that have not expired."""
+
+    def contacts(self, overlay_id: bytes) -> list[tuple[Hit, bytes]]:
+        """Whom we knew, last heard first."""
+
+    def change(self, overlay_id: bytes, changes: Iterable[Persist | Forget]) -> None:
+        """Write soon."""
+
+    def remember(self, overlay_id: bytes, hit: Hit, contact: bytes, wall: float) -> None:
+        """Note a contact; written soon."""
+
+    async def reserve(
+        self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
+    ) -> int:
+        """A sequence number for one of our own records: max(last + 1, Unix milliseconds).
+
+        It is on disk when this returns.
+        """
+
+    def close(self) -> None:
+        """Write what is left, and close."""
+
+
+class MemoryStore:
+    """A store that forgets at the end; for tests, benchmarks, and peers without a disk."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[Any, ...], tuple[int, bytes]] = {}
+        self._seqs: dict[tuple[Any, ...], int] = {}
+        self._contacts: dict[bytes, dict[Hit, tuple[float, bytes]]] = {}
+
+    def load(self, overlay_id: bytes, wall: float) -> list[bytes]:
+        """See Store."""
+        return [
+            raw
+            for (overlay, *_), (expires, raw) in self._records.items()
+            if overlay == overlay_id and expires > wall
+        ]
+
+    def contacts(self, overlay_id: bytes) -> list[tuple[Hit, bytes]]:
+        """See Store."""
+        known = self._contacts.get(overlay_id, {})
+        newest = sorted(known.items(), key=lambda item: -item[1][0])
+        return [(hit, contact) for hit, (_, contact) in newest[:MAX_CONTACTS]]
+
+    def change(self, overlay_id: bytes, changes: Iterable[Persist | Forget]) -> None:
+        """See Store."""
+        for change in changes:
+            if isinstance(change, Persist):
+                record = change.record
+                place = (overlay_id, record.key, *record.slot)
+                self._records[place] = (record.expires, record.raw)
+            else:
+                self._records.pop((overlay_id, change.key, *change.slot), None)
+
+    def remember(self, overlay_id: bytes, hit: Hit, contact: bytes, wall: float) -> None:
+        """See Store."""
+        known = self._contacts.setdefault(overlay_id, {})
+        known[hit] = (wall, contact)
+        if len(known) > 2 * MAX_CONTACTS:
+            del known[min(known, key=lambda h: known[h][0])]
+
+    async def reserve(
+        self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
+    ) -> int:
+        """See Store."""
+        place = (overlay_id, key, kind, owner, subkey)
+        seq = max(self._seqs.get(place, 0) + 1, int(wall * 1000))
+        self._seqs[place] = seq
+        return seq
+
+    def close(self) -> None:
+        """See Store."""
+
+
+_Job = Callable[[sqlite3.Connection], None]
+
+
+class SqliteStore:
+    """The store on disk, shared by all overlays of a peer.
+
+    Args:
+        path: the database file; made with mode 0600 if it is missing.
+
+    Raises:
+        OSError, sqlite3.Error: it can't be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.touch(mode=0o600)
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-512"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.executescript(_SCHEMA)
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_QUEUE)
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+        self.dropped = 0
+
+    # --- the writer
+
+    def _write(self) -> None:
+        job = self._jobs.get()
+        while job is not None:
+            batch: list[_Job] = [job]
+            end = time.monotonic() + BATCH_SECONDS
+            while len(batch) < MAX_BATCH and (left := end - time.monotonic()) > 0:
+                try:
+                    job = self._jobs.get(timeout=left)
+                except queue.Empty:
+                    break
+                if job is None:
+                    break
+                batch.append(job)
+            self._commit(batch)
+            if job is not None:
+                job = self._jobs.get()
+
+    def _commit(self, batch: list[_Job]) -> None:
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN")
+                for job in batch:
+                    job(self._connection)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:  # a full disk must not end the peer
+                log.warning("the store could not be written: %s", error)
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    def _submit(self, job: _Job) -> None:
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self.dropped += 1
+
+    # --- what the Node asks
+
+    def load(self, overlay_id: bytes, wall: float) -> list[bytes]:
+        """See Store; drops what has expired meanwhile."""
+        with self._lock:
+            self._connection.execute("DELETE FROM records WHERE expires <= ?", (int(wall),))
+            rows = self._connection.execute(
+                "SELECT raw FROM records WHERE overlay = ?", (overlay_id,)
+            )
+            return [bytes(row[0]) for row in rows]
+
+    def contacts(self, overlay_id: bytes) -> list[tuple[Hit, bytes]]:
+        """See Store."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT hit, contact FROM contacts WHERE overlay = ? ORDER BY heard DESC LIMIT ?",
+                (overlay_id, MAX_CONTACTS),
+            ).fetchall()
+            self._connection.execute(
+                "DELETE FROM contacts WHERE overlay = ?1 AND hit NOT IN (SELECT hit FROM contacts"
+                " WHERE overlay = ?1 ORDER BY heard DESC LIMIT ?2)",
+                (overlay_id, MAX_CONTACTS),
+            )
+        return [(Hit(hit), bytes(contact)) for hit, contact in rows]
+
+    def change(self, overlay_id: bytes, changes: Iterable[Persist | Forget]) -> None:
+        """See Store."""
+        for change in changes:
+            if isinstance(change, Persist):
+                record = change.record
+                kind, owner, subkey = record.slot
+                row = (overlay_id, record.key, kind, bytes(owner), subkey)
+                self._submit(_statement(_PUT, (*row, record.expires, record.raw)))
+            else:
+                kind, owner, subkey = change.slot
+                row = (overlay_id, change.key, kind, bytes(owner), subkey)
+                self._submit(_statement(_REMOVE, row))
+
+    def remember(self, overlay_id: bytes, hit: Hit, contact: bytes, wall: float) -> None:
+        """See Store."""
+        self._submit(_statement(_CONTACT, (overlay_id, bytes(hit), contact, int(wall))))
+
+    async def reserve(
+        self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
+    ) -> int:
+        """See Store."""
+        row = (overlay_id, key, kind, bytes(owner), subkey, int(wall * 1000))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._reserve, row)
+
+    def _reserve(self, row: tuple[Any, ...]) -> int:
+        with self._lock:
+            (seq,) = self._connection.execute(_RESERVE, row).fetchone()
+        return int(seq)
+
+    def close(self) -> None:
+        """See Store."""
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            self._thread.join()
+            with self._lock:
+                self._connection.close()
+
+
+def _statement(sql: str, row: tuple[Any, ...]) -> _Job:
+    def job(connection: sqlite3.Connection) -> None:
+        connection.execute(sql, row)
+
+    return job
