@@ -4,135 +4,26 @@ Inputs return actions. What a state does with a packet is one cell of ON_PACKET;
 means drop. A peer's mistakes leave as MalformedPacket or Rejected, which the engine counts.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final
 
 from hipctl import esp, exchange, params
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
-from hipctl.constants import I1_ADDRESSES_MAX, SPI_RESERVED, NotifyType, PacketType
-from hipctl.crypto import RHASH_LENGTH, Keys, Rng
+from hipctl.constants import I1_ADDRESSES_MAX, NotifyType, PacketType
+from hipctl.crypto import RHASH_LENGTH, Keys
 from hipctl.errors import MalformedPacket, Rejected
-from hipctl.exchange import Agreement, KnownHosts, Offer
+from hipctl.exchange import Agreement, Offer
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp
-from hipctl.limits import Limiter
 from hipctl.packet import Packet
 from hipctl.responder import Responder
 from hipctl.sansio import Timers
-from hipctl.settings import EngineConfig
+from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
+from hipctl.state import Shared, State, Timer, Work
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
-
-
-class State(Enum):
-    """Association states, named as in RFC 7401 §4.4.2."""
-
-    UNASSOCIATED = "UNASSOCIATED"
-    I1_SENT = "I1-SENT"
-    I2_SENT = "I2-SENT"
-    R2_SENT = "R2-SENT"
-    ESTABLISHED = "ESTABLISHED"
-    CLOSING = "CLOSING"
-    CLOSED = "CLOSED"
-    E_FAILED = "E-FAILED"
-
-
-class Timer(Enum):
-    """What an association waits for."""
-
-    RETRANSMIT = "no answer to I1, I2 or CLOSE yet"
-    PUZZLE = "the puzzle is still being solved"
-    EXCHANGE_COMPLETE = "no ESP since R2 yet"
-    CHECK = "time to see whether the SAs are still used"
-    CLOSED = "the peer may still repeat its CLOSE"
-
-
-@dataclass(slots=True)
-class Outbound:
-    """Where and how to send data.
-
-    Attributes:
-        sa: seals.
-        address: where to.
-    """
-
-    sa: esp.OutboundSa
-    address: Address
-
-
-@dataclass(slots=True)
-class Inbound:
-    """Whose data comes under one SPI.
-
-    Attributes:
-        sa: opens.
-        local: our HIT; ``peer`` the sender's.
-        peer: see ``local``.
-        heard_at: when authenticated ESP came last, monotonic seconds.
-        awaited: the association is R2-SENT and the first ESP makes it ESTABLISHED.
-    """
-
-    sa: esp.InboundSa
-    local: Hit
-    peer: Hit
-    heard_at: float
-    awaited: bool = False
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all associations of one engine share.
-
-    Attributes:
-        config: of the engine.
-        rng: randomness.
-        counters: of everything that was dropped or done, by reason.
-        inbound: by SPI.
-        outbound: by (local HIT, peer HIT).
-        contacts: addresses of peers.
-        known_hosts: parsed public keys.
-        notify_limit: how often we say NOTIFY.
-        serial: last number that a SolvePuzzle got.
-    """
-
-    config: EngineConfig
-    rng: Rng
-    counters: Counter[str]
-    inbound: dict[int, Inbound]
-    outbound: dict[Pair, Outbound]
-    contacts: dict[Hit, tuple[Address, ...]]
-    notify_limit: Limiter
-    known_hosts: KnownHosts = field(default_factory=KnownHosts)
-    serial: int = 0
-
-    def new_spi(self) -> int:
-        """Draw an SPI that is neither reserved nor in use."""
-        while True:
-            spi = int.from_bytes(self.rng(4), "big")
-            if spi > SPI_RESERVED and spi not in self.inbound:
-                return spi
-
-
-@dataclass(slots=True)
-class Work:
-    """An R1 whose puzzle is being solved or was solved.
-
-    Attributes:
-        offer: the R1.
-        source: where it came from, where I2 goes.
-        serial: names the SolvePuzzle.
-        reply: our I2, once it is made.
-        spi: our inbound SPI in it.
-    """
-
-    offer: Offer
-    source: Address
-    serial: int
-    reply: exchange.Reply | None = None
-    spi: int = 0
+_I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
 
 
 class Association:
@@ -149,9 +40,9 @@ class Association:
         "_ack",
         "_address",
         "_answer_j",
+        "_asked_again",
         "_attempt",
         "_began",
-        "_checked_sent",
         "_host_id",
         "_identity",
         "_keys",
@@ -161,12 +52,10 @@ class Association:
         "_queued_bytes",
         "_r2",
         "_responder",
-        "_sent_unheard_since",
+        "_sas",
         "_shared",
-        "_spi",
         "_timers",
         "_up",
-        "_used_at",
         "_work",
         "armed",
         "heard_at",
@@ -195,14 +84,12 @@ class Association:
         self._host_id: HostId | None = None
         self._address: Address = ("", 0)
         self._last = b""  # what RETRANSMIT sends again
-        self._spi: int | None = None  # our inbound SPI in use
+        self._sas: SaPair | None = None  # in use
         self._answer_j: bytes | None = None  # of the I2 that we accepted last
         self._r2 = b""
         self._nonce = b""  # in our CLOSE
         self._ack = (b"", b"")  # the CLOSE we answered, and the answer
-        self._checked_sent = 0
-        self._used_at = 0.0
-        self._sent_unheard_since: float | None = None
+        self._asked_again = False  # I2 stays unanswered: has the Responder restarted?
 
     # -- inputs from above ---------------------------------------------------------------------
 
@@ -246,8 +133,7 @@ class Association:
 
     def last_heard(self) -> float:
         """When the peer was last heard, by data or control."""
-        inbound = self._shared.inbound.get(self._spi or 0)
-        return self.heard_at if inbound is None else max(inbound.heard_at, self.heard_at)
+        return max(self.heard_at, self._sas.inbound.heard_at if self._sas else 0.0)
 
     # -- inputs from the network ---------------------------------------------------------------
 
@@ -274,10 +160,8 @@ class Association:
     def _on_r1(self, packet: Packet, source: Address, now: float) -> list[Action]:
         work = self._work
         counter = packet.get(params.R1Counter)
-        if work is not None:
-            newest = work.offer.counter
-            if counter is None or newest is None or counter.generation <= newest.generation:
-                raise Rejected("R1 repeated")
+        if work is not None and not self._newer(packet, counter, work.offer):
+            raise Rejected("R1 repeated")
         shared = self._shared
         offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
         self._drop_work()
@@ -290,6 +174,17 @@ class Association:
         start = int.from_bytes(shared.rng(RHASH_LENGTH[offer.rhash]), "big")
         key = (*self.pair, shared.serial)
         return [SolvePuzzle(key, offer.puzzle.k, offer.prefix, offer.rhash, start, deadline)]
+
+    def _newer(self, packet: Packet, counter: params.R1Counter | None, offer: Offer) -> bool:
+        """Whether an R1 is worth more than the one we work on (RFC 7401 §6.8).
+
+        That is a later generation; or, once we have asked again because nobody answers our I2,
+        any other puzzle: the Responder has restarted, or somebody has forged #I in the first.
+        """
+        if self._asked_again and packet.need(params.Puzzle).random_i != offer.puzzle.random_i:
+            return True
+        known = offer.counter
+        return counter is not None and known is not None and counter.generation > known.generation
 
     def on_puzzle_solved(self, serial: int, j: bytes | None, now: float) -> list[Action]:
         """The shell has found #J, or has given up (None).
@@ -325,7 +220,7 @@ class Association:
         shared.inbound[spi] = Inbound(sa, *self.pair, now)
         self.state = State.I2_SENT
         self._address = work.source
-        self._last, self._attempt = reply.packet, 0
+        self._last, self._attempt, self._asked_again = reply.packet, 0, False
         salt_i = work.offer.puzzle.random_i
         return [
             *self._key_log(*self.pair, salt_i, reply.salt, reply.shared, reply.keys),
@@ -338,9 +233,9 @@ class Association:
             raise Rejected("R2 without I2")
         keys = work.reply.keys
         spi_out = exchange.read_r2(packet, work.offer, keys)
-        self._install(work.spi, work.offer.suite, spi_out, keys, work.offer.host_id)
-        self._answer_j, self._r2 = None, b""
         self._work = None
+        self._install(self._shared.inbound[work.spi], keys, work.offer.host_id, spi_out, now)
+        self._answer_j, self._r2 = None, b""
         return self._establish(now)
 
     def _on_i2_in_i2_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
@@ -387,8 +282,8 @@ class Association:
         self._timers = Timers()
         self._address = source
         sa = esp.InboundSa(agreement.suite, spi, agreement.keys.esp_in)
-        self._shared.inbound[spi] = Inbound(sa, *self.pair, now, awaited=True)
-        self._install(spi, agreement.suite, agreement.spi_out, agreement.keys, agreement.host_id)
+        inbound = Inbound(sa, *self.pair, now, awaited=True)
+        self._install(inbound, agreement.keys, agreement.host_id, agreement.spi_out, now)
         self._answer_j, self._r2 = solution.answer_j, r2
         self.state = State.R2_SENT
         self.heard_at = now
@@ -471,7 +366,12 @@ class Association:
         self._attempt += 1
         if self.state is State.I1_SENT:
             return [Transmit(self._last, self._i1_address())]
-        return [Transmit(self._last, self._address)]
+        actions: list[Action] = [Transmit(self._last, self._address)]
+        if self.state is State.I2_SENT and self._attempt > _I2_PATIENCE:
+            self._asked_again = True
+            i1 = exchange.make_i1(*self.pair, config)
+            actions.append(Transmit(i1, self._i1_address()))
+        return actions
 
     def _i1_address(self) -> Address:
         """Each retransmission of I1 goes to the next address, and to one only (§6.6.1)."""
@@ -498,40 +398,18 @@ class Association:
 
     def _check(self, now: float) -> list[Action]:
         """Close SAs that nobody uses; begin anew when the peer seems to have forgotten them."""
-        config, pair = self._shared.config, self.pair
-        outbound = self._shared.outbound.get(pair)
-        inbound = self._shared.inbound.get(self._spi or 0)
-        if outbound is None or inbound is None:
+        shared, sas = self._shared, self._sas
+        if sas is None:
             return []
-        heard_at = max(inbound.heard_at, self.heard_at)
-        sent, unheard = outbound.sa.packets, self._sent_unheard_since
-        if sent != self._checked_sent:
-            self._used_at = now
-            if unheard is None or unheard < heard_at:
-                self._sent_unheard_since = unheard = max(
-                    heard_at, now - config.unanswered_lifetime / 2
-                )
-        if now - max(heard_at, self._used_at) >= config.unused_lifetime:
-            self._shared.counters["unused"] += 1
+        verdict = sas.check(now, shared.config)
+        if verdict is Verdict.UNUSED:
+            shared.counters["unused"] += 1
             return self.close(now)
-        silent = sent != self._checked_sent and unheard is not None and unheard >= heard_at
-        self._checked_sent = sent
-        self._arm_check(now)
-        if (
-            silent
-            and unheard is not None
-            and now - unheard >= config.unanswered_lifetime
-            and self.state is State.ESTABLISHED
-        ):
-            self._shared.counters["unanswered"] += 1
-            self._timers.stop(Timer.CHECK)
-            return self._send_first_i1(now)
+        if verdict is Verdict.UNANSWERED:
+            shared.counters["unanswered"] += 1
+            return self._send_first_i1(now)  # the SAs stay until better ones replace them
+        self._timers.set(Timer.CHECK, now + pause(shared.config))
         return []
-
-    def _arm_check(self, now: float) -> None:
-        config = self._shared.config
-        pause = min(config.unused_lifetime, config.unanswered_lifetime / 2)
-        self._timers.set(Timer.CHECK, now + pause)
 
     # -- what several inputs do ----------------------------------------------------------------
 
@@ -546,7 +424,7 @@ class Association:
         self.state = State.I1_SENT
         self._began = now
         self._last = exchange.make_i1(local, peer, self._shared.config)
-        self._attempt = 1
+        self._attempt, self._asked_again = 1, False
         self._timers.set(Timer.RETRANSMIT, now + self._shared.config.retransmit_initial)
         return [Transmit(self._last, address) for address in addresses[:I1_ADDRESSES_MAX]]
 
@@ -559,25 +437,26 @@ class Association:
         self._last, self._attempt = close, 0
         return self._retransmit(now)
 
-    def _install(self, spi: int, suite: int, spi_out: int, keys: Keys, host_id: HostId) -> None:
+    def _install(
+        self, inbound: Inbound, keys: Keys, host_id: HostId, spi_out: int, now: float
+    ) -> None:
         """Put the new SAs into use and remove the old ones."""
-        shared = self._shared
-        if self._spi is not None and self._spi != spi:
-            shared.inbound.pop(self._spi, None)
-        self._spi = spi
+        shared, suite = self._shared, inbound.sa.suite
+        if self._sas is not None:
+            shared.inbound.pop(self._sas.inbound.sa.spi, None)
         self._keys, self._host_id = keys, host_id
-        self._checked_sent, self._sent_unheard_since = 0, None
-        sa = esp.OutboundSa(suite, spi_out, keys.esp_out)
-        shared.outbound[self.pair] = Outbound(sa, self._address)
+        outbound = Outbound(esp.OutboundSa(suite, spi_out, keys.esp_out), self._address)
+        shared.inbound[inbound.sa.spi] = inbound
+        shared.outbound[self.pair] = outbound
+        self._sas = SaPair(inbound, outbound, now)
 
     def _establish(self, now: float) -> list[Action]:
         self.state = State.ESTABLISHED
-        self.heard_at = self._used_at = now
+        self.heard_at = now
         self._timers = Timers()
-        self._arm_check(now)
-        inbound = self._shared.inbound.get(self._spi or 0)
-        if inbound is not None:
-            inbound.awaited = False
+        self._timers.set(Timer.CHECK, now + pause(self._shared.config))
+        if self._sas is not None:
+            self._sas.inbound.awaited = False
         return self._come_up(now)
 
     def _exchange_complete(self, now: float) -> list[Action]:
@@ -647,9 +526,9 @@ class Association:
     def _drop(self, state: State) -> None:
         """Remove SAs, keys, timers and queue, and go to ``state``."""
         self._drop_work()
-        if self._spi is not None:
-            self._shared.inbound.pop(self._spi, None)
-            self._spi = None
+        if self._sas is not None:
+            self._shared.inbound.pop(self._sas.inbound.sa.spi, None)
+            self._sas = None
         self._shared.outbound.pop(self.pair, None)
         if self._queue:
             self._shared.counters["queue dropped"] += len(self._queue)
@@ -669,6 +548,7 @@ ON_PACKET: Final[dict[tuple[State, PacketType], Handler]] = {
     (State.I1_SENT, PacketType.I1): Association._on_i1_in_i1_sent,
     (State.I1_SENT, PacketType.R1): Association._on_r1,
     (State.I1_SENT, PacketType.I2): Association._on_i2_again,
+    (State.I1_SENT, PacketType.CLOSE): Association._on_close,  # while an old SA pair is in doubt
     (State.I2_SENT, PacketType.I1): Association._on_i1,
     (State.I2_SENT, PacketType.R1): Association._on_r1,
     (State.I2_SENT, PacketType.I2): Association._on_i2_in_i2_sent,

@@ -19,7 +19,7 @@ from hipctl.actions import (
     SolvePuzzle,
     Transmit,
 )
-from hipctl.association import Association, Inbound, Outbound, Shared, State
+from hipctl.association import Association
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
 from hipctl.identity import Hit, HostIdentity
@@ -27,7 +27,9 @@ from hipctl.interface import AssociationDown, AssociationUp
 from hipctl.limits import Limiter
 from hipctl.packet import Packet
 from hipctl.responder import Responder
+from hipctl.sas import Inbound, Outbound
 from hipctl.settings import EngineConfig
+from hipctl.state import Shared, State
 
 __all__ = [
     "Action",
@@ -48,6 +50,7 @@ __all__ = [
 Rng = Callable[[int], bytes]
 
 _ADDRESSES_MAX: Final = 8  # a peer
+_EVICTED_SHARE: Final = 256  # of a full table, one in so many is evicted at once
 _GONE: Final = frozenset({State.UNASSOCIATED, State.E_FAILED})
 _EXCHANGING: Final = frozenset({State.I1_SENT, State.I2_SENT})
 _ENDING: Final = frozenset({State.CLOSING, State.CLOSED})
@@ -260,10 +263,12 @@ class Engine:
         """Close the association least recently heard if the table is full."""
         if len(self._associations) < self._config.max_associations:
             return []
-        victim = min(self._associations.values(), key=self._worth)
-        self.counters["association evicted"] += 1
-        actions = victim.abandon(now)
-        self._settle(victim)
+        count = 1 + len(self._associations) // _EVICTED_SHARE  # the search costs, so do some
+        actions: list[Action] = []
+        for victim in heapq.nsmallest(count, self._associations.values(), key=self._worth):
+            self.counters["association evicted"] += 1
+            actions += victim.abandon(now)
+            self._settle(victim)
         return actions
 
     def _worth(self, association: Association) -> tuple[int, float]:

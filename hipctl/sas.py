@@ -1,0 +1,98 @@
+"""The pair of SAs that carries an association's data, and whether it is still of use."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hipctl import esp
+from hipctl.actions import Address
+from hipctl.identity import Hit
+from hipctl.settings import EngineConfig
+
+
+@dataclass(slots=True)
+class Outbound:
+    """Where and how to send data.
+
+    Attributes:
+        sa: seals.
+        address: where to.
+    """
+
+    sa: esp.OutboundSa
+    address: Address
+
+
+@dataclass(slots=True)
+class Inbound:
+    """Whose data comes under one SPI.
+
+    Attributes:
+        sa: opens.
+        local: our HIT; ``peer`` the sender's.
+        peer: see ``local``.
+        heard_at: when authenticated ESP came last, monotonic seconds.
+        awaited: the association is R2-SENT and the first ESP makes it ESTABLISHED.
+    """
+
+    sa: esp.InboundSa
+    local: Hit
+    peer: Hit
+    heard_at: float
+    awaited: bool = False
+
+
+class Verdict(Enum):
+    """What a look at an SA pair says."""
+
+    USED = "keep it"
+    UNUSED = "nobody has sent or heard anything for the unused lifetime"
+    UNANSWERED = "we keep sending and hear nothing: the peer may have lost its state"
+
+
+class SaPair:
+    """Two SAs in use, and a record of when they were.
+
+    Attributes:
+        inbound: ours to open.
+        outbound: ours to seal.
+    """
+
+    __slots__ = ("_checked_at", "_sent", "_sent_at", "_unanswered_since", "inbound", "outbound")
+
+    def __init__(self, inbound: Inbound, outbound: Outbound, now: float) -> None:
+        self.inbound = inbound
+        self.outbound = outbound
+        self._checked_at = now
+        self._sent = 0  # packets sealed when we looked last
+        self._sent_at = now  # the look at which that had grown
+        self._unanswered_since: float | None = None
+
+    def check(self, now: float, config: EngineConfig) -> Verdict:
+        """Look again, ``pause`` after the last time.
+
+        The data path only counts packets and stores when it heard one, so a look can't see more
+        than what happened between two looks: that we sent, and whether anything came.
+        """
+        heard_at, since = self.inbound.heard_at, self._checked_at
+        self._checked_at = now
+        sent = self.outbound.sa.packets
+        if sent != self._sent:
+            self._sent, self._sent_at = sent, now
+            if heard_at >= since:
+                self._unanswered_since = None
+            elif self._unanswered_since is None:
+                self._unanswered_since = since
+        else:
+            self._unanswered_since = None
+        begun = self._unanswered_since
+        if begun is not None and now - begun >= config.unanswered_lifetime:
+            self._unanswered_since = None
+            return Verdict.UNANSWERED
+        if now - max(heard_at, self._sent_at) >= config.unused_lifetime:
+            return Verdict.UNUSED
+        return Verdict.USED
+
+
+def pause(config: EngineConfig) -> float:
+    """Seconds between two looks."""
+    return min(config.unused_lifetime, config.unanswered_lifetime / 2)
