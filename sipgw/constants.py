@@ -204,7 +204,8 @@ TRYING_AFTER: Final = 0.2  # seconds until 100 is owed, §17.2.1
 # Ours: the RFCs leave these to the implementation.
 MAX_MESSAGE: Final = 65_535  # bytes
 MAX_HEADERS: Final = 256  # header lines in one message
-MAX_TRANSACTIONS: Final = 20_000  # per layer, finished ones that still absorb included
+MAX_TRANSACTIONS: Final = 20_000  # unfinished ones in a layer
+MAX_FINISHED: Final = 8192  # finished ones in a layer that absorb retransmissions
 MAX_BINDINGS: Final = 10  # per AoR
 MIN_EXPIRES: Final = 60  # seconds, shorter registrations get 423
 DEFAULT_EXPIRES: Final = 3600  # seconds

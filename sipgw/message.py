@@ -9,7 +9,8 @@ Text is UTF-8; bytes that are not come back unchanged (surrogateescape).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from sipgw.constants import (
     COMPACT,
@@ -65,6 +66,7 @@ _KEYS: dict[str, str] = {
     "Call-Id": "call-id",
     "Cseq": "cseq",
 }
+_T = TypeVar("_T")
 _FOLD = re.compile(r"[ \t]*+\r\n[ \t]++")
 _BREAKS = re.compile(r"[\r\n]+[ \t]*")
 
@@ -170,6 +172,17 @@ class Headers:
             del self._keys[at], self._lines[at]
         return first
 
+    def replace_first(self, name: str, value: str) -> None:
+        """Put ``value`` in the place of the first one (of a list, of its first element)."""
+        key = _key(name)
+        try:
+            at = self._keys.index(key)
+        except ValueError:
+            self.prepend(name, value)
+            return
+        rest = split_list(self._value(at))[1:] if key in LISTS else []
+        self._lines[at] = f"{name}: {', '.join([_clean(value), *rest])}"
+
     def copy_from(self, other: "Headers", *names: str) -> None:
         """Append the lines of ``names``, as spelled there and in their order there."""
         wanted = {_key(name) for name in names}
@@ -193,6 +206,11 @@ class Headers:
         twin._keys, twin._lines = self._keys.copy(), self._lines.copy()
         return twin
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The key of every line, in order: lower case, long form."""
+        return self._keys
+
     def __contains__(self, name: str) -> bool:
         return _key(name) in self._keys
 
@@ -213,9 +231,10 @@ class _Message:
         defect: what is wrong with the framing although it could be represented, else None.
     """
 
-    __slots__ = ("body", "defect", "headers")
+    __slots__ = ("_read", "body", "defect", "headers")
 
     def __init__(self, headers: Headers, body: bytes, defect: str | None) -> None:
+        self._read: dict[str, tuple[str, object]] = {}  # what was parsed, and its value
         self.headers = headers
         self.body = body
         self.defect = defect
@@ -226,25 +245,33 @@ class _Message:
             raise MalformedMessage(f"no {_SPELLED.get(name, name)}")
         return value
 
+    def _typed(self, name: str, read: Callable[[str], _T]) -> _T:
+        raw = self._required(name)
+        known = self._read.get(name)
+        if known is None or known[0] != raw:
+            known = self._read[name] = (raw, read(raw))
+        return known[1]  # type: ignore[return-value]
+
     @property
     def via(self) -> Via:
         """The topmost Via. Raises MalformedMessage, like every typed accessor here."""
-        return Via.parse(self._required("via"))
+        return self._typed("via", Via.parse)
 
     @property
     def vias(self) -> list[Via]:
         """All Via values, topmost first."""
-        return [Via.parse(value) for value in self.headers.all("via")]
+        first, *rest = self.headers.all("via") or [""]
+        return [self.via, *map(Via.parse, rest)] if first else []
 
     @property
     def from_(self) -> NameAddr:
         """The From header."""
-        return NameAddr.parse(self._required("from"))
+        return self._typed("from", NameAddr.parse)
 
     @property
     def to(self) -> NameAddr:
         """The To header."""
-        return NameAddr.parse(self._required("to"))
+        return self._typed("to", NameAddr.parse)
 
     @property
     def call_id(self) -> str:
@@ -254,7 +281,7 @@ class _Message:
     @property
     def cseq(self) -> CSeq:
         """The CSeq."""
-        return CSeq.parse(self._required("cseq"))
+        return self._typed("cseq", CSeq.parse)
 
     @property
     def contacts(self) -> list[NameAddr]:
