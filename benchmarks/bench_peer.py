@@ -45,14 +45,10 @@ def start(stack: ExitStack, profile: str) -> "subprocess.Popen[str]":
 
 
 def wait_until_joined(profile: str) -> None:
-    """Return once the peer has a neighbour."""
-    limit = time.monotonic() + JOIN_LIMIT
-    while time.monotonic() < limit:
-        overlays = call("status", "-p", profile)["overlays"].values()
-        if all(overlay["joined"] and overlay["neighbours"] for overlay in overlays):
-            return
-        time.sleep(0.2)
-    raise SystemExit(f"the peer of {profile} did not join within {JOIN_LIMIT:g} s")
+    """Return once the peer has joined its overlay."""
+    overlays = call("status", "--wait", str(JOIN_LIMIT), "-p", profile)["overlays"].values()
+    if not all(overlay["joined"] for overlay in overlays):
+        raise SystemExit(f"the peer of {profile} did not join within {JOIN_LIMIT:g} s")
 
 
 def rss(pid: int) -> float:

@@ -5,6 +5,7 @@ Host, a Node or a Service. ``p2psip run`` is this class with a control socket be
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -15,9 +16,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Self
 
-from hipctl import Hit, Host, HostIdentity
+from hipctl import Hit, Host, HostConfig, HostIdentity, LocalHost
 from overlay.accounts import canonical_aor, split_aor
-from overlay.config import JoinedOverlay, Profile
+from overlay.config import JoinedOverlay, Profile, parse_address
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
 from overlay.errors import ConfigError, NotFound, OverlayError
@@ -33,8 +34,7 @@ NAMES_AGE: Final = 10.0  # seconds for which the names that an account holds are
 STOP_SERVICE: Final = 0.8  # seconds that each layer may take to stop: 3 s together
 STOP_NODE: Final = 0.8
 STOP_HOST: Final = 0.6
-FIRST_RETRY: Final = 1.0  # seconds after a failed join
-MOST_RETRY: Final = 60.0
+MOST_WAIT: Final = 60.0  # seconds for which a status may wait until all overlays are joined
 POLICIES: Final = "p2psip.policies"
 
 
@@ -47,14 +47,12 @@ class _Membership:
         hit: by which of our HITs we take part.
         node: our node in it.
         directory: names in it.
-        problem: why joining failed last, or None.
     """
 
     joined: JoinedOverlay
     hit: Hit
     node: Node
     directory: Directory
-    problem: str | None = None
 
 
 class LocalPeer:
@@ -125,7 +123,6 @@ class LocalPeer:
         self._identities = given_identities or {
             name: HostIdentity.load(table.key) for name, table in self._profile.identities.items()
         }
-        self._check_domains()
         self._host = given_host or await self._start_host(stack)
         store = given_store or self._open_store()
         if store is not given_store:
@@ -135,18 +132,21 @@ class LocalPeer:
         for joined in self._profile.overlays.values():
             await self._start_services(stack, joined)
 
-    def _check_domains(self) -> None:
-        seen: dict[str, str] = {}
-        for joined in self._profile.overlays.values():
-            other = seen.setdefault(joined.info.domain, joined.name)
-            if other != joined.name:
-                raise ConfigError(
-                    f"overlay.{joined.name}: has the domain {joined.info.domain} like overlay "
-                    f"{other}; names would be ambiguous: leave one of them"
-                )
-
     async def _start_host(self, stack: AsyncExitStack) -> Host:
-        raise NotImplementedError
+        table = self._profile.host
+        listen = parse_address(table.listen)
+        if listen is None:
+            raise ConfigError(f"host.listen: {table.listen!r} is no address:port")
+        announce = [parsed for text in table.announce if (parsed := parse_address(text))]
+        config = HostConfig(
+            listen=(listen,),
+            announce=announce,
+            announce_private=table.private_addresses,
+            keylog=self._keylog or table.keylog,
+        )
+        host = LocalHost(list(self._identities.values()), config, rng=self._rng)
+        await stack.enter_async_context(host)
+        return host
 
     def _open_store(self) -> Store:
         state = self._profile.peer.state
@@ -267,6 +267,7 @@ class LocalPeer:
         """
         match what:
             case "status":
+                await self._wait(arguments.get("wait", 0))
                 return self.status()
             case "resolve":
                 return await self._answer_resolve(str(arguments.get("aor", "")))
@@ -282,6 +283,15 @@ class LocalPeer:
                 return {"stopping": True}
             case _:
                 raise ConfigError(f"{what!r}: this peer does not know that request")
+
+    async def _wait(self, seconds: object) -> None:
+        """Return once every overlay is joined, or so many seconds have passed."""
+        if not isinstance(seconds, int | float) or not 0 < seconds <= MOST_WAIT:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for member in self._memberships.values():
+                    await member.node.joined()
 
     async def _answer_resolve(self, text: str) -> dict[str, Any]:
         aor = self._contacts.uri(text) or canonical_aor(text if "@" in text else f"sip:{text}")
@@ -333,7 +343,14 @@ class LocalPeer:
         }
 
     def _overlay_status(self, member: _Membership) -> dict[str, Any]:
-        raise NotImplementedError
+        aors = [aor for aor in self.aors() if split_aor(aor)[1] == member.joined.info.domain]
+        return {
+            **member.node.status(),
+            "admission": member.joined.info.admission,
+            "id": member.joined.info.id.hex(),
+            "aors": sorted(aors),
+            "published": sorted(member.directory.published()),
+        }
 
 
 async def _bounded(stop: Callable[[], Awaitable[object]], seconds: float, name: str) -> None:

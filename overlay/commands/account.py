@@ -199,7 +199,8 @@ def add_certificate(
 
     Example: p2psip account add-certificate alice.cert.pem
     """
-    from hipctl import MalformedPacket, Rejected, verify_certificate
+    from hipctl import MalformedPacket, Rejected
+    from overlay.proofs import certified
 
     _, joined = pick(profile_path(profile), overlay)
     account = _account(joined)
@@ -207,18 +208,17 @@ def add_certificate(
         text = opened.read(MAX_CERTIFICATE_FILE)
     try:
         der = ssl.PEM_cert_to_DER_cert(text)
-        certified = verify_certificate(der, joined.info.ca, time.time())
+        found = certified(der, joined.info, time.time())
     except (ValueError, MalformedPacket, Rejected) as error:
         raise ConfigError(
             f"{file}: no certificate of {joined.info.domain}'s CA: {error}"
         ) from None
-    if certified.hit != account.hit:
-        raise ConfigError(f"{file}: certifies {certified.hit}; this account is {account.hit}")
+    if found.account.hit != account.hit:
+        raise ConfigError(f"{file}: certifies {found.account.hit}; this account is {account.hit}")
     _save(account, (), (der,), _account_path(joined))
-    names = list(certified.uris)
     emit(
-        {"aors": names, "not_after": certified.not_after},
-        [f"{' '.join(names)} until {_day(certified.not_after)}; restart the peer"],
+        {"aors": list(found.aors), "not_after": found.not_after},
+        [f"{' '.join(found.aors)} until {_day(found.not_after)}; restart the peer"],
         as_json=as_json,
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 overlay_app = typer.Typer(help="Found an overlay, or invite others into yours.")
 ca_app = typer.Typer(help="Certify names, with the key of an overlay's CA.")
 
+DAY = 86_400  # seconds
 CA_NAME = "ca.pem"
 OVERLAY_NAME = "overlay.toml"
 
@@ -111,7 +112,7 @@ def invite(
 @ca_app.command()
 def issue(
     *,
-    aor: Annotated[str, typer.Option(help="The name, sip:user@domain.")],
+    aor: Annotated[list[str], typer.Option(help="The name, sip:user@domain; repeatable.")],
     account: Annotated[Path, typer.Option(help="Account file (p2psip account export).")],
     overlay: Annotated[Path, typer.Option(help="Overlay file.")] = Path(OVERLAY_NAME),
     ca_key: Annotated[Path, typer.Option(help="Key of the CA.")] = Path(CA_NAME),
@@ -121,42 +122,31 @@ def issue(
     days: Annotated[int, typer.Option(min=1, max=180, help="How long it is valid.")] = 180,
     as_json: JsonOption = False,
 ) -> None:
-    """Certify that a name belongs to an account.
+    """Certify that names belong to an account.
 
     Example: p2psip ca issue --aor sip:alice@example.org --account alice.toml
     """
     from hipctl import HostIdentity
-    from overlay.accounts import canonical_aor, hit_of_user, is_reserved, split_aor
-    from overlay.admission import load_account
-    from overlay.commands.joined import issue_name_certificate
+    from overlay.accounts import canonical_aor, split_aor
+    from overlay.admission import certify, load_account
     from overlay.overlayfile import load_overlay
 
-    info, name = load_overlay(overlay), canonical_aor(aor)
-    user, domain = split_aor(name)
-    if domain != info.domain:
-        raise ConfigError(f"{name}: the overlay's domain is {info.domain}")
-    if is_reserved(user) or hit_of_user(user) is not None:
-        raise ConfigError(f"{name}: this name is nobody's to certify; choose another")
-    ca = HostIdentity.load(ca_key)
-    if not info.ca or ca.hit != info.ca[-1].hit:
-        raise ConfigError(f"{ca_key} is not the key of this overlay's CA; see --ca-key, --overlay")
-    subject = load_account(account).delegations[0].account
-    target = out or Path(f"{_file_name(user)}.cert.pem")
+    info, names = load_overlay(overlay), [canonical_aor(text) for text in aor]
+    key, subject = HostIdentity.load(ca_key), load_account(account).host_id
+    target = out or Path(f"{_file_name(split_aor(names[0])[0])}.cert.pem")
     if target.exists():
         raise ConfigError(f"{target} exists; choose another name with --out")
-    not_after = int(time.time()) + days * 86_400
-    der = issue_name_certificate(ca, subject, name, not_after)
+    now = time.time()
+    der = certify(key, info, subject, names, now, os.urandom, life=days * DAY)
     replace_file(target, ssl.DER_cert_to_PEM_cert(der))
-    emit(
-        {
-            "certificate": str(target),
-            "aor": name,
-            "account": str(subject.hit),
-            "not_after": not_after,
-        },
-        [f"{target}; its owner types: p2psip account add-certificate {target.name}"],
-        as_json=as_json,
-    )
+    value = {
+        "certificate": str(target),
+        "aors": names,
+        "account": str(subject.hit),
+        "not_after": int(now) + days * DAY,
+    }
+    line = f"{target}; its owner types: p2psip account add-certificate {target.name}"
+    emit(value, [line], as_json=as_json)
 
 
 def _file_name(user: str) -> str:

@@ -19,12 +19,19 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+def status(
+    profile: ProfileOption = None,
+    wait: Annotated[
+        float, typer.Option(min=0, max=60, help="Seconds to wait until every overlay is joined.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
     """Show what the running peer is doing.
 
     Example: p2psip status --json
     """
-    value = ask(control_path(peer_table(profile).state), "status")
+    path = control_path(peer_table(profile).state)
+    value = ask(path, "status", timeout=10 + wait, wait=wait)
     emit(value, status_lines(value), as_json=as_json)
 
 
@@ -73,14 +80,13 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
     for name, identity in value["identities"].items():
         yield f"identity {name}: {identity['hit']} at {', '.join(identity['listen'])}"
     for name, overlay in value["overlays"].items():
-        state = "joined" if overlay["joined"] else f"not joined yet ({overlay['problem']})"
+        state = "joined" if overlay["joined"] else "not joined yet, goes on trying"
         yield (
             f"overlay {name} ({overlay['domain']}, {overlay['admission']}): {state}, "
-            f"{overlay['neighbours']} neighbours, {overlay['records']} records held"
+            f"{overlay['contacts']} neighbours, {overlay['records']} records held"
         )
         for aor in overlay["aors"]:
-            published = "published" if aor in overlay["published"] else "no client registered"
-            yield f"  {aor}  {published}"
+            yield f"  {aor}" + ("  published" if aor in overlay["published"] else "")
     for name, service in value["services"].items():
         shown = "  ".join(f"{key}={_plain(item)}" for key, item in service.items())
         yield f"service {name}: {shown}"
