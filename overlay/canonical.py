@@ -35,7 +35,9 @@ def decode(data: bytes, limit: int) -> list[Any]:
     if len(data) > limit:
         raise NotCanonical("too long")
     try:
-        values = msgpack.unpackb(data, max_map_len=0, max_ext_len=0, max_array_len=64)
+        values = msgpack.unpackb(
+            data, object_pairs_hook=_no_map, max_map_len=0, max_ext_len=0, max_array_len=64
+        )
         if type(values) is not list:
             raise NotCanonical("no array")
         again = msgpack.packb(values, use_bin_type=True)
@@ -46,3 +48,7 @@ def decode(data: bytes, limit: int) -> list[Any]:
     if again != data:
         raise NotCanonical("not canonical")
     return values
+
+
+def _no_map(pairs: object) -> None:
+    raise NotCanonical("a map")
