@@ -169,7 +169,7 @@ class Kademlia:
         self._rejoin = REJOIN_FIRST
         self._rejoin_from = 0
         self._joining: Operation | None = None
-        self._refreshing: deque[int] = deque()
+        self._refreshing: deque[tuple[int, int]] = deque()  # id, width
         self._refresh: Operation | None = None
         self._looked = float("-inf")  # when we last looked for our own neighbourhood
         self._transfers: deque[tuple[Contact, bool, Iterator[bytes]]] = deque()
@@ -473,13 +473,13 @@ class Kademlia:
         self._out.append(Joined(len(self.table)))
         targets = self.table.refresh_targets(self._now - REFRESH_EVERY, self._env.rng)
         if len(self.table.buckets) > 1:
-            self._refreshing.extend(targets)
+            self._refreshing.extend((target, self.settings.k) for target in targets)
             self._next_refresh()
 
     def _next_refresh(self) -> None:
         if self._refresh is None and self._refreshing:
-            target = self._refreshing.popleft()
-            self._refresh = Find(self, self._lookup(target, REFRESH_WIDTH))
+            target, width = self._refreshing.popleft()
+            self._refresh = Find(self, self._lookup(target, width))
             self._start(self._refresh)
 
     def _on_refresh(self) -> None:
@@ -490,9 +490,8 @@ class Kademlia:
             if self._now - self._looked >= 2 * REFRESH_LOOK:
                 self._look_around()
             return
-        self._refreshing.extend(
-            self.table.refresh_targets(self._now - REFRESH_EVERY, self._env.rng)
-        )
+        targets = self.table.refresh_targets(self._now - REFRESH_EVERY, self._env.rng)
+        self._refreshing.extend((target, REFRESH_WIDTH) for target in targets)
         self._next_refresh()
 
     def _on_liveness(self) -> None:
