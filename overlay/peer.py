@@ -11,17 +11,19 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Self
 
-from hipctl import Hit, Host, HostConfig, HostIdentity, LocalHost
+from hipctl import HipError, Hit, Host, HostConfig, HostIdentity, LocalHost
 from overlay.accounts import canonical_aor, split_aor
+from overlay.admission import Credentials, admit
 from overlay.config import JoinedOverlay, Profile, parse_address
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
-from overlay.errors import ConfigError, NotFound, OverlayError
+from overlay.errors import ConfigError, CredentialsRefused, NotFound, OverlayError
+from overlay.kademlia import Settings
 from overlay.node import Node
 from overlay.policy import Evidence, Policy, Verdict
 from overlay.services import Contacts, Service, Target, Trace, load_services
@@ -31,9 +33,13 @@ from overlay.trace import TraceRing
 _log = logging.getLogger(__name__)
 
 NAMES_AGE: Final = 10.0  # seconds for which the names that an account holds aren't worked out anew
-STOP_SERVICE: Final = 0.8  # seconds that each layer may take to stop: 3 s together
-STOP_NODE: Final = 0.8
+STOP_ALL: Final = 2.7  # seconds that stopping may take altogether; each layer has its share:
+STOP_SERVICE: Final = 0.8
+STOP_DIRECTORY: Final = 1.1
+STOP_NODE: Final = 0.2
 STOP_HOST: Final = 0.6
+LEAST_STOP: Final = 0.1
+PER_GROUP: Final = 2  # contacts of a bucket in one /24, /48 or behind one server, where all may in
 MOST_WAIT: Final = 60.0  # seconds for which a status may wait until all overlays are joined
 POLICIES: Final = "p2psip.policies"
 
@@ -95,6 +101,7 @@ class LocalPeer:
         self._names: dict[str, Hit] = {}
         self._names_until = float("-inf")
         self._began = 0.0
+        self._stop_by = float("inf")
 
     # --- building and stopping ---
 
@@ -116,6 +123,8 @@ class LocalPeer:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
+        """Stop everything in reverse, within STOP_ALL seconds."""
+        self._stop_by = self._loop.time() + STOP_ALL
         await self._stack.aclose()
 
     async def _build(self, stack: AsyncExitStack) -> None:
@@ -145,7 +154,7 @@ class LocalPeer:
             keylog=self._keylog or table.keylog,
         )
         host = LocalHost(list(self._identities.values()), config, rng=self._rng)
-        await stack.enter_async_context(host)
+        await self._enter(stack, host, STOP_HOST, "the HIP host")
         return host
 
     def _open_store(self) -> Store:
@@ -157,7 +166,29 @@ class LocalPeer:
             raise ConfigError(f"peer.state: {state}: {error.strerror}; choose another") from None
 
     async def _join(self, stack: AsyncExitStack, joined: JoinedOverlay, store: Store) -> None:
-        raise NotImplementedError
+        """Start our node and directory in one overlay; joining it goes on behind."""
+        table, info = joined.table, joined.info
+        identity = self._identities[table.identity]
+        node = Node(
+            self._host,
+            identity.hit,
+            info,
+            _credentials(joined, identity.hit, self._wall()),
+            store,
+            Settings(
+                k=table.k,
+                alpha=table.alpha,
+                replicas=table.replicas,
+                per_group=PER_GROUP if info.admission == "open" else None,
+            ),
+            seeds=joined.seeds,
+            wall=self._wall,
+            rng=self._rng,
+        )
+        await self._enter(stack, node, STOP_NODE, f"overlay {joined.name}")
+        directory = Directory(node, identity, joined.account)
+        await self._enter(stack, directory, STOP_DIRECTORY, f"registrations in {joined.name}")
+        self._memberships[info.domain] = _Membership(joined, identity.hit, node, directory)
 
     async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""
@@ -165,12 +196,38 @@ class LocalPeer:
         try:
             services = load_services(self, tables, self._installed)
         except ConfigError as error:
-            raise ConfigError(f"overlay.{joined.name}.{error}") from None
+            raise type(error)(f"overlay.{joined.name}.{error}") from None
         for name, service in zip(tables, services, strict=True):
             await service.start()
-            stack.push_async_callback(_bounded, service.stop, STOP_SERVICE, f"service {name}")
+            stack.push_async_callback(self._end, service.stop, STOP_SERVICE, f"service {name}")
             known = name if name not in self._services else f"{joined.name}.{name}"
             self._services[known] = service
+
+    async def _enter(
+        self,
+        stack: AsyncExitStack,
+        layer: AbstractAsyncContextManager[Any],
+        limit: float,
+        name: str,
+    ) -> None:
+        """Start a layer, and let the stack stop it within ``limit`` seconds."""
+        await layer.__aenter__()
+
+        async def leave() -> None:
+            await layer.__aexit__(None, None, None)
+
+        stack.push_async_callback(self._end, leave, limit, name)
+
+    async def _end(self, stop: Callable[[], Awaitable[object]], limit: float, name: str) -> None:
+        """Stop one layer; one that hangs must not keep those below it from stopping."""
+        left = max(self._stop_by - self._loop.time(), LEAST_STOP)
+        try:
+            async with asyncio.timeout(min(limit, left)):
+                await stop()
+        except TimeoutError:
+            _log.warning("%s did not stop in time", name)
+        except (OverlayError, HipError, OSError) as error:
+            _log.warning("%s did not stop cleanly: %s", name, error)
 
     # --- overlay.services.Peer ---
 
@@ -353,15 +410,31 @@ class LocalPeer:
         }
 
 
-async def _bounded(stop: Callable[[], Awaitable[object]], seconds: float, name: str) -> None:
-    """Stop one layer; a layer that hangs must not keep those below it from stopping."""
+def _credentials(joined: JoinedOverlay, device: Hit, wall: float) -> Credentials:
+    """What our device shows to be let in.
+
+    Raises:
+        ConfigError: the overlay would not let it in; the message says what to do.
+    """
+    where, account, info = f"overlay.{joined.name}.account", joined.account, joined.info
+    if account is None:
+        if info.admission == "enrolled":
+            raise ConfigError(f"{where}: missing, but the overlay lets in only certified accounts")
+        return Credentials()
+    shown = account.credentials(device, info, wall)
+    if shown.delegation is None:
+        raise ConfigError(
+            f"{where}: account {account.hit} does not speak through this device, {device}, now; "
+            "type: p2psip account restore"
+        )
     try:
-        async with asyncio.timeout(seconds):
-            await stop()
-    except TimeoutError:
-        _log.warning("%s did not stop within %.1f s", name, seconds)
-    except (OverlayError, OSError) as error:
-        _log.warning("%s: %s", name, error)
+        admit(shown, info, device, wall)
+    except CredentialsRefused as error:
+        raise ConfigError(
+            f"{where}: the overlay would not let you in ({error}); have its CA certify a name: "
+            "p2psip account export, p2psip ca issue, p2psip account add-certificate"
+        ) from None
+    return shown
 
 
 def _load_policy(name: str, installed: Iterable[EntryPoint] | None = None) -> Policy:

@@ -115,7 +115,7 @@ async def pair(folder: Path) -> AsyncIterator[tuple[LocalPeer, LocalPeer]]:
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  in virtual time
             await asyncio.sleep(0.1)
 
 
