@@ -1,5 +1,6 @@
 """A Kademlia overlay whose nodes are HITs. This file is the package's front door."""
 
+from overlay.accounts import canonical_aor
 from overlay.errors import (
     ConfigError,
     CredentialsRefused,
@@ -26,4 +27,5 @@ __all__ = [
     "Target",
     "Trace",
     "Verdict",
+    "canonical_aor",
 ]

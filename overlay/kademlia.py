@@ -20,6 +20,7 @@ from overlay.messages import (
     MAX_ANSWER,
     MAX_DIGESTS,
     MAX_NODES,
+    NODES,
     Code,
     Field,
     Kind,
@@ -471,10 +472,11 @@ class Kademlia:
     def _fill(self) -> None:
         """After a join: a lookup through every bucket, so that none stays sparse."""
         self._out.append(Joined(len(self.table)))
-        targets = self.table.refresh_targets(self._now - REFRESH_EVERY, self._env.rng)
-        if len(self.table.buckets) > 1:
-            self._refreshing.extend((target, self.settings.k) for target in targets)
-            self._next_refresh()
+        own = self.table.get_bucket_for(self.table.node)
+        targets = self.table.refresh_targets(float("inf"), self._env.rng)
+        del targets[own]  # that one we have just been through
+        self._refreshing.extend((target, self.settings.k) for target in targets)
+        self._next_refresh()
 
     def _next_refresh(self) -> None:
         if self._refresh is None and self._refreshing:
@@ -583,7 +585,8 @@ class Kademlia:
             case Kind.PING:
                 answer = encode_answer(Kind.PING, message.request_id, {})
             case Kind.FIND_NODE if _TARGET in fields:
-                nodes = self._nodes(fields[_TARGET], session, MAX_ANSWER - 32)
+                count = min(fields.get(_COUNT, NODES), MAX_NODES)
+                nodes = self._nodes(fields[_TARGET], session, MAX_ANSWER - 32, count)
                 answer = encode_answer(Kind.FIND_NODE, message.request_id, {_NODES: nodes})
             case Kind.GET if _TARGET in fields:
                 values = self._values(fields, session)
@@ -600,9 +603,11 @@ class Kademlia:
                 answer = encode_error(message.request_id, Code.MALFORMED)
         self._out.append(Send(session.hit, answer))
 
-    def _nodes(self, target: bytes, session: Session, room: int) -> list[bytes]:
+    def _nodes(
+        self, target: bytes, session: Session, room: int, count: int = NODES
+    ) -> list[bytes]:
         """The nearest that we know, but who asks and who seems gone."""
-        found = self.table.nearest(int.from_bytes(target, "big"), MAX_NODES, session.node.long_id)
+        found = self.table.nearest(int.from_bytes(target, "big"), count, session.node.long_id)
         return encode_nodes([(c.hit, c.contact) for c in found if not c.failures], room)
 
     def _values(self, fields: dict[int, Any], session: Session) -> dict[int, Any]:
@@ -655,4 +660,4 @@ def _code_name(code: int) -> str:
 _TARGET, _NODES, _VALUES = int(Field.TARGET), int(Field.NODES), int(Field.VALUES)
 _DIGESTS, _TOTAL, _SLOT = int(Field.DIGESTS), int(Field.TOTAL), int(Field.SLOT)
 _KIND, _SKIP, _RECORD = int(Field.RECORD_KIND), int(Field.SKIP), int(Field.RECORD)
-_CODE, _REASON = int(Field.CODE), int(Field.REASON)
+_CODE, _REASON, _COUNT = int(Field.CODE), int(Field.REASON), int(Field.COUNT)

@@ -123,6 +123,7 @@ class Lookup:
     ) -> None:
         self.target = target
         self.alpha = alpha
+        self.width = width
         self.asked = 0
         self._entries: dict[Hit, tuple[_Entry, Path]] = {}
         self._paths = [Path(width, limit) for _ in range(paths)]

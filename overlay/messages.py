@@ -23,7 +23,8 @@ REQUEST_ID_LENGTH: Final = 8
 MAX_ANSWER: Final = 1_150  # bytes; a single value may exceed it by its few bytes of framing
 MAX_RECEIVED: Final = 2_048  # room for fields we do not know
 MAX_CONTACT: Final = 80
-MAX_NODES: Final = 8
+NODES: Final = 8  # nodes in an answer, unless more are asked for …
+MAX_NODES: Final = 20  # … and at most, as far as MAX_ANSWER allows
 MAX_CREDENTIALS: Final = 960
 MAX_VALUE: Final = 1_150
 MAX_DIGESTS: Final = 24  # with subkeys of 8 bytes they fit one answer
@@ -64,6 +65,7 @@ class Field(IntEnum):
     TOTAL = 18  # GET answer: how many digests there are
     CODE = 20  # STORE answer, ERROR
     REASON = 22  # the same in words, at most 80 characters
+    COUNT = 24  # FIND_NODE: how many nodes are wanted; 8 without it
 
 
 class Code(IntEnum):
@@ -141,11 +143,11 @@ def encode_error(request_id: bytes, code: Code, reason: str = "") -> bytes:
 
 
 def encode_nodes(contacts: Iterable[tuple[bytes, bytes]], room: int = MAX_ANSWER) -> list[bytes]:
-    """Flatten (HIT, contact) pairs, as many as ``room`` bytes and MAX_NODES allow."""
+    """Flatten (HIT, contact) pairs, as many as ``room`` bytes allow."""
     flat: list[bytes] = []
     for hit, contact in contacts:
         room -= 20 + len(contact)  # 16 + 2 for the HIT, 2 for the contact's header
-        if room < 0 or len(flat) >= 2 * MAX_NODES:
+        if room < 0:
             break
         flat += (hit, contact)
     return flat
@@ -285,5 +287,6 @@ _FIELDS: Final[dict[int, Callable[[Any], bool]]] = {
     Field.DIGESTS: _is_digests,
     Field.TOTAL: _is_uint,
     Field.CODE: _is_uint,
+    Field.COUNT: _is_uint,
     Field.REASON: lambda value: type(value) is str,
 }

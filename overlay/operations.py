@@ -26,7 +26,7 @@ MAX_RECORDS: Final = 256  # of one get
 _TARGET, _NODES, _VALUES = int(Field.TARGET), int(Field.NODES), int(Field.VALUES)
 _DIGESTS, _TOTAL, _SLOT = int(Field.DIGESTS), int(Field.TOTAL), int(Field.SLOT)
 _KIND, _SKIP, _RECORD = int(Field.RECORD_KIND), int(Field.SKIP), int(Field.RECORD)
-_CODE, _REASON = int(Field.CODE), int(Field.REASON)
+_CODE, _REASON, _COUNT = int(Field.CODE), int(Field.REASON), int(Field.COUNT)
 
 
 class Outcome(NamedTuple):
@@ -118,7 +118,7 @@ class Find:
         self._asker = asker
         self._lookup = lookup
         self._ended = False
-        self._fields = {_TARGET: lookup.target.to_bytes(20, "big")}
+        self._fields = {_TARGET: lookup.target.to_bytes(20, "big"), _COUNT: lookup.width}
 
     def start(self) -> None:
         """See Operation."""
@@ -336,7 +336,7 @@ class Put:
         self._lookup = lookup
         self._record = record
         self._replicas = replicas
-        self._find = {_TARGET: record.key}
+        self._find = {_TARGET: record.key, _COUNT: replicas + 2}
         self._store = {_RECORD: record.raw}
         self._storing = False
         self._ended = False

@@ -132,7 +132,7 @@ class LocalPeer:
         self._identities = given_identities or {
             name: HostIdentity.load(table.key) for name, table in self._profile.identities.items()
         }
-        self._host = given_host or await self._start_host(stack)
+        self._host: Host = given_host or await self._start_host(stack)
         store = given_store or self._open_store()
         if store is not given_store:
             stack.callback(store.close)
@@ -381,7 +381,6 @@ class LocalPeer:
 
     def status(self) -> dict[str, Any]:
         """Everything that ``p2psip status`` shows; JSON-ready."""
-        counters = self._host.counters()
         return {
             **self.summary(),
             "uptime": round(self._loop.time() - self._began, 3),
@@ -394,10 +393,14 @@ class LocalPeer:
                 for member in self._memberships.values()
             },
             "services": {name: dict(service.status()) for name, service in self._services.items()},
-            "associations": counters.get("associations", 0),
-            "counters": counters,
+            "associations": self._associations(),
+            "counters": self._host.counters(),
             "contacts_problem": self._contacts.problem,
         }
+
+    def _associations(self) -> list[dict[str, object]]:
+        """The ESTABLISHED associations; a simulated host does not tell."""
+        return self._host.status() if isinstance(self._host, LocalHost) else []
 
     def _overlay_status(self, member: _Membership) -> dict[str, Any]:
         aors = [aor for aor in self.aors() if split_aor(aor)[1] == member.joined.info.domain]

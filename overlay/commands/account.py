@@ -227,14 +227,14 @@ def _account(joined: "JoinedOverlay") -> "Account":
     if joined.account is None:
         raise ConfigError(
             f"overlay.{joined.name}.account: the profile names no account file; add the line "
-            'account = "account.toml" and type: p2psip account restore'
+            'account = "account.p2psip" and type: p2psip account restore'
         )
     return joined.account
 
 
 def _account_path(joined: "JoinedOverlay") -> Path:
     if joined.table.account is None:
-        raise ConfigError(f'overlay.{joined.name}: add the line account = "account.toml" first')
+        raise ConfigError(f'overlay.{joined.name}: add the line account = "account.p2psip" first')
     return joined.table.account
 
 

@@ -16,7 +16,7 @@ from overlay.errors import ConfigError
 
 DEFAULT_DOMAIN: Final = "p2psip.internal"  # .internal is nobody's: a net of one's own
 KEY_NAME: Final = "device.pem"
-ACCOUNT_NAME: Final = "account.toml"
+ACCOUNT_NAME: Final = "account.p2psip"
 OVERLAY_NAME: Final = "overlay.toml"
 
 PROFILE: Final = """\

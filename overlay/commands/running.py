@@ -10,6 +10,7 @@ from overlay.control import ask, control_path
 from overlay.errors import ConfigError
 from overlay.trace import CallTrace, waterfall
 
+MAX_ROWS = 20  # associations shown to people; --json has all
 RESOLVE_TIMEOUT = 20.0  # seconds: a lookup in a net of which much is dead
 
 
@@ -90,7 +91,13 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
     for name, service in value["services"].items():
         shown = "  ".join(f"{key}={_plain(item)}" for key, item in service.items())
         yield f"service {name}: {shown}"
-    yield f"associations: {value['associations']}"
+    yield f"associations: {len(value['associations'])}"
+    for row in value["associations"][:MAX_ROWS]:
+        address, port = row["address"]
+        yield (
+            f"  {row['peer']} at {address} port {port}, "
+            f"{row['sent']} packets sent, {row['received']} received"
+        )
     busy = {key: count for key, count in value["counters"].items() if count}
     if busy:
         yield "counters: " + "  ".join(f"{key}={count}" for key, count in sorted(busy.items()))

@@ -80,7 +80,7 @@ class Net:
         cert = folder / "cert.pem"
         said(
             *("ca", "issue", "--aor", f"sip:{user}@example.org", "--out", cert),
-            *("--account", folder / "account.toml", "--overlay", overlay),
+            *("--account", folder / "account.p2psip", "--overlay", overlay),
             *("--ca-key", self.folder / "net" / "ca.pem"),
         )
         said("account", "add-certificate", cert, "-p", folder)

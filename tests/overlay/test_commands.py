@@ -285,7 +285,7 @@ def test_a_delegation_for_another_device_is_not_taken_up(
     cli: Any, peer: dict[str, Any], tmp_path: Path
 ) -> None:
     cli("init", tmp_path / "other")
-    file = tmp_path / "other" / "account.toml"
+    file = tmp_path / "other" / "account.p2psip"
     status, _, err = cli("account", "import", file, "--replace", "-p", peer["profile"])
     assert status == 1
     assert "no delegation for this device" in sentence(err)
@@ -334,7 +334,7 @@ def test_a_certified_name_becomes_the_accounts(
 def test_names_that_are_not_the_cas_to_give_are_refused(
     cli: Any, enrolled: dict[str, Any], tmp_path: Path, aor: str
 ) -> None:
-    account = Path(enrolled["profile"]).with_name("account.toml")
+    account = Path(enrolled["profile"]).with_name("account.p2psip")
     status, _, err = issue(cli, tmp_path / "net", aor, account, tmp_path / "c.pem")
     assert status == 1
     sentence(err)
@@ -344,7 +344,7 @@ def test_names_that_are_not_the_cas_to_give_are_refused(
 def test_a_self_certifying_name_is_not_certified_for_another(
     cli: Any, enrolled: dict[str, Any], peer: dict[str, Any], tmp_path: Path
 ) -> None:
-    account = Path(enrolled["profile"]).with_name("account.toml")
+    account = Path(enrolled["profile"]).with_name("account.p2psip")
     user = peer["aor"].split("@")[0]
     status, _, err = issue(
         cli, tmp_path / "net", f"{user}@example.org", account, tmp_path / "c.pem"
@@ -357,7 +357,7 @@ def test_another_cas_key_is_refused(cli: Any, enrolled: dict[str, Any], tmp_path
     HostIdentity.generate().save(tmp_path / "other.pem")
     status, _, err = cli(
         *("ca", "issue", "--aor", "sip:alice@example.org"),
-        *("--account", Path(enrolled["profile"]).with_name("account.toml")),
+        *("--account", Path(enrolled["profile"]).with_name("account.p2psip")),
         *("--overlay", tmp_path / "net" / "overlay.toml", "--ca-key", tmp_path / "other.pem"),
     )
     assert status == 1
@@ -370,7 +370,7 @@ def test_a_certificate_of_another_account_is_not_installed(
     net = tmp_path / "net"
     cli("init", tmp_path / "b", "--overlay", net / "overlay.toml")
     cert = tmp_path / "c.pem"
-    issue(cli, net, "sip:bob@example.org", tmp_path / "b" / "account.toml", cert)
+    issue(cli, net, "sip:bob@example.org", tmp_path / "b" / "account.p2psip", cert)
     status, _, err = cli("account", "add-certificate", cert, "-p", enrolled["profile"])
     assert status == 1
     assert "certifies" in sentence(err)
