@@ -261,10 +261,10 @@ def load_profile(path: Path) -> Profile:
     )
 
 
-def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _table(document: Mapping[str, Any], key: str, prefix: str = "") -> Mapping[str, Any]:
     table = document.get(key, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"{key}: must be a table")
+        raise ConfigError(f"{prefix}{key}: must be a table")
     return table
 
 
@@ -286,6 +286,9 @@ def _join(
     name: str, raw: Mapping[str, Any], base: Path, identities: Mapping[str, IdentityTable]
 ) -> JoinedOverlay:
     path = f"overlay.{name}"
+    for service, own in _table(raw, "services", path + ".").items():
+        if not isinstance(own, dict):  # msgspec would not say which
+            raise ConfigError(f"{path}.services.{service}: must be a table")
     table = check_table(OverlayTable, raw, path, base)
     if table.identity not in identities:
         raise ConfigError(
