@@ -1,7 +1,6 @@
 """Fuzz target: everything in overlay that reads bytes or text from a peer or a file.
 
-Run with ``python tests/fuzz/fuzz_overlay_codecs.py -max_total_time=60``; pytest calls the same
-function with random and with nearly right bytes.
+Run with ``PYTHONPATH=.:tests python tests/fuzz/fuzz_overlay_codecs.py -max_total_time=60``.
 """
 
 import sys
@@ -10,14 +9,16 @@ from contextlib import suppress
 
 from hipctl import MalformedPacket, Rejected, read_certificate
 from overlay.accounts import Delegation, canonical_aor, uri_of
-from overlay.admission import Credentials, admit, parse_account
+from overlay.admission import Account, Credentials, admit, format_account, parse_account
 from overlay.canonical import NotCanonical, decode, encode
 from overlay.constants import MAX_RECORD
 from overlay.errors import CredentialsRefused, MalformedAor, MalformedRecord, RecordRefused
 from overlay.kinds import KINDS
 from overlay.overlayfile import format_overlay, parse_overlay
-from overlay.records import Record, check_record
-from sim.people import ALICE, CA, ENROLLED, WALL
+from overlay.records import NodeInfo, Record, Reg, aor_key, check_record, sign_record
+from sim.people import ALICE, ALICE_AOR, CA, ENROLLED, WALL, certificate
+
+Reader = Callable[[bytes], None]
 
 
 def _canonical(data: bytes) -> None:
@@ -68,7 +69,7 @@ def _account(data: bytes) -> None:
     parse_account(data.decode("utf-8", "replace"))
 
 
-READERS: tuple[Callable[[bytes], None], ...] = (
+READERS: tuple[Reader, ...] = (
     _canonical,
     _record,
     _payloads,
@@ -88,6 +89,25 @@ EXPECTED = (
     MalformedPacket,
     Rejected,
 )
+
+CERTIFICATE = certificate(ALICE, ALICE_AOR)
+REG = Reg(ALICE_AOR, ALICE.delegation, CERTIFICATE, 5060, b"contact").encode()
+KEY = aor_key(ENROLLED.id, ALICE_AOR)
+RECORD = sign_record(ALICE.device, ENROLLED.id, "REG", KEY, b"", 1, WALL, WALL + 3600, REG)
+GOOD: tuple[tuple[Reader, bytes], ...] = (
+    (_canonical, RECORD.raw),
+    (_record, RECORD.raw),
+    (_payloads, REG),
+    (_payloads, NodeInfo(b"contact").encode()),
+    (_delegation, ALICE.delegation.raw),
+    (_credentials, Credentials(ALICE.delegation, (CERTIFICATE,)).encode()),
+    (_certificate, CERTIFICATE),
+    (_aor, b"al%69ce@Example.org;x=1"),
+    (_aor, b"alice@example.org"),
+    (_overlay, format_overlay(ENROLLED).encode()),
+    (_account, format_account(Account((ALICE.delegation,), (CERTIFICATE,))).encode()),
+)
+SEEDS = [bytes([READERS.index(reader)]) + data for reader, data in GOOD]
 
 
 def test_one_input(data: bytes) -> None:

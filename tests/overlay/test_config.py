@@ -103,7 +103,7 @@ def test_several_overlays_may_share_an_identity_but_no_domain(folder: Path) -> N
         ('identity = "me"', 'identiy = "me"', "overlay.home.identiy: unknown key; known are"),
         ('identity = "me"', "", "overlay.home.identity: missing"),
         ('identity = "me"', "identity = 3", "overlay.home.identity: expected `str`, got `int`"),
-        ('identity = "me"', 'identity = "you"', r"overlay.home.identity: no \[identity.you\]; have"),
+        ('identity = "me"', 'identity = "you"', r"overlay.home.identity: no \[identity.you"),
         ('identity = "me"', 'identity = "me"\nk = 0', "overlay.home.k: must be between 1 and 64"),
         ('identity = "me"', 'identity = "me"\nk = "x"', "overlay.home.k: expected `int`"),
         ('identity = "me"', 'identity = "me"\nk = 4', "overlay.home.replicas: must be between 1"),
