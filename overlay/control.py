@@ -165,7 +165,7 @@ class ControlServer:
         return data
 
 
-def ask(path: Path, what: str, *, timeout: float = 10.0, **arguments: Any) -> Any:
+def ask(path: Path, what: str, *, timeout: float = 10.0, **arguments: Any) -> dict[str, Any]:
     """Ask the peer that listens at ``path``; blocks. For the command line.
 
     Args:
@@ -193,9 +193,11 @@ def ask(path: Path, what: str, *, timeout: float = 10.0, **arguments: Any) -> An
         reply = json.loads(line)
     except ValueError:
         raise PeerNotRunning("the peer closed the connection without an answer") from None
-    if "error" in reply:
-        raise ControlRefused(str(reply["error"]))
-    return reply.get("ok")
+    if not isinstance(reply, dict) or not isinstance(reply.get("ok"), dict):
+        error = reply.get("error") if isinstance(reply, dict) else None
+        raise ControlRefused(str(error or "the peer's answer cannot be read: another version?"))
+    found: dict[str, Any] = reply["ok"]
+    return found
 
 
 def _private_directory(path: Path) -> None:

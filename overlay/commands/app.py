@@ -1,5 +1,6 @@
 """The typer application: every subcommand but ``run``, and those that other packages add."""
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -43,6 +44,9 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one subcommand and return its exit status; errors become one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no block characters
+            stream.reconfigure(errors="replace")
     try:
         build(arguments)(args=list(arguments), prog_name="p2psip")
     except SystemExit as end:

@@ -76,8 +76,6 @@ async def _run(path: Path, *, as_json: bool, keylog: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     profile = load_profile(path)
-    if keylog is not None:
-        _log.warning("the secrets of every association are written to %s", keylog)
     async with AsyncExitStack() as stack:
         peer = LocalPeer(profile, keylog=keylog, stop=stopping.set)
         control = ControlServer(control_path(profile.peer.state), peer.answer)

@@ -60,7 +60,7 @@ def trace(
     Example: p2psip trace 3c26
     """
     value = ask(control_path(peer_table(profile).state), "trace", call=call)
-    calls = value["calls"]
+    calls = value.get("calls", [])
     if call and not calls:
         raise ConfigError(f"no call whose name starts with {call!r}; list all with: p2psip trace")
     lines = [line for c in calls for line in (*waterfall(CallTrace.from_json(c)), "")]

@@ -2,9 +2,11 @@
 
 import io
 import json
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hipctl import HostIdentity
 from overlay.cli import main
 from overlay.commands import app as application
 from overlay.config import load_profile
+from overlay.control import control_path
 
 COMMANDS = [
     ["init"],
@@ -224,6 +227,51 @@ def test_without_a_running_peer_they_say_how_to_start_one(
     status, _, err = cli(*command, "-p", peer["profile"])
     assert status == 1
     assert "p2psip run" in sentence(err)
+
+
+class Answering(threading.Thread):
+    """A control socket that gives every request one answer."""
+
+    def __init__(self, path: Path, value: Any) -> None:
+        super().__init__(daemon=True)
+        self.socket = socket.socket(socket.AF_UNIX)
+        path.parent.mkdir(parents=True)
+        self.socket.bind(str(path))
+        self.socket.listen()
+        self.value = value
+
+    def run(self) -> None:
+        client, _ = self.socket.accept()
+        with client, client.makefile("rb") as file:
+            file.readline()
+            client.sendall(json.dumps(self.value).encode() + b"\n")
+        self.socket.close()
+
+
+def test_trace_draws_the_calls_of_the_running_peer(cli: Any, peer: dict[str, Any]) -> None:
+    steps = [
+        {"step": "invite", "ms": 0, "detail": ""},
+        {"step": "resolve", "ms": 5, "detail": "x"},
+    ]
+    calls = {"calls": [{"call": "3c26", "began": 0, "steps": steps}]}
+    path = control_path(Path(peer["profile"]).parent / "state")
+    Answering(path, {"ok": calls}).start()
+    status, out, err = cli("trace", "-p", peer["profile"])
+    assert (status, err) == (0, "")
+    assert out.startswith("call 3c26")
+    assert "resolve" in out
+    assert "█" in out
+
+
+@pytest.mark.parametrize("value", [{"error": "not now"}, {}, [], "x", {"ok": 5}])
+def test_whatever_a_peer_answers_ends_in_a_sentence(
+    cli: Any, peer: dict[str, Any], value: object
+) -> None:
+    path = control_path(Path(peer["profile"]).parent / "state")
+    Answering(path, value).start()
+    status, _, err = cli("trace", "-p", peer["profile"])
+    assert status == 1
+    sentence(err)
 
 
 def test_account_show_tells_account_names_and_devices(cli: Any, peer: dict[str, Any]) -> None:

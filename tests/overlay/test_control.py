@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from overlay import control
 from overlay.control import ControlRefused, ControlServer, PeerNotRunning, ask, control_path
@@ -17,7 +19,7 @@ from overlay.errors import ConfigError, NotFound
 
 async def answer(what: str, arguments: Mapping[str, Any]) -> Any:
     if what == "resolve":
-        raise NotFound(f"nobody is registered under {arguments['aor']}")
+        raise NotFound(f"nobody is registered under {arguments.get('aor')}")
     if what == "long":
         return "x" * 5_000_000
     return {"did": what}
@@ -171,3 +173,20 @@ def test_stopping_does_not_wait_for_a_handler_that_hangs(tmp_path: Path) -> None
             writer.close()
 
     asyncio.run(main())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=64) | st.dictionaries(st.sampled_from(["do", "aor", "x"]), JSON))
+def test_any_line_is_answered_by_one_line_of_json(request_: bytes | dict[str, Any]) -> None:
+    line = request_ if isinstance(request_, bytes) else json.dumps(request_).encode()
+    server = ControlServer(Path("/nowhere"), answer)
+    reply = asyncio.run(server._reply(line))
+    assert reply.count(b"\n") == 1
+    assert json.loads(reply).keys() & {"ok", "error"}

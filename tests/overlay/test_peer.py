@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from hipctl import Hit, HostIdentity
 from overlay import ConfigError, Evidence, NotFound, Verdict
 from overlay import peer as peer_module
 from overlay.commands.init import make
+from overlay.commands.running import status_lines
 from overlay.config import Profile, load_profile
 from overlay.contacts import ContactBook
 from overlay.errors import OverlayError, ServiceNotInstalled
@@ -318,6 +320,9 @@ def test_the_control_socket_gets_answers_and_sentences(tmp_path: Path) -> None:
             status = await peer.answer("status", {})
             assert status["aors"] == [own(peer)]
             assert status["overlays"]["main"]["domain"] == "example.org"
+            human = "\n".join(status_lines(json.loads(json.dumps(status))))
+            assert f"  {own(peer)}" in human
+            assert "service sip: table={listen=127.0.0.1:5060}" in human
             assert status["services"] == {"sip": {"table": {"listen": "127.0.0.1:5060"}}}
             peer.trace.mark("abc", "invite")
             assert [c["call"] for c in (await peer.answer("trace", {}))["calls"]] == ["abc"]
