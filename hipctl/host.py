@@ -56,6 +56,7 @@ _FIRST_FREE_PORT = 49_152
 _INLINE_K = 12  # a puzzle this hard or less is solved at once, some milliseconds
 _SLICE = 1 << 15  # hashes between two looks at the deadline
 _WAITING_PINGS = 256
+_TIMED_EXCHANGES = 1_024
 _CONTACT_SECONDS = 10.0  # how long we trust that our own addresses are what they were
 _HEADERS = {4: 20 + 8, 6: 40 + 8}  # bytes of outer IP and UDP
 
@@ -138,6 +139,7 @@ class LocalHost:
         self._solvers: set[asyncio.Task[None]] = set()
         self._counters: Counter[str] = Counter()
         self._sent = self._received = 0
+        self._began: dict[Pair, float] = {}
         self._found: tuple[float, list[Address]] = (float("-inf"), [])
         self._always_fits = min(self._limit(suite, 6) for suite in SUITES)
         self._keylog: int | None = None
@@ -251,6 +253,7 @@ class LocalHost:
         self._waiting.setdefault(pair, set()).add(waiter)
         try:
             async with asyncio.timeout(timeout):
+                self._begin(pair)
                 self._driver.feed(lambda now: self.engine.connect(*pair, now))
                 await waiter
         except TimeoutError:
@@ -378,6 +381,7 @@ class LocalHost:
         if outbound:
             self.send_sealed(outbound, next_header, payload)
         else:
+            self._begin((local, peer))
             self._driver.feed(
                 lambda now: self.engine.enqueue(local, peer, next_header, payload, now)
             )
@@ -475,15 +479,25 @@ class LocalHost:
                     os.write(self._keylog, line.encode() + b"\n")
             case AssociationUp(local=local, peer=peer):
                 _log.debug("associated with %s", peer)
+                began = self._began.pop((local, peer), None)
+                if began is not None:
+                    measured = time.perf_counter() - began
+                    action = replace(action, seconds=max(action.seconds, measured))
                 self._release((local, peer), None)
                 self._emit(action)
             case AssociationDown(local=local, peer=peer, reason=reason):
                 _log.debug("no association with %s: %s", peer, reason)
+                self._began.pop((local, peer), None)
                 self._reassembly.forget((local, peer))
                 self._release((local, peer), AssociationFailed(f"{peer}: {reason}"))
                 self._emit(action)
             case _:
                 assert_never(action)
+
+    def _begin(self, pair: Pair) -> None:
+        """Note when an exchange starts; the loop's clock, which times it, may be coarse."""
+        if pair not in self._began and len(self._began) < _TIMED_EXCHANGES:
+            self._began[pair] = time.perf_counter()
 
     def _release(self, pair: Pair, error: AssociationFailed | None) -> None:
         for waiter in self._waiting.pop(pair, ()):
