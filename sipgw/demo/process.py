@@ -143,6 +143,11 @@ class Program:
         except TimeoutError:
             raise StepFailed(f"{self.name} still runs after {timeout:g} s") from None
 
+    async def finished(self, timeout: float) -> None:
+        """Wait until all that it printed was read."""
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=timeout)
+
     async def stop(self, sign: int = signal.SIGTERM) -> None:
         """End it and everything that it started; harmless when done twice."""
         process = self._process

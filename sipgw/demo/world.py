@@ -1,0 +1,239 @@
+"""Peers of one overlay as separate processes on this machine, made with the commands of users.
+
+The demo shows them, and tests with real clients use them. Addresses are 127.0.0.x, which need no
+rights: HIP at port 10500 of each, and the SIP gateway at port 5060.
+"""
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from sipgw.demo.process import Program, StepFailed
+
+DOMAIN = "demo.internal"
+HIP_PORT = 10_500
+SIP_PORT = 5_060
+AT_A_TIME = 3  # commands
+COMMAND = 30.0  # seconds that one command may take
+START = 20.0
+JOIN = 30.0
+
+
+@dataclass(slots=True)
+class PeerProcess:
+    """One peer.
+
+    Attributes:
+        name: user part of its AoR.
+        address: IPv4 address of its HIP host and its gateway.
+        folder: its profile.
+        hit: of its device.
+        program: the process.
+    """
+
+    name: str
+    address: str
+    folder: Path
+    hit: str = ""
+    program: Program = field(init=False)
+
+    @property
+    def aor(self) -> str:
+        """Its certified name."""
+        return f"sip:{self.name}@{DOMAIN}"
+
+    @property
+    def hip(self) -> str:
+        """Where its HIP host listens."""
+        return f"{self.address}:{HIP_PORT}"
+
+    @property
+    def sip(self) -> tuple[str, int]:
+        """Where its SIP gateway listens."""
+        return self.address, SIP_PORT
+
+
+def installed(program: str) -> str:
+    """Find one of this package's own programs, beside the interpreter or on the path.
+
+    Raises:
+        StepFailed: the package isn't installed.
+    """
+    beside = Path(sys.executable).with_name(program)
+    found = str(beside) if beside.is_file() else shutil.which(program)
+    if not found:
+        raise StepFailed(f"{program} is not installed; try: pip install -e .")
+    return found
+
+
+async def run_command(program: str, *arguments: str, timeout: float = COMMAND) -> list[str]:
+    """Run one command and return the lines that it printed.
+
+    Raises:
+        StepFailed: it failed or took too long.
+    """
+    what = f"{program} {' '.join(arguments)}"
+    async with Program(what, [installed(program), *arguments]) as child:
+        status = await child.exit_status(timeout)
+        await child.finished(timeout)
+        lines = child.tail(1_000)
+    if status:
+        raise StepFailed(f"{what}: {lines[-1] if lines else f'exit status {status}'}")
+    return lines
+
+
+async def command(program: str, *arguments: str, timeout: float = COMMAND) -> dict[str, Any]:
+    """Run one command with ``--json`` and return the object that it printed.
+
+    Raises:
+        StepFailed: it failed, took too long, or printed something else.
+    """
+    lines = await run_command(program, *arguments, "--json", timeout=timeout)
+    for line in reversed(lines):
+        if line.startswith("{"):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    raise StepFailed(f"{program} {' '.join(arguments)}: no JSON came")
+
+
+class World:
+    """An enrolled overlay and its peers.
+
+    Args:
+        folder: where everything is written; nothing outside it is.
+        names: of the peers; the first one is the seed of the others.
+        first: last byte of the first peer's address.
+        keylogs: whether each peer writes ``keylog`` into its folder.
+    """
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], *, first: int = 2, keylogs: bool = False
+    ) -> None:
+        self.folder = folder
+        self.peers = {
+            name: PeerProcess(name, f"127.0.0.{first + number}", folder / name)
+            for number, name in enumerate(names)
+        }
+        self._keylogs = keylogs
+        self._gate = asyncio.Semaphore(AT_A_TIME)
+
+    async def _run(self, *arguments: str) -> dict[str, Any]:
+        async with self._gate:
+            return await command("p2psip", *arguments)
+
+    async def make(self) -> None:
+        """Found the overlay; make each peer's identity, profile and certificate.
+
+        Raises:
+            StepFailed: a command failed.
+        """
+        folder = str(self.folder)
+        await self._run("overlay", "new", DOMAIN, "--enrolled", "--folder", folder)
+        seed, *others = self.peers.values()
+        await self._init(seed, None)
+        async with asyncio.TaskGroup() as group:
+            for peer in others:
+                group.create_task(self._init(peer, seed))
+
+    async def _init(self, peer: PeerProcess, seed: PeerProcess | None) -> None:
+        overlay = str(self.folder / "overlay.toml")
+        arguments = ["init", str(peer.folder), "--overlay", overlay]
+        arguments += ["--listen", peer.hip, "--sip", f"{peer.address}:{SIP_PORT}"]
+        if seed is not None:
+            arguments += ["--seed", f"{seed.hit}@{seed.hip}"]
+        made = await self._run(*arguments)
+        peer.hit = made["hit"]
+        certificate = str(self.folder / f"{peer.name}.pem")
+        account, key = str(peer.folder / "account.toml"), str(self.folder / "ca.pem")
+        issue = ["ca", "issue", "--aor", peer.aor, "--account", account, "--overlay", overlay]
+        await self._run(*issue, "--ca-key", key, "--out", certificate)
+        await self._run("account", "add-certificate", certificate, "--profile", str(peer.folder))
+
+    async def start(self) -> None:
+        """Start every peer's process and wait until each says that it is ready.
+
+        Raises:
+            StepFailed: one did not start.
+        """
+        async with asyncio.TaskGroup() as group:
+            for peer in self.peers.values():
+                group.create_task(self._start(peer))
+
+    async def _start(self, peer: PeerProcess) -> None:
+        argv = [installed("p2psip"), "run", str(peer.folder), "--json", "-v"]
+        if self._keylogs:
+            argv += ["--keylog", str(peer.folder / "keylog")]
+        peer.program = Program(f"peer of {peer.name}", argv)
+        await peer.program.start()
+        await peer.program.lines.wait(
+            lambda line: True if line.startswith('{"event": "ready"') else None,
+            START,
+            what="ready",
+        )
+
+    async def joined(self) -> dict[str, dict[str, Any]]:
+        """Wait until every peer joined and knows all others; return what each says of itself.
+
+        Raises:
+            StepFailed: one did not, in time.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        with_wait = ["status", "--wait", str(JOIN)]
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                name: group.create_task(self.ask(name, *with_wait, timeout=JOIN + 10))
+                for name in self.peers
+            }
+        for name, task in tasks.items():
+            found[name] = task.result()
+            if not all(o["joined"] for o in found[name]["overlays"].values()):
+                raise StepFailed(f"peer of {name} did not join within {JOIN:g} s")
+        return found
+
+    async def ask(self, name: str, *arguments: str, timeout: float = COMMAND) -> dict[str, Any]:
+        """Ask a running peer: ``status``, ``trace``, or ``resolve`` and an AoR."""
+        profile = str(self.peers[name].folder)
+        return await command("p2psip", *arguments, "--profile", profile, timeout=timeout)
+
+    async def published(self, name: str, timeout: float) -> None:
+        """Wait until the registration of a peer's client stands in the overlay.
+
+        Raises:
+            StepFailed: it does not.
+        """
+        aor, end = self.peers[name].aor, asyncio.get_running_loop().time() + timeout
+        while True:
+            status = await self.ask(name, "status")
+            if any(aor in overlay["published"] for overlay in status["overlays"].values()):
+                return
+            if asyncio.get_running_loop().time() > end:
+                raise StepFailed(f"{aor} is not in the overlay after {timeout:g} s")
+
+    async def stop(self) -> None:
+        """End every peer; harmless when done twice."""
+        running = [peer.program for peer in self.peers.values() if hasattr(peer, "program")]
+        await asyncio.gather(*(program.stop() for program in running))
+
+    async def __aenter__(self) -> Self:
+        """Make and start everything."""
+        try:
+            await self.make()
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End every peer."""
+        await self.stop()
+
+    def tail(self, name: str, lines: int = 15) -> list[str]:
+        """The last lines of a peer's log."""
+        peer = self.peers[name]
+        return peer.program.tail(lines) if hasattr(peer, "program") else []
