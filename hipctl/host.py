@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Self, assert_never
 
 from hipctl import contact as contacts
-from hipctl import puzzle
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
+from hipctl.echo import Echoes
 from hipctl.engine import Engine, Inbound, Outbound
 from hipctl.errors import (
     AssociationFailed,
@@ -35,7 +35,6 @@ from hipctl.inner import (
     ICMPV6,
     LONGEST_DATAGRAM,
     UDP,
-    Echo,
     Reassembly,
     fragment,
     parse_echo,
@@ -45,6 +44,7 @@ from hipctl.inner import (
 )
 from hipctl.interface import AssociationDown, AssociationUp, Event, OnDatagram
 from hipctl.sansio import Driver
+from hipctl.solver import Solver
 from hipctl.udp import DatagramPort, OpenPort, open_udp, outgoing_addresses
 
 _log = logging.getLogger(__name__)
@@ -53,9 +53,6 @@ _NON_ESP = bytes(4)  # leads every control packet over UDP, RFC 5770 §5.1
 _KEEPALIVE = b"\xff"  # what NATs are kept open with where ESP is (RFC 3948 §2.3); ignored
 
 _FIRST_FREE_PORT = 49_152
-_INLINE_K = 12  # a puzzle this hard or less is solved at once, some milliseconds
-_SLICE = 1 << 15  # hashes between two looks at the deadline
-_WAITING_PINGS = 256
 _TIMED_EXCHANGES = 1_024
 _CONTACT_SECONDS = 10.0  # how long we trust that our own addresses are what they were
 _HEADERS = {4: 20 + 8, 6: 40 + 8}  # bytes of outer IP and UDP
@@ -131,12 +128,9 @@ class LocalHost:
         self._endpoints: dict[tuple[Hit, int], LocalEndpoint] = {}
         self._reassembly = Reassembly()
         self._identification = int.from_bytes(rng(4), "big")
-        self._echo_identifier = int.from_bytes(rng(2), "big")
-        self._echo_sequence = 0
-        self._pings: dict[tuple[Pair, int], tuple[asyncio.Future[float], float]] = {}
+        self._echoes = Echoes(int.from_bytes(rng(2), "big"))
         self._waiting: dict[Pair, set[asyncio.Future[None]]] = {}
         self._watchers: dict[object, Callable[[Event], None]] = {}
-        self._solvers: set[asyncio.Task[None]] = set()
         self._counters: Counter[str] = Counter()
         self._sent = self._received = 0
         self._began: dict[Pair, float] = {}
@@ -144,12 +138,14 @@ class LocalHost:
         self._always_fits = min(self._limit(suite, 6) for suite in SUITES)
         self._keylog: int | None = None
         self._driver: Driver[Action]
+        self._solver: Solver
         self._now: Callable[[], float]
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._loop, self._now = loop, loop.time
         self._driver = Driver(self.engine, self._perform)
+        self._solver = Solver(self._on_solved)
         if self._config.keylog:
             self._keylog = open_keylog(self._config.keylog)
         try:
@@ -174,9 +170,7 @@ class LocalHost:
             port.close()
         self._ports.clear()
         self._send4 = self._send6 = self._send_nowhere
-        for solver in self._solvers:
-            solver.cancel()
-        await asyncio.gather(*self._solvers, return_exceptions=True)
+        await self._solver.close()
         for pair in list(self._waiting):
             self._release(pair, AssociationFailed("this host was closed"))
         if self._keylog is not None:
@@ -301,19 +295,9 @@ class LocalHost:
             TimeoutError: none came.
         """
         pair = (local or self._hits[0], peer)
-        if len(self._pings) >= _WAITING_PINGS:
-            raise TimeoutError("too many echoes without reply")
-        self._echo_sequence = sequence = self._echo_sequence + 1 & 0xFFFF
-        echo = Echo(ECHO_REQUEST, self._echo_identifier, sequence, data)
-        waiter: asyncio.Future[float] = self._loop.create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                message = echo.encode(pseudo_header(*pair))
-                self._pings[pair, sequence] = waiter, time.perf_counter()
-                self._send_inner(*pair, ICMPV6, message)
-                return await waiter
-        finally:
-            self._pings.pop((pair, sequence), None)
+        return await self._echoes.round_trip(
+            pair, data, timeout, lambda message: self._send_inner(*pair, ICMPV6, message)
+        )
 
     def status(self) -> list[dict[str, object]]:
         """One row per ESTABLISHED association, for display."""
@@ -450,12 +434,8 @@ class LocalHost:
         echo = parse_echo(pseudo, payload)
         if echo.type == ECHO_REQUEST:
             self._send_inner(*pair, ICMPV6, replace(echo, type=ECHO_REPLY).encode(pseudo))
-            return
-        waiter, sent = self._pings.get((pair, echo.sequence), (None, 0.0))
-        if waiter is None or waiter.done() or echo.identifier != self._echo_identifier:
+        elif not self._echoes.on_reply(pair, echo):
             self._counters["echo reply that nobody waits for"] += 1
-        else:
-            waiter.set_result(time.perf_counter() - sent)
 
     def _failed(self, whose: str) -> None:
         self._counters["callback failed"] += 1
@@ -470,7 +450,7 @@ class LocalHost:
             case Transmit(data=data, to=to):
                 self._send_control(data, to)
             case SolvePuzzle():
-                self._solve(action)
+                self._solver.solve(action)
             case Flush(local=local, peer=peer, datagrams=datagrams):
                 for next_header, payload in datagrams:
                     self._send_inner(local, peer, next_header, payload)
@@ -515,23 +495,8 @@ class LocalHost:
             except Exception:  # as in _deliver
                 self._failed("a watcher of associations")
 
-    def _solve(self, ask: SolvePuzzle) -> None:
-        if ask.k <= _INLINE_K:
-            j = puzzle.solve(ask.k, ask.prefix, ask.rhash, ask.start)
-            self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, j, now))
-        else:
-            task = asyncio.create_task(self._solve_slowly(ask))
-            self._solvers.add(task)
-            task.add_done_callback(self._solvers.discard)
-
-    async def _solve_slowly(self, ask: SolvePuzzle) -> None:
-        start, j = ask.start, None
-        while j is None and self._now() < ask.deadline:
-            j = await self._loop.run_in_executor(
-                None, puzzle.solve, ask.k, ask.prefix, ask.rhash, start, _SLICE
-            )
-            start += _SLICE
-        self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, j, now))
+    def _on_solved(self, ask: SolvePuzzle, answer: bytes | None) -> None:
+        self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, answer, now))
 
     # our own addresses
 
