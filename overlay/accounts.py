@@ -191,35 +191,14 @@ class Delegation:
         """The bytes that the signature covers: all before it, which begin with the context."""
         return self.raw[: -len(self.sig) - 2]
 
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
+    @staticmethod
+    def parse(data: bytes) -> "Delegation":
         """Read the canonical bytes; the signature isn't checked here.
 
         Raises:
             CredentialsRefused: they are none.
         """
-        try:
-            values = decode(data, MAX_DELEGATION)
-        except NotCanonical as error:
-            raise CredentialsRefused(f"delegation: {error.reason}") from None
-        match values:
-            case [
-                "p2psip/dev/1",
-                bytes(account),
-                bytes(device),
-                int(not_after),
-                int(seq),
-                bytes(sig),
-            ] if _fits(account, not_after, seq, sig):
-                try:
-                    hit = Hit.check(device)
-                except ValueError:
-                    raise CredentialsRefused("delegation: device is no HIT") from None
-                delegation = cls(HostId.ecdsa(account), hit, not_after, seq, sig)
-                delegation.__dict__["raw"] = bytes(data)
-                return delegation
-            case _:
-                raise CredentialsRefused("delegation: no delegation")
+        return _read_delegation(bytes(data))
 
     def verify(self) -> bool:
         """Whether the account signed it, with low s."""
@@ -242,6 +221,33 @@ class Delegation:
         if self.not_after > wall + DELEGATION_LIFE + CLOCK_TOLERANCE:
             return "delegation too long"
         return None
+
+
+@lru_cache(maxsize=512)  # every registration of a device carries the same one
+def _read_delegation(data: bytes) -> Delegation:
+    try:
+        values = decode(data, MAX_DELEGATION)
+    except NotCanonical as error:
+        raise CredentialsRefused(f"delegation: {error.reason}") from None
+    match values:
+        case [
+            "p2psip/dev/1",
+            bytes(account),
+            bytes(device),
+            int(not_after),
+            int(seq),
+            bytes(sig),
+        ] if _fits(account, not_after, seq, sig):
+            pass
+        case _:
+            raise CredentialsRefused("delegation: no delegation")
+    try:
+        hit = Hit.check(device)
+    except ValueError:
+        raise CredentialsRefused("delegation: device is no HIT") from None
+    delegation = Delegation(HostId.ecdsa(account), hit, not_after, seq, sig)
+    delegation.__dict__["raw"] = data  # what was read needn't be encoded again
+    return delegation
 
 
 def _fits(account: bytes, not_after: int, seq: int, sig: bytes) -> bool:

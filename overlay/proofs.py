@@ -70,28 +70,15 @@ class NameCertificate:
     certified: Certified
 
 
-def signed(host_id: bytes, sig: bytes, context: bytes, body: bytes) -> bool:
-    """Whether the ECDSA key ``host_id`` (an HI field) signed ``context`` ‖ ``body``."""
-    seen = hashlib.sha256(b"".join((host_id, sig, context, b"\0", body))).digest()
+def delegation_signed(delegation: Delegation) -> bool:
+    """Whether a delegation's account signed it, with low s."""
+    seen = hashlib.sha256(delegation.raw).digest()  # it begins with a context of its own
     if SIGNATURES.get(seen):
         return True
-    try:
-        good = HostId.ecdsa(host_id).verify(sig, context + body)
-    except MalformedPacket:
-        return False
+    good = delegation.verify()
     if good:
         SIGNATURES.keep(seen, True)
     return good
-
-
-def delegation_signed(delegation: Delegation) -> bool:
-    """Whether a delegation's account signed it, with low s."""
-    try:
-        if not delegation.account.low_s(delegation.sig):
-            return False
-    except MalformedPacket:
-        return False
-    return signed(delegation.account.encoded, delegation.sig, b"", delegation.body)
 
 
 def certified(der: bytes, overlay: OverlayInfo, wall: float) -> NameCertificate:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from hipctl import Hit, HostId, HostIdentity
+from hipctl import Hit, HostId, HostIdentity, MalformedPacket
 from overlay.canonical import NotCanonical, decode, encode
 from overlay.constants import (
     CLOCK_TOLERANCE,
@@ -23,7 +23,7 @@ from overlay.constants import (
 from overlay.errors import MalformedRecord, RecordRefused
 from overlay.kinds import KINDS, Kind, NodeInfo, Payload, Reg, Revoke
 from overlay.overlayfile import OverlayInfo
-from overlay.proofs import signed
+from overlay.proofs import SIGNATURES
 
 __all__ = [
     "KINDS",
@@ -278,16 +278,26 @@ def check_record(record: Record, overlay: OverlayInfo, wall: float) -> Payload:
     if record.key != record_key(overlay.id, *payload.place(record.owner_hit)):
         raise RecordRefused("wrong key")
     payload.check(record.owner_hit, record.subkey, record.expires, overlay, wall)
+    _check_owner(record)
+    return payload
+
+
+def _check_owner(record: Record) -> None:
+    """Check that the owner signed; a record that once passed is remembered by its hash."""
+    seen = hashlib.sha256(record.raw).digest()
+    if SIGNATURES.get(seen):
+        return
     owner = HostId.ecdsa(record.host_id)
     if owner.hit != record.owner_hit:
         raise RecordRefused("owner is not its key's HIT")
-    if record.host_id[:2] not in _CURVES:
-        raise RecordRefused("bad owner key")
-    if not owner.low_s(record.sig):
-        raise RecordRefused("high s")
-    if not signed(record.host_id, record.sig, RECORD_CONTEXT, record.body):
-        raise RecordRefused("signature")
-    return payload
+    try:
+        if not owner.low_s(record.sig):
+            raise RecordRefused("high s")
+        if not owner.verify(record.sig, RECORD_CONTEXT + record.body):
+            raise RecordRefused("signature")
+    except MalformedPacket:
+        raise RecordRefused("bad owner key") from None
+    SIGNATURES.keep(seen, True)
 
 
 def _served(record: Record, overlay: OverlayInfo, wall: float) -> Callable[[bytes], Payload]:
@@ -306,9 +316,6 @@ def _served(record: Record, overlay: OverlayInfo, wall: float) -> Callable[[byte
     if not 0 < record.expires - record.created <= kind.life:
         raise RecordRefused("lifetime")
     return kind.decode
-
-
-_CURVES: Final = frozenset({b"\0\1", b"\0\2"})  # labels of RFC 7401 §5.2.9
 
 
 def newer(offered: Record, held: Record) -> bool:

@@ -489,10 +489,12 @@ def test_memory_of_proofs_is_bounded_and_forgets_the_oldest() -> None:
 
 
 def test_failures_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proofs, "SIGNATURES", proofs.Memory(10))
+    of_delegations, of_records = proofs.Memory[bytes, bool](10), proofs.Memory[bytes, bool](10)
+    monkeypatch.setattr(proofs, "SIGNATURES", of_delegations)
+    monkeypatch.setattr("overlay.records.SIGNATURES", of_records)
     assert refusal(Record.parse(RECORD.raw[:-32] + b"\1" * 32)) == "signature"
     check_record(RECORD, OVERLAY, WALL)
-    assert len(proofs.SIGNATURES) == 2  # delegation and record
+    assert (len(of_delegations), len(of_records)) == (1, 1)
 
 
 def test_a_remembered_certificate_still_expires() -> None:
