@@ -1,0 +1,193 @@
+"""Several engines and the network between them, in virtual time: no loop, no socket."""
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from hipctl import puzzle
+from hipctl.actions import Action, Address, Flush, KeyLog, SolvePuzzle, Transmit
+from hipctl.engine import Engine, EngineConfig
+from hipctl.errors import MalformedPacket, Rejected
+from hipctl.identity import Hit, HostIdentity
+from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.state import State
+
+SECRETS = count(1)
+FAST = EngineConfig(k=2)
+
+
+@dataclass
+class Peer:
+    """One engine with one identity, at one address."""
+
+    identity: HostIdentity
+    engine: Engine
+    address: Address
+    events: list[AssociationUp | AssociationDown] = field(default_factory=list)
+    datagrams: list[tuple[int, bytes]] = field(default_factory=list)
+    key_log: list[str] = field(default_factory=list)
+
+    @property
+    def hit(self) -> Hit:
+        return self.identity.hit
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One control packet on the wire."""
+
+    at: float
+    source: Address
+    to: Address
+    data: bytes
+
+    @property
+    def kind(self) -> int:
+        return self.data[2]
+
+
+class Net:
+    """Delivers, loses, doubles and reorders; ``tamper`` may change any control packet."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.now = 0.0
+        self.random = random.Random(seed)
+        self.peers: dict[Address, Peer] = {}
+        self.loss = 0.0
+        self.duplicates = 0.0
+        self.delay = 0.01
+        self.jitter = 0.0
+        self.solve = True
+        self.tamper: Callable[[Seen], Sequence[bytes]] = lambda seen: [seen.data]
+        self.wire: list[Seen] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = count()
+
+    def add(
+        self, config: EngineConfig = FAST, identity: HostIdentity | None = None, name: str = ""
+    ) -> Peer:
+        identity = identity or HostIdentity.from_secret(next(SECRETS))
+        address = (name or f"192.0.2.{len(self.peers) + 1}", 10500)
+        peer = Peer(identity, Engine([identity], config, self.random.randbytes), address)
+        self.peers[address] = peer
+        return peer
+
+    def restart(self, peer: Peer, config: EngineConfig = FAST) -> None:
+        peer.engine = Engine([peer.identity], config, self.random.randbytes)
+
+    def introduce(self, *peers: Peer) -> None:
+        for peer in peers:
+            for other in peers:
+                if peer is not other:
+                    peer.engine.learn(other.hit, [other.address])
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._number), call))
+
+    def perform(self, peer: Peer, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Transmit(data, to):
+                    self._transmit(Seen(self.now, peer.address, to, data))
+                case SolvePuzzle():
+                    if self.solve:
+                        self._solve(peer, action)
+                case Flush(local, other, datagrams):
+                    for next_header, payload in datagrams:
+                        self.send(peer, other, next_header, payload, local)
+                case KeyLog(line):
+                    peer.key_log.append(line)
+                case AssociationUp() | AssociationDown():
+                    peer.events.append(action)
+
+    def send(
+        self, peer: Peer, to: Hit, next_header: int, payload: bytes, local: Hit | None = None
+    ) -> None:
+        """Send one datagram as a shell would."""
+        local = local or peer.hit
+        outbound = peer.engine.outbound.get((local, to))
+        if outbound is None:
+            actions = peer.engine.enqueue(local, to, next_header, payload, self.now)
+            self.perform(peer, actions)
+            return
+        sealed, source = outbound.sa.seal(next_header, payload), peer.address
+        self._deliver(outbound.address, lambda other: self._open(other, sealed, source))
+
+    def connect(self, peer: Peer, other: Peer) -> None:
+        self.perform(peer, peer.engine.connect(peer.hit, other.hit, self.now))
+
+    def run(self, until: float) -> None:
+        """Let time pass until ``until``, timers of all engines included."""
+        while True:
+            timers = [
+                (at, peer)
+                for peer in self.peers.values()
+                if (at := peer.engine.deadline()) is not None
+            ]
+            first = min(timers, key=lambda timer: timer[0], default=None)
+            at = self._events[0][0] if self._events else float("inf")
+            if first is not None and first[0] < at:
+                if first[0] > until:
+                    break
+                self.now = max(self.now, first[0])
+                self.perform(first[1], first[1].engine.on_time(self.now))
+                assert (first[1].engine.deadline() or self.now + 1) > self.now, "timer spins"
+            elif at <= until:
+                self.now, _, call = heapq.heappop(self._events)
+                call()
+            else:
+                break
+        self.now = until
+
+    def state(self, peer: Peer, other: Peer) -> State:
+        return peer.engine.state(peer.hit, other.hit)
+
+    def sent(self, kind: int) -> list[Seen]:
+        return [seen for seen in self.wire if seen.kind == kind]
+
+    def _solve(self, peer: Peer, ask: SolvePuzzle) -> None:
+        j = puzzle.solve(ask.k, ask.prefix, ask.rhash, ask.start)
+
+        def solved() -> None:
+            self.perform(peer, peer.engine.on_puzzle_solved(ask.key, j, self.now))
+
+        self.at(self.now, solved)
+
+    def _transmit(self, seen: Seen) -> None:
+        self.wire.append(seen)
+        for data in self.tamper(seen):
+            self._deliver(seen.to, self._control_call(data, seen.source))
+
+    def _control_call(self, data: bytes, source: Address) -> Callable[[Peer], None]:
+        return lambda other: self._control(other, data, source)
+
+    def _deliver(self, to: Address, call: Callable[[Peer], None]) -> None:
+        copies = 1 + (self.random.random() < self.duplicates)
+        for _ in range(copies):
+            if self.random.random() < self.loss:
+                continue
+            when = self.now + self.delay + self.random.random() * self.jitter
+
+            def arrive() -> None:
+                other = self.peers.get(to)
+                if other is not None:
+                    call(other)
+
+            self.at(when, arrive)
+
+    def _control(self, other: Peer, data: bytes, source: Address) -> None:
+        self.perform(other, other.engine.on_control(data, source, self.now))
+
+    def _open(self, other: Peer, sealed: bytes, source: Address) -> None:
+        spi = int.from_bytes(sealed[:4], "big")
+        inbound = other.engine.inbound.get(spi)
+        if inbound is None:
+            other.engine.counters["unknown SPI"] += 1
+            return
+        try:
+            other.datagrams.append(inbound.sa.open(sealed))
+        except (MalformedPacket, Rejected):
+            return
+        self.perform(other, other.engine.heard(spi, source, self.now))
