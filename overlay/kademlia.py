@@ -59,6 +59,7 @@ REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
 REJOIN_BATCH: Final = 8
 TRANSFER_SLICE: Final = 64  # keys looked at in one go when a node came or went
 TRANSFER_PAUSE: Final = 0.02
+TRANSFER_SLACK: Final = 120  # seconds that a node takes to become known, and clocks differ
 MAX_TRANSFERS: Final = 64  # nodes that came or went and still have to be looked at
 MAX_REPAIRED: Final = 4_096
 CLOCKS: Final = 5  # neighbours whose clocks correct ours
@@ -127,6 +128,7 @@ class Environment:
         groups: opaque group labels of a contact.
         admit: judges (credentials, HIT, wall); raises CredentialsRefused.
         check: judges (record, wall); raises RecordRefused.
+        connected: whether there is an association with a HIT.
         rng: randomness.
     """
 
@@ -137,6 +139,7 @@ class Environment:
     groups: Callable[[bytes], frozenset[bytes]]
     admit: Callable[[bytes, Hit, float], Admitted]
     check: Callable[[Record, float], object]
+    connected: Callable[[Hit], bool]
     rng: Callable[[int], bytes]
 
 
@@ -160,7 +163,13 @@ class Kademlia:
             per_group=self.settings.per_group,
         )
         self.storage = Storage(environment.overlay_id, environment.check, self.settings.limits)
-        self.rpc = Rpc(greeting, environment.contact, environment.admit, environment.rng)
+        self.rpc = Rpc(
+            greeting,
+            environment.contact,
+            environment.admit,
+            environment.connected,
+            environment.rng,
+        )
         self._timers: Timers[Any] = Timers()
         self._handles: dict[int, Any] = {}
         self._events: deque[Output] = deque()
@@ -472,10 +481,9 @@ class Kademlia:
     def _fill(self) -> None:
         """After a join: a lookup through every bucket, so that none stays sparse."""
         self._out.append(Joined(len(self.table)))
-        own = self.table.get_bucket_for(self.table.node)
-        targets = self.table.refresh_targets(float("inf"), self._env.rng)
-        del targets[own]  # that one we have just been through
-        self._refreshing.extend((target, self.settings.k) for target in targets)
+        self._refreshing.extend(
+            (target, self.settings.k) for target in self.table.beyond_nearest(self._env.rng)
+        )
         self._next_refresh()
 
     def _next_refresh(self) -> None:
@@ -544,13 +552,20 @@ class Kademlia:
             target = int.from_bytes(key, "big")
             receiver = node if came else self._successor(target, node)
             if receiver is not None and self._hands_over(target, receiver):
+                since = self._since(receiver) if came else float("inf")
                 for record in self.storage.values(key, None, self._wall):
+                    if record.created > since + TRANSFER_SLACK:
+                        continue  # it was there already when the owner stored this
                     fields = {int(Field.RECORD): record.raw}
                     self._ask(SILENT, None, receiver.hit, Kind.STORE, fields)
         if looked < TRANSFER_SLICE:
             self._transfers.popleft()
         if self._transfers:
             self._timers.set("transfer", self._now + TRANSFER_PAUSE)
+
+    def _since(self, contact: Contact) -> float:
+        session = self.rpc.sessions.get(contact.hit)
+        return session.since if session is not None and session.since else float("inf")
 
     def _successor(self, target: int, gone: Contact) -> Contact | None:
         """Who has become one of the replicas because ``gone`` has left, if ``gone`` was one."""

@@ -54,6 +54,7 @@ class Field(IntEnum):
     CREDENTIALS = 6  # HELLO
     WALL = 8  # HELLO: the sender's clock, Unix seconds
     BOOT = 10  # HELLO: differs after a restart
+    SINCE = 26  # HELLO: when the sender started, Unix seconds
     TARGET = 3  # FIND_NODE, GET: an id or a key
     RECORD_KIND = 5  # GET
     SLOT = 7  # GET: [owner HIT, subkey], that one only
@@ -277,6 +278,7 @@ _FIELDS: Final[dict[int, Callable[[Any], bool]]] = {
     Field.CREDENTIALS: _is_bytes(0, MAX_CREDENTIALS),
     Field.WALL: _is_uint,
     Field.BOOT: _is_bytes(8, 8),
+    Field.SINCE: _is_uint,
     Field.TARGET: _is_bytes(20, 20),
     Field.RECORD_KIND: lambda value: type(value) is str and len(value) <= 16,
     Field.SLOT: _is_slot,

@@ -136,10 +136,11 @@ class Node:
             contact=lambda: host.contact(local),
             groups=host.groups,
             admit=lambda data, hit, wall: admit(Credentials.parse(data), overlay, hit, wall),
+            connected=host.connected,
             check=lambda record, wall: check_record(record, overlay, wall),
             rng=rng,
         )
-        self.engine = Kademlia(environment, Greeting(shown, rng(8)), settings)
+        self.engine = Kademlia(environment, Greeting(shown, rng(8), int(wall())), settings)
         self._joined = asyncio.Event()
         self._handle: asyncio.TimerHandle | None = None
         self._armed = float("inf")

@@ -269,6 +269,21 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
         """A random id in every bucket through which no lookup went since ``before``."""
         return [random_in(*bucket.range, rng) for bucket in self.lonely_buckets(before)]
 
+    def beyond_nearest(self, rng: Callable[[int], bytes]) -> list[int]:
+        """A random id in each subtree beside ours that lies beyond our k nearest, far ones first.
+
+        A lookup for each fills the table after a join, whatever buckets there are by then.
+        """
+        own = self.node.long_id
+        nearest = self.nearest(own, self.ksize)
+        if len(nearest) < self.ksize:
+            return []  # we know everybody
+        known = (nearest[-1].long_id ^ own).bit_length()
+        return [
+            own ^ random_in(2 ** (bits - 1), 2**bits - 1, rng)
+            for bits in range(ID_BITS, known - 1, -1)
+        ]
+
 
 def random_in(lower: int, upper: int, rng: Callable[[int], bytes]) -> int:
     """A random id in [lower, upper]; the ranges are powers of two, so nothing is uneven."""

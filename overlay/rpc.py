@@ -74,7 +74,7 @@ class Refused(NamedTuple):
 
 
 class Late(NamedTuple):
-    """Event: a soft deadline passed; the request was sent again."""
+    """Event: a soft deadline passed; the request was sent again, if it ever was sent."""
 
     token: Any
     hit: Hit
@@ -108,6 +108,7 @@ class Session:
         features: its feature bits.
         offset: its clock minus ours, seconds; 0.0 until told.
         boot: 8 bytes that differ after its restart.
+        since: when it started, Unix seconds; 0 until told.
         node: the engine's own object for this neighbour.
     """
 
@@ -125,6 +126,7 @@ class Session:
         "pending",
         "refilled",
         "refused_until",
+        "since",
         "srtt",
         "tokens",
         "var",
@@ -139,6 +141,7 @@ class Session:
         self.features = 0
         self.offset: float | None = None
         self.boot = b""
+        self.since = 0
         self.node: Any = None
         self.hello: bytes | None = None  # request id of the HELLO in flight
         self.pending: set[bytes] = set()
@@ -171,7 +174,18 @@ class Session:
 
 
 class _Pending:
-    __slots__ = ("at", "data", "greets", "kind", "sent", "session", "token", "tries", "wait")
+    __slots__ = (
+        "answer",
+        "at",
+        "data",
+        "greets",
+        "kind",
+        "sent",
+        "session",
+        "token",
+        "tries",
+        "wait",
+    )
 
     def __init__(
         self, session: Session, kind: int, data: bytes, token: Any, now: float, wait: float
@@ -185,6 +199,7 @@ class _Pending:
         self.wait = wait
         self.at = now + wait
         self.greets = 0
+        self.answer: dict[int, Any] | None = None  # it overtook the answer to our HELLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +209,13 @@ class Greeting:
     Attributes:
         credentials: bytes of overlay.admission.Credentials.
         boot: 8 bytes, random at each start.
+        since: when we started, Unix seconds.
         features: our feature bits.
     """
 
     credentials: bytes
     boot: bytes
+    since: int = 0
     features: int = 0
 
 
@@ -209,6 +226,8 @@ class Rpc:
         greeting: what our HELLO says.
         contact: our contact, now.
         admit: judges (credentials, HIT, wall); raises CredentialsRefused.
+        connected: whether there is an association; without one, what was sent still waits in
+            the host's queue, and is not sent again.
         rng: for request ids.
     """
 
@@ -217,6 +236,7 @@ class Rpc:
         greeting: Greeting,
         contact: Callable[[], bytes],
         admit: Callable[[bytes, Hit, float], Admitted],
+        connected: Callable[[Hit], bool],
         rng: Callable[[int], bytes],
     ) -> None:
         self.sessions: OrderedDict[Hit, Session] = OrderedDict()
@@ -224,6 +244,7 @@ class Rpc:
         self.greeting = greeting
         self._contact = contact
         self._admit = admit
+        self._connected = connected
         self._rng = rng
         self._ids = b""
         self._pending: dict[bytes, _Pending] = {}
@@ -303,6 +324,7 @@ class Rpc:
             int(Field.CREDENTIALS): greeting.credentials,
             int(Field.WALL): int(wall),
             int(Field.BOOT): greeting.boot,
+            int(Field.SINCE): greeting.since,
         }
 
     # --- hearing
@@ -392,6 +414,7 @@ class Rpc:
         session.contact = fields.get(Field.CONTACT, b"")
         session.features = fields.get(Field.FEATURES, 0)
         session.boot = fields.get(Field.BOOT, b"")
+        session.since = fields.get(Field.SINCE, 0)
         if Field.WALL in fields:
             session.offset = float(min(fields[Field.WALL], 2**40)) - wall
         self.sessions.move_to_end(source)
@@ -417,7 +440,8 @@ class Rpc:
             return self._on_welcome(message, pending, now, wall)
         if not session.greeted:
             self.counters["answer before HELLO"] += 1
-            return []  # its HELLO may still come; the request is sent again
+            pending.answer = message.fields  # not believed before it has shown its credentials
+            return []
         self._forget(message.request_id, pending)
         return [Answered(pending.token, session, message.fields)]
 
@@ -434,7 +458,10 @@ class Rpc:
         out: list[Output] = [Greeted(session)]
         for request_id in list(session.pending):  # those which it answered that it knew us not
             waiting = self._pending[request_id]
-            if waiting.greets:
+            if waiting.answer is not None:
+                self._forget(request_id, waiting)
+                out.append(Answered(waiting.token, session, waiting.answer))
+            elif waiting.greets:
                 out.append(Send(session.hit, waiting.data))
         if pending.token is not None:
             out.append(Answered(pending.token, session, message.fields))
@@ -495,8 +522,9 @@ class Rpc:
             pending.wait *= 2
             pending.at = now + pending.wait
             heapq.heappush(self._heap, (pending.at, request_id))
-            self.counters["request sent again"] += 1
-            out.append(Send(pending.session.hit, pending.data))
+            if self._connected(pending.session.hit):
+                self.counters["request sent again"] += 1
+                out.append(Send(pending.session.hit, pending.data))
             if pending.token is not None:
                 out.append(Late(pending.token, pending.session.hit))
         return out
