@@ -6,15 +6,15 @@ has its own Call-ID, tags and CSeq. What happens inside the answered call is in 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from hipctl import Hit
 from sipgw.alarms import Alarm
 from sipgw.constants import MAX_FORWARDS, TIMER_C
-from sipgw.core import Asked, Core
+from sipgw.core import Asked, Core, Destination
 from sipgw.dialog import Dialog, Party
 from sipgw.errors import MalformedSdp, MediaExhausted
+from sipgw.forking import BRANCHES, best_of, status_of
 from sipgw.message import MalformedMessage, Request, Response, reply
 from sipgw.midcall import Accepted, Midcall
 from sipgw.passing import answer, carries_sdp, pass_headers
@@ -22,15 +22,6 @@ from sipgw.session import CALLER, Session
 
 FIRST_ANSWER = 8.0  # seconds until a branch that says nothing at all is given up
 FIRST_CSEQ = 1  # of every INVITE of ours
-BRANCHES = 8  # most of one call
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where one branch leads: a client's binding, or a device of the callee."""
-
-    party: Party
-    uri: str
 
 
 class State(Enum):
@@ -85,6 +76,8 @@ class Call:
 
     def __init__(self, core: Core, asked: Asked, caller: str, callee: str) -> None:
         self.id = core.token()
+        self.heard = 0  # packets when the router last looked, and when that was
+        self.heard_at = 0.0
         self.core = core
         self.asked = asked
         self.invite = asked.request
@@ -255,8 +248,6 @@ class Call:
 
     def _accepted(self, branch: Branch, response: Response, party: Party, now: float) -> None:
         assert branch.invite is not None  # noqa: S101
-        if self.b is not None and self._again(response, now):
-            return
         pair = self._pair(branch, response, party)
         if pair is None:
             self._fail(branch, 502, now)
@@ -286,18 +277,6 @@ class Call:
         assert self._midcall is not None  # noqa: S101
         self._midcall.accept(Accepted(self.asked, passed, a, b.unacknowledged), now)
 
-    def _again(self, response: Response, now: float) -> bool:
-        """Whether this 2xx is the winner's once more: then its ACK got lost."""
-        assert self.b is not None  # noqa: S101
-        try:
-            same = response.to.tag == self.b.remote_tag and response.call_id == self.b.call_id
-        except MalformedMessage:
-            return True
-        ack = self.b.ack_again(FIRST_CSEQ)
-        if same and ack is not None:
-            self.core.acknowledge(ack, self.b.party, now)
-        return same
-
     def _turn_down(self, a: Dialog, b: Dialog, now: float) -> None:
         self.core.unbind(a)
         self.core.unbind(b)
@@ -313,8 +292,7 @@ class Call:
             self.core.unbind(a)
             self.core.unbind(b)
         branch.early.clear()
-        status = final if isinstance(final, int) else final.status
-        if status >= 600:
+        if status_of(final) >= 600:
             self._cancel_others(branch, now)
             self.open = False
         self._conclude(now)
@@ -330,19 +308,16 @@ class Call:
         if self.state is not State.CALLING or self.open:
             return
         finals = [branch.final for branch in self.branches if branch.final is not None]
-        decisive = any(_rank(final)[0] == 0 for final in finals)
+        decisive = any(status_of(final) >= 600 for final in finals)
         if not finals or (len(finals) < len(self.branches) and not decisive):
             return
-        best = min(finals, key=_rank)
+        best = best_of(finals)
         tag = self.core.token()
         if isinstance(best, int):
-            self.refuse(reply(self.invite, 480 if best == 408 else best, "", tag), now)
+            self.refuse(reply(self.invite, best, "", tag), now)
             return
-        status = best.status
-        if status in _OUR_AFFAIR or 300 <= status < 400:
-            self.refuse(reply(self.invite, 480, "", tag), now)
-            return
-        hidden = self.core.hidden(self.branches[0].destination.party, best)
+        party = next(b.destination.party for b in self.branches if b.final is best)
+        hidden = self.core.hidden(party, best)
         passed = answer(self.invite, tag, best, "", hidden)
         if not carries_sdp(best):
             passed.body = best.body
@@ -377,6 +352,12 @@ class Call:
         elif self.state is State.ANSWERED and self._midcall is not None:
             assert self.a is not None  # noqa: S101
             self._midcall.hang_up(self.a, why, now)
+
+    @property
+    def parties(self) -> list[Party]:
+        """Who takes part, or is being asked to."""
+        callees = [branch.destination.party for branch in self.branches]
+        return [self.asked.party, *(callees if self.b is None else [self.b.party])]
 
     @property
     def packets(self) -> int:
@@ -422,22 +403,6 @@ class Call:
                     self.core.unbind(a)
                     self.core.unbind(b)
             branch.early = {t: p for t, p in branch.early.items() if p[0] is keep}
-
-
-# Challenges and redirections that only the client behind a branch could have meant for us.
-_OUR_AFFAIR = frozenset({401, 407, 408, 481, 487, 491})
-
-
-def _rank(final: int | Response) -> tuple[int, int]:
-    """Which failure the caller gets: any 6xx, else 486, else the lowest that tells something."""
-    status = final if isinstance(final, int) else final.status
-    if status >= 600:
-        return 0, status
-    if status in (486, 488):
-        return 1, status
-    if status in (404, 408, 480, 487):
-        return 3, status
-    return 2, status
 
 
 def _ignore(response: Response | None, party: Party, now: float) -> None:

@@ -1,12 +1,14 @@
 """What the machines of a call ask of the router, as Protocols: so that each can be read alone."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from hipctl import Hit
 from sipgw.alarms import Alarms
 from sipgw.dialog import Dialog, Overlay, Party
 from sipgw.message import Request, Response
+from sipgw.transaction import ServerTransaction
 
 Answered = Callable[[Response | None, Party, float], None]
 """``on_answer(response, from, now)``; None: timed out, or could not be sent."""
@@ -15,21 +17,29 @@ Connected = Callable[[bool, float], None]
 """``on_connected(ok, now)``"""
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where one branch of a request leads: a client's binding, or a device of the callee."""
+
+    party: Party
+    uri: str
+
+
 class Asked:
     """A request that is to be answered once.
 
     Attributes:
-        key: of its server transaction.
+        transaction: its server transaction.
         request: as received.
         party: who sent it.
         on_cancel: called when its sender cancels it (INVITE only).
     """
 
-    __slots__ = ("key", "on_cancel", "party", "request")
+    __slots__ = ("on_cancel", "party", "request", "transaction")
 
-    def __init__(self, key: object, request: Request, party: Party) -> None:
-        self.key = key
-        self.request = request
+    def __init__(self, transaction: ServerTransaction, party: Party) -> None:
+        self.transaction = transaction
+        self.request = transaction.request
         self.party = party
         self.on_cancel: Callable[[float], None] | None = None
 

@@ -1,15 +1,15 @@
 """Machine: an answered call, or an early one, between its two dialogs.
 
 A request of one party is asked anew of the other, and what that answers is passed back. 2xx to
-INVITE are retransmitted until their ACK comes, by us, as each side has its own transactions
-(RFC 3261 §13.3.1.4).
+INVITE are acknowledged on each side by itself, as each has its own transactions (RFC 3261
+§13.3.1.4).
 """
 
 from collections.abc import Callable
 from typing import Final
 
 from sipgw.alarms import Alarm
-from sipgw.constants import T1, T2
+from sipgw.constants import T1
 from sipgw.core import Asked, Core
 from sipgw.dialog import Dialog, Order, Party
 from sipgw.errors import MalformedSdp, MediaExhausted
@@ -37,15 +37,13 @@ class Accepted:
             for this one (it has the answer to the offer in the 2xx), else 0.
     """
 
-    __slots__ = ("ack", "alarm", "asked", "dialog", "gap", "hang_up", "response", "until")
+    __slots__ = ("ack", "alarm", "asked", "dialog", "hang_up", "response")
 
     def __init__(self, asked: Asked, response: Response, dialog: Dialog, ack: int = 0) -> None:
         self.asked = asked
         self.response = response
         self.dialog = dialog
         self.ack = ack
-        self.gap = T1
-        self.until = 0.0
         self.hang_up = False  # the other party is gone: BYE as soon as that is allowed (§15)
         self.alarm: Alarm | None = None
 
@@ -54,6 +52,39 @@ class Accepted:
         if self.alarm is not None:
             self.alarm.stop()
             self.alarm = None
+
+
+class Handshake:
+    """INVITE's three ways; the transaction layer repeats the 2xx, this one waits for the ACK.
+
+    Args:
+        core: the router.
+        on_no_ack: told after 32 s; what to do with the dialog is its affair.
+    """
+
+    def __init__(self, core: Core, on_no_ack: Callable[[Accepted, float], None]) -> None:
+        self._core = core
+        self._on_no_ack = on_no_ack
+
+    def accept(self, accepted: Accepted, now: float) -> None:
+        """Send a 2xx and see to it that it arrives."""
+
+        def give_up(at: float) -> None:
+            accepted.dialog.accepted = None
+            self._on_no_ack(accepted, at)
+
+        accepted.dialog.accepted = accepted
+        accepted.alarm = self._core.alarms.set(now + GIVE_UP, give_up)
+        self._core.respond(accepted.asked, accepted.response, now)
+
+    def on_ack(self, dialog: Dialog, ack: Request) -> Accepted | None:
+        """Stop; returns what was acknowledged, None if nothing that waited for this ACK."""
+        accepted = dialog.accepted
+        if accepted is None or ack.cseq.number != accepted.asked.request.cseq.number:
+            return None
+        dialog.accepted = None
+        accepted.stop()
+        return accepted
 
 
 class Midcall:
@@ -69,40 +100,23 @@ class Midcall:
         self._core = core
         self._session = session
         self._on_over = on_over
-
-    # INVITE's three-way handshake.
+        self._handshake = Handshake(core, self._on_no_ack)
 
     def accept(self, accepted: Accepted, now: float) -> None:
         """Send a 2xx and see to it that it arrives."""
-        accepted.dialog.accepted = accepted
-        accepted.until = now + GIVE_UP
-        self._core.respond(accepted.asked, accepted.response, now)
-        self._arm(accepted, now)
+        self._handshake.accept(accepted, now)
 
-    def _arm(self, accepted: Accepted, now: float) -> None:
-        at = min(now + accepted.gap, accepted.until)
-        accepted.alarm = self._core.alarms.set(at, lambda at: self._retransmit(accepted, at))
-
-    def _retransmit(self, accepted: Accepted, now: float) -> None:
-        if now < accepted.until:
-            self._core.respond(accepted.asked, accepted.response, now)
-            accepted.gap = min(2 * accepted.gap, T2)
-            self._arm(accepted, now)
-            return
-        dialog = accepted.dialog
-        dialog.accepted = None
+    def _on_no_ack(self, accepted: Accepted, now: float) -> None:
         if accepted.hang_up:
-            self._bye(dialog, now)
+            self._bye(accepted.dialog, now)
         else:
-            self._finish(None, dialog, "no ACK", now)
+            self._finish(None, accepted.dialog, "no ACK", now)
 
     def on_ack(self, dialog: Dialog, ack: Request, now: float) -> None:
         """See Listener."""
-        accepted = dialog.accepted
-        if accepted is None or ack.cseq.number != accepted.asked.request.cseq.number:
+        accepted = self._handshake.on_ack(dialog, ack)
+        if accepted is None:
             return
-        dialog.accepted = None
-        accepted.stop()
         other = dialog.other
         if other is not None and accepted.ack:
             body, kind = b"", ""
@@ -197,7 +211,7 @@ class Midcall:
             message.body, sender.leg, sender.party, receiver.leg, receiver.party
         )
 
-    def _on_answer(
+    def _on_answer(  # noqa: PLR0917
         self,
         dialog: Dialog,
         other: Dialog,
@@ -212,11 +226,6 @@ class Midcall:
                 self._pass_back(dialog, other, asked, response, now)
             return
         if invite and response is not None and response.status < 300:
-            if not dialog.invited:  # the 2xx once more: its ACK got lost
-                again = other.ack_again(cseq)
-                if again is not None:
-                    self._core.acknowledge(again, other.party, now)
-                return
             dialog.invited = other.inviting = False
             other.refresh(response)
             self._accept_again(dialog, other, asked, cseq, response, now)
@@ -232,7 +241,7 @@ class Midcall:
         if other.confirmed and (response is None or response.status == 481):
             self._finish(other, other, "the other side is gone", now)  # §12.2.1.2
 
-    def _accept_again(
+    def _accept_again(  # noqa: PLR0917
         self,
         dialog: Dialog,
         other: Dialog,
