@@ -1,6 +1,6 @@
 """A Kademlia overlay whose nodes are HITs. This file is the package's front door."""
 
-from overlay.accounts import canonical_aor
+from overlay.accounts import canonical_aor, is_reserved, split_aor, uri_of
 from overlay.errors import (
     ConfigError,
     CredentialsRefused,
@@ -28,4 +28,7 @@ __all__ = [
     "Trace",
     "Verdict",
     "canonical_aor",
+    "is_reserved",
+    "split_aor",
+    "uri_of",
 ]

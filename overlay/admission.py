@@ -222,9 +222,9 @@ class Account:
         return self.host_id.hit
 
     def delegation_of(self, device: Hit, wall: float) -> Delegation | None:
-        """Return the delegation of ``device`` in force that ends last, or None."""
+        """Return the delegation of ``device`` in force that has the highest seq, or None."""
         good = [d for d in self.delegations if d.refusal(device, wall) is None]
-        return max(good, key=lambda d: (d.not_after, d.seq), default=None)
+        return max(good, key=lambda d: (d.seq, d.not_after), default=None)
 
     def credentials(self, device: Hit, overlay: OverlayInfo, wall: float) -> Credentials:
         """Return what ``device`` shows in ``overlay``, as much as fits."""

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from overlay.errors import CredentialsRefused, MalformedAor
 Admission = Literal["open", "enrolled"]
 
 HIP_PORT: Final = 10500  # RFC 9028 §5.1
-MAX_CA_KEYS: Final = 16
+MAX_CA_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)  # names, IPv4, IPv6 with a zone
+_KEYS: Final = 16
 MAX_SEEDS: Final = 64
 
 _KEYS: Final = frozenset({"id", "domain", "admission", "ca", "seeds"})
@@ -53,7 +55,7 @@ def parse_seed(text: str) -> Seed:
         colon, port = rest[:1], rest[1:]
     else:
         host, colon, port = place.partition(":")
-    if not host or not host.isprintable() or " " in host or len(host) > 253:
+    if not _HOST.fullmatch(host):
         raise ValueError(f"{text!r} has no host")
     if not colon and not port:
         return Seed(hit, host, HIP_PORT)

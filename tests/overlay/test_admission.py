@@ -188,13 +188,13 @@ def test_an_account_holds_a_name_of_its_own_and_those_certified_in_an_overlay() 
     }
 
 
-def test_a_device_shows_the_delegation_that_lasts_longest_and_what_fits() -> None:
-    short = ALICE.account.delegate(ALICE.device.hit, WALL + DAY, 9)
+def test_a_device_shows_its_newest_delegation_in_force_and_what_fits() -> None:
+    newest = ALICE.account.delegate(ALICE.device.hit, WALL + DAY, 9)
     expired = ALICE.account.delegate(ALICE.device.hit, WALL - DAY, 10)
     certificates = tuple(certificate(ALICE, f"sip:a{n}@{DOMAIN}") for n in range(5))
-    account = Account((expired, short, ALICE.delegation), certificates)
+    account = Account((expired, newest, ALICE.delegation), certificates)
     shown = account.credentials(ALICE.device.hit, ENROLLED, WALL)
-    assert shown.delegation == ALICE.delegation
+    assert shown.delegation == newest
     assert 1 <= len(shown.certificates) < 5
     assert admit(shown, ENROLLED, ALICE.device.hit, WALL).account == ALICE.account.hit
     assert account.credentials(BOB.device.hit, ENROLLED, WALL) == Credentials()

@@ -161,6 +161,8 @@ def test_a_seed_is_a_hit_and_a_place(text: str, seed: Seed) -> None:
         f"{HIT}@[2001:db8::1",
         f"{HIT}@[2001:db8::1]99",
         f"{HIT}@a b:1",
+        f'{HIT}@a"b:1',
+        f"{HIT}@[a\\b]:1",
         "2001:db8::1@h:1",
         "x@h:1",
     ],
