@@ -192,12 +192,13 @@ def free_port(address: str = "127.0.0.1", run: int = 1) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
             first: int = probe.getsockname()[1]
-        if first + run < 65_536 and all(_is_free(address, first + i) for i in range(run)):
+        if first + run < 65_536 and all(is_free(address, first + i) for i in range(run)):
             return first
     raise StepFailed(f"no free port at {address}")
 
 
-def _is_free(address: str, port: int) -> bool:
+def is_free(address: str, port: int) -> bool:
+    """Whether nobody has this port, neither UDP nor TCP."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with socket.socket(socket.AF_INET, kind) as probe:
             try:

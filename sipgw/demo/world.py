@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from sipgw.demo.process import Program, StepFailed
+from sipgw.demo.process import Program, StepFailed, is_free
 
 DOMAIN = "demo.internal"
 HIP_PORT = 10_500
@@ -101,24 +101,48 @@ async def command(program: str, *arguments: str, timeout: float = COMMAND) -> di
     raise StepFailed(f"{program} {' '.join(arguments)}: no JSON came")
 
 
+def _free_addresses(count: int) -> int:
+    """Find ``count`` addresses in a row on which both ports are free; the last byte of the first.
+
+    Raises:
+        StepFailed: there are none, as when something listens on every address.
+    """
+    free = 0
+    for last in range(2, 255):
+        address = f"127.0.0.{last}"
+        free = free + 1 if all(is_free(address, p) for p in (HIP_PORT, SIP_PORT)) else 0
+        if free == count:
+            return last - count + 1
+    raise StepFailed(
+        f"UDP ports {HIP_PORT} and {SIP_PORT} of 127.0.0.x are taken; does a peer run on 0.0.0.0?"
+    )
+
+
 class World:
     """An enrolled overlay and its peers.
 
     Args:
         folder: where everything is written; nothing outside it is.
         names: of the peers; the first one is the seed of the others.
-        first: last byte of the first peer's address.
+        absent: of those that are made but not started: they have a profile and a certificate.
         keylogs: whether each peer writes ``keylog`` into its folder.
     """
 
     def __init__(
-        self, folder: Path, names: Sequence[str], *, first: int = 2, keylogs: bool = False
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        absent: Sequence[str] = (),
+        keylogs: bool = False,
     ) -> None:
         self.folder = folder
+        first = _free_addresses(len(names) + len(absent))
         self.peers = {
             name: PeerProcess(name, f"127.0.0.{first + number}", folder / name)
-            for number, name in enumerate(names)
+            for number, name in enumerate((*names, *absent))
         }
+        self.running = tuple(names)
         self._keylogs = keylogs
         self._gate = asyncio.Semaphore(AT_A_TIME)
 
@@ -149,8 +173,13 @@ class World:
         made = await self._run(*arguments)
         peer.hit = made["hit"]
         certificate = str(self.folder / f"{peer.name}.pem")
-        account, key = str(peer.folder / "account.toml"), str(self.folder / "ca.pem")
-        issue = ["ca", "issue", "--aor", peer.aor, "--account", account, "--overlay", overlay]
+        key = str(self.folder / "ca.pem")
+        account = self.folder / f"{peer.name}.account"
+        async with self._gate:
+            profile = str(peer.folder)
+            lines = await run_command("p2psip", "account", "export", "--profile", profile)
+        account.write_text("\n".join([*lines, ""]))
+        issue = ["ca", "issue", "--aor", peer.aor, "--account", str(account), "--overlay", overlay]
         await self._run(*issue, "--ca-key", key, "--out", certificate)
         await self._run("account", "add-certificate", certificate, "--profile", str(peer.folder))
 
@@ -161,8 +190,8 @@ class World:
             StepFailed: one did not start.
         """
         async with asyncio.TaskGroup() as group:
-            for peer in self.peers.values():
-                group.create_task(self._start(peer))
+            for name in self.running:
+                group.create_task(self._start(self.peers[name]))
 
     async def _start(self, peer: PeerProcess) -> None:
         argv = [installed("p2psip"), "run", str(peer.folder), "--json", "-v"]
@@ -187,7 +216,7 @@ class World:
         async with asyncio.TaskGroup() as group:
             tasks = {
                 name: group.create_task(self.ask(name, *with_wait, timeout=JOIN + 10))
-                for name in self.peers
+                for name in self.running
             }
         for name, task in tasks.items():
             found[name] = task.result()
