@@ -19,10 +19,10 @@ from overlay.errors import CredentialsRefused, MalformedAor
 Admission = Literal["open", "enrolled"]
 
 HIP_PORT: Final = 10500  # RFC 9028 §5.1
-MAX_CA_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)  # names, IPv4, IPv6 with a zone
-_KEYS: Final = 16
+MAX_CA_KEYS: Final = 16
 MAX_SEEDS: Final = 64
 
+_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)  # names, IPv4, IPv6 with a zone
 _KEYS: Final = frozenset({"id", "domain", "admission", "ca", "seeds"})
 
 
