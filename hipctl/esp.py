@@ -57,14 +57,20 @@ class _Suite(NamedTuple):
     open: Callable[[bytes], _Open]
 
 
-def _trailers(alignment: int) -> list[list[bytes]]:
+class _Trailers(dict[int, list[bytes]]):
     """Padding, pad length, next header: by next header and by payload length % alignment."""
-    pads = [_PADDING[: -(length + 2) % alignment] for length in range(alignment)]
-    return [[pad + bytes([len(pad), number]) for pad in pads] for number in range(256)]
+
+    def __init__(self, alignment: int) -> None:
+        super().__init__()
+        self._pads = [_PADDING[: -(length + 2) % alignment] for length in range(alignment)]
+
+    def __missing__(self, next_header: int) -> list[bytes]:
+        row = self[next_header] = [pad + bytes([len(pad), next_header]) for pad in self._pads]
+        return row
 
 
-_TRAILERS_4 = _trailers(4)
-_TRAILERS_16 = _trailers(_BLOCK)
+_TRAILERS_4 = _Trailers(4)
+_TRAILERS_16 = _Trailers(_BLOCK)
 
 
 def _gcm_seal(spi: int, keymat: bytes) -> _Seal:

@@ -351,7 +351,7 @@ class LocalHost:
             raise ValueError(f"a datagram has at most {LONGEST_DATAGRAM} bytes")
         if to in self._hits:
             self._loop.call_soon(self._deliver, to, port, bytes(data), endpoint.hit, endpoint.port)
-        elif self._ports:
+        else:
             payload = udp(pseudo_header(endpoint.hit, to), endpoint.port, port, data)
             self._send_inner(endpoint.hit, to, UDP, payload)
 
@@ -364,7 +364,7 @@ class LocalHost:
         outbound = self.engine.outbound.get((local, peer))
         if outbound:
             self.send_sealed(outbound, next_header, payload)
-        else:
+        elif self._ports:
             self._begin((local, peer))
             self._driver.feed(
                 lambda now: self.engine.enqueue(local, peer, next_header, payload, now)
@@ -455,8 +455,7 @@ class LocalHost:
                 for next_header, payload in datagrams:
                     self._send_inner(local, peer, next_header, payload)
             case KeyLog(line=line):
-                if self._keylog is not None:
-                    os.write(self._keylog, line.encode() + b"\n")
+                self._log_keys(line)
             case AssociationUp(local=local, peer=peer):
                 _log.debug("associated with %s", peer)
                 began = self._began.pop((local, peer), None)
@@ -473,6 +472,13 @@ class LocalHost:
                 self._emit(action)
             case _:
                 assert_never(action)
+
+    def _log_keys(self, line: str) -> None:
+        if self._keylog is not None:
+            try:
+                os.write(self._keylog, line.encode() + b"\n")
+            except OSError:
+                self._counters["key log not written"] += 1
 
     def _begin(self, pair: Pair) -> None:
         """Note when an exchange starts; the loop's clock, which times it, may be coarse."""

@@ -154,6 +154,32 @@ def test_datagrams_of_every_size_arrive_within_the_mtu(size: int) -> None:
     assert max(len(data) for *_, data in net.log) <= 1_280 - 28
 
 
+@pytest.mark.parametrize("suite", [13, 9, 8])
+def test_what_just_fits_the_mtu_is_one_packet_and_what_does_not_is_two(suite: int) -> None:
+    net = Net()
+    packets: dict[int, list[int]] = {}
+
+    async def scenario(hosts: Hosts) -> None:
+        a, b, _ = hosts
+        heard: Heard = []
+        b.open(B, 7, lambda *args: heard.append(args))
+        await a.connect(B)
+        end = a.open(A, 8, lambda *_: None)
+        for size in range(1_150, 1_230):
+            del net.log[:]
+            end.send(bytes(size), B, 7)
+            packets[size] = [len(data) for *_, data in net.log]
+        await asyncio.sleep(1)
+        assert [len(data) for data, _, _ in heard] == list(range(1_150, 1_230))
+
+    run(net, scenario, EngineConfig(k=1, esp_suites=(suite,)))
+    longest = max(size for size, sent in packets.items() if len(sent) == 1)
+    assert all(len(sent) == 1 + (size > longest) for size, sent in packets.items())
+    block = 4 if suite == 13 else 16
+    assert 1_252 - block < packets[longest][0] <= 1_252
+    assert max(max(sent) for sent in packets.values()) <= 1_252
+
+
 def test_fragments_in_disorder_become_the_datagram() -> None:
     async def scenario(hosts: Hosts) -> None:
         a, b, _ = hosts

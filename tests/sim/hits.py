@@ -117,6 +117,8 @@ class SimEndpoint:
     def send(self, data: bytes, to: Hit, port: int) -> None:
         if len(data) > LONGEST:
             raise ValueError(f"a datagram has at most {LONGEST} bytes")
+        if not 0 < port < 65_536:
+            raise ValueError(f"{port} is no port")
         self._host.send(self.hit, self.port, bytes(data), to, port)
 
     def close(self) -> None:
