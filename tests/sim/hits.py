@@ -56,6 +56,7 @@ class HitNet:
     hosts: "dict[Hit, SimHost]" = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
     _rng: random.Random = field(init=False)
+    _order: int = 0
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
@@ -94,7 +95,10 @@ class HitNet:
         elif self.reaches is not None and not self.reaches(source, to):
             self.counters["cut"] += 1
         else:
-            loop.call_later(self.delay(source, to), self._arrive, source, port, to, to_port, data)
+            # the loop breaks ties at random: what is sent first between two HITs comes first
+            self._order = (self._order + 1) % 100_000
+            delay = self.delay(source, to) + self._order * 1e-10
+            loop.call_later(delay, self._arrive, source, port, to, to_port, data)
 
     def _arrive(self, source: Hit, port: int, to: Hit, to_port: int, data: bytes) -> None:
         host = self.hosts.get(to)

@@ -51,6 +51,7 @@ class Net:
     log: list[tuple[float, Address, Address, bytes]] = field(default_factory=list)
     ports: dict[Address, OnDatagram] = field(default_factory=dict)
     _rng: random.Random = field(init=False)
+    _order: int = 0
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
@@ -72,7 +73,10 @@ class Net:
             return
         for _ in range(1 + (self._rng.random() < self.duplicate)):
             late = self._rng.random() * self.latency if self._rng.random() < self.reorder else 0.0
-            loop.call_later(self.latency + late, self._arrive, changed, source, to)
+            # the loop breaks ties at random: what is sent first comes first unless reordered
+            self._order = (self._order + 1) % 100_000
+            delay = self.latency + late + self._order * 1e-10
+            loop.call_later(delay, self._arrive, changed, source, to)
 
     def _arrive(self, data: bytes, source: Address, to: Address) -> None:
         on_datagram = self.ports.get(to)
