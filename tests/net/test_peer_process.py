@@ -64,10 +64,12 @@ class Net:
         self.prefix = f"127.{random.randint(1, 250)}.{random.randint(0, 250)}"
         said("overlay", "new", "example.org", "--enrolled", "--folder", folder / "net")
         self.peers: list[Peer] = []
+        self.made = 0
 
-    def add(self, user: str) -> Peer:
+    def add(self, user: str, *options: str) -> Peer:
         """Make a peer whose account has a certified name, and start it."""
-        number = len(self.peers) + 1
+        self.made += 1
+        number = self.made
         address = f"{self.prefix}.{number}"
         folder = self.folder / user
         overlay = self.folder / "net" / "overlay.toml"
@@ -86,13 +88,19 @@ class Net:
         said("account", "add-certificate", cert, "-p", folder)
         peer = Peer(Path(made["profile"]), made, address)
         self.peers.append(peer)
-        self.run(peer)
+        self.run(peer, *options)
         return peer
 
-    def run(self, peer: Peer) -> None:
+    def end(self, peer: Peer) -> None:
+        self.peers.remove(peer)
+        if peer.process is not None:
+            peer.process.terminate()
+            peer.process.wait(STOPS_WITHIN)
+
+    def run(self, peer: Peer, *options: str) -> None:
         process = self.stack.enter_context(
             subprocess.Popen(
-                [*P2PSIP, "run", str(peer.profile.parent), "--json"],
+                [*P2PSIP, "run", str(peer.profile.parent), "--json", *options],
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -242,6 +250,37 @@ def test_a_seed_that_is_away_does_not_keep_services_from_running(tmp_path: Path)
             process.kill()
 
 
+def test_a_peer_whose_starter_stopped_listening_runs_on_and_ends_cleanly(tmp_path: Path) -> None:
+    address = f"127.{random.randint(1, 250)}.{random.randint(0, 250)}.97"
+    where = ("--listen", f"{address}:10500", "--sip", f"{address}:5060")
+    made = said("init", tmp_path / "p", *where)
+    command = [*P2PSIP, "run", made["profile"], "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert "ready" in process.stdout.readline()
+            process.stdout.close()
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(STOPS_WITHIN) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def test_a_keylog_is_private_and_has_a_line_for_each_exchange(net: Net) -> None:
+    eve = net.add("eve", "--keylog", str(net.folder / "keys.log"))
+    said("status", "--wait", 30, "-p", eve.profile)
+    keys = net.folder / "keys.log"
+    assert keys.stat().st_mode & 0o777 == 0o600
+    lines = keys.read_text().splitlines()
+    assert lines
+    assert all(line.split()[0] == "HIP" and len(line.split()) == 7 for line in lines)
+    net.end(eve)
+
+
 def test_sigterm_withdraws_what_was_registered_and_ends_in_time(net: Net) -> None:
     dave = net.add("dave")
     said("status", "--wait", 30, "-p", dave.profile)
@@ -251,7 +290,7 @@ def test_sigterm_withdraws_what_was_registered_and_ends_in_time(net: Net) -> Non
     dave.process.send_signal(signal.SIGTERM)
     assert dave.process.wait(STOPS_WITHIN) == 0
     resolve(net.peers[1], "sip:dave@example.org", found=False, within=5)
-    net.peers.remove(dave)
+    net.end(dave)
     assert not list(dave.profile.parent.rglob("*.sock"))
 
 
