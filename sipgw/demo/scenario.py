@@ -82,7 +82,9 @@ class Demo:
             self._note(name, False, began, reason)
             for log in logs:
                 self.progress.say(*(f"      | {line}" for line in log()))
-            if isinstance(_first(error), StepFailed | TimeoutError | OSError | ValueError):
+            if isinstance(
+                _first(error), StepFailed | TimeoutError | OSError | ValueError | LookupError
+            ):
                 raise StepFailed(reason) from None
             raise
         self._note(name, True, began, " ".join(detail))
@@ -157,7 +159,7 @@ async def _set_up(demo: Demo, stack: AsyncExitStack) -> World:
     async with demo.step("one base exchange", 10, *_logs(world, "bob")) as detail:
         bob = world.peers["bob"]
         found = await command("hipctl", "ping", f"{bob.hit}@{bob.hip}", "--interval", "0.01")
-        demo.base_exchange_ms = round(float(found["base_exchange_ms"]), 3)
+        demo.base_exchange_ms = round(float(found["exchange_ms"]), 3)
         detail.append(f"I1 R1 I2 R2 in {demo.base_exchange_ms:g} ms, then echoes in ESP")
     return world
 
@@ -204,8 +206,10 @@ async def _call(demo: Demo, world: World, clients: dict[str, Client]) -> None:
         detail.append("answered")
     began = time.monotonic()
     async with demo.step("talk", demo.seconds + SHORT, *logs) as detail:
-        await asyncio.sleep(demo.seconds)
-        statuses = {name: await world.ask(name, "status") for name in NAMES}
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(demo.seconds))
+            asked = {name: group.create_task(world.ask(name, "status")) for name in NAMES}
+        statuses = {name: task.result() for name, task in asked.items()}
         detail.append("a melody each way")
     for name, friend in (("alice", "bob"), ("bob", "alice")):
         async with demo.step(f"{name} writes to {friend}", SHORT * 2, *logs) as detail:
