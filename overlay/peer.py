@@ -20,6 +20,7 @@ from hipctl import HipError, Hit, Host, HostConfig, HostIdentity, LocalHost
 from overlay.accounts import canonical_aor, split_aor
 from overlay.admission import Credentials, admit
 from overlay.config import JoinedOverlay, Profile, parse_address
+from overlay.constants import DAY
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
 from overlay.errors import ConfigError, CredentialsRefused, NotFound, OverlayError
@@ -41,6 +42,8 @@ STOP_HOST: Final = 0.6
 LEAST_STOP: Final = 0.1
 PER_GROUP: Final = 2  # contacts of a bucket in one /24, /48 or behind one server, where all may in
 MOST_WAIT: Final = 60.0  # seconds for which a status may wait until all overlays are joined
+EXPIRES_SOON: Final = 30 * DAY
+RENEW: Final = "p2psip account restore, or a new certificate of the CA"
 POLICIES: Final = "p2psip.policies"
 
 
@@ -431,12 +434,15 @@ def _credentials(joined: JoinedOverlay, device: Hit, wall: float) -> Credentials
             "type: p2psip account restore"
         )
     try:
-        admit(shown, info, device, wall)
+        admitted = admit(shown, info, device, wall)
     except CredentialsRefused as error:
         raise ConfigError(
             f"{where}: the overlay would not let you in ({error}); have its CA certify a name: "
             "p2psip account export, p2psip ca issue, p2psip account add-certificate"
         ) from None
+    if admitted.expires < wall + EXPIRES_SOON:
+        days = int(admitted.expires - wall) // DAY
+        _log.warning("%s: ends in %d days; renew it: %s", where, days, RENEW)
     return shown
 
 

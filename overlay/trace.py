@@ -118,7 +118,10 @@ class TraceRing:
 
 def printable(text: str) -> str:
     """Cut to a bounded length and hide what could drive a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_TEXT])
+    text = text[:MAX_TEXT]
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def waterfall(call: CallTrace, width: int = BAR_WIDTH) -> list[str]:

@@ -73,7 +73,7 @@ async def _run(path: Path, *, as_json: bool, keylog: Path | None) -> None:
 
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stopping.set)
     profile = load_profile(path)
     async with AsyncExitStack() as stack:
@@ -111,7 +111,10 @@ async def _unless_stopped(starting: Any, stopping: asyncio.Event) -> bool:
 
 
 def _say(event: dict[str, Any], *, as_json: bool) -> None:
-    print(json.dumps(event) if as_json else event["event"], flush=True)
+    try:
+        print(json.dumps(event) if as_json else event["event"], flush=True)
+    except BrokenPipeError:  # whoever started us does not listen: no reason to stop
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str) -> int:

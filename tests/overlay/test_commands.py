@@ -131,6 +131,23 @@ def test_init_shows_the_words_and_what_to_type_next(cli: Any, tmp_path: Path) ->
     assert f"p2psip run {tmp_path / 'peer'}" in out
 
 
+def test_without_a_folder_it_is_the_users_own(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("P2PSIP_PROFILE", raising=False)
+    made = json.loads(cli("init", "--json")[1])
+    assert made["profile"] == str(tmp_path / "p2psip" / "profile.toml")
+    assert json.loads(cli("account", "show", "--json")[1])["device"] == made["hit"]
+
+
+def test_the_environment_names_another_profile(
+    cli: Any, peer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P2PSIP_PROFILE", peer["profile"])
+    assert json.loads(cli("account", "show", "--json")[1])["device"] == peer["hit"]
+
+
 def test_init_does_not_overwrite(cli: Any, peer: dict[str, Any]) -> None:
     before = Path(peer["profile"]).read_bytes()
     status, _, err = cli("init", Path(peer["profile"]).parent)

@@ -3,21 +3,24 @@
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hipctl import Hit, HostIdentity
 from overlay import ConfigError, Evidence, NotFound, Verdict
 from overlay import peer as peer_module
-from overlay.commands.init import make
+from overlay.commands.init import ACCOUNT_NAME, make
 from overlay.commands.running import status_lines
 from overlay.config import Profile, load_profile
 from overlay.contacts import ContactBook
 from overlay.errors import OverlayError, ServiceNotInstalled
+from overlay.overlayfile import found_overlay, save_overlay
 from overlay.peer import LocalPeer
 from overlay.store import MemoryStore
 from sim.hits import HitNet
@@ -184,6 +187,78 @@ def test_services_run_though_no_seed_answers(tmp_path: Path) -> None:
         of = profile(tmp_path / "p", seed=gone)
         async with build(HitNet(), of) as peer:
             assert Recorder.log == ["start"]
+            assert peer.domains == ("example.org",)
+
+    simulate(main)
+
+
+def two_overlays(folder: Path) -> Profile:
+    """One identity in example.org and in example.net."""
+    of = profile(folder)
+    info = found_overlay("example.net", rng=os.urandom)
+    save_overlay(info, folder / "second.toml")
+    with of.path.open("a") as file:
+        file.write(
+            '\n[overlay.second]\nidentity = "device"\nfile = "second.toml"\n'
+            f'account = "{ACCOUNT_NAME}"\n[overlay.second.services.sip]\n'
+        )
+    return load_profile(of.path)
+
+
+def test_several_overlays_share_one_identity_and_the_domain_chooses(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with build(HitNet(), two_overlays(tmp_path / "p")) as peer:
+            assert peer.domains == ("example.org", "example.net")
+            here, there = sorted(peer.aors(), key=lambda aor: "example.net" in aor)
+            assert there.endswith("@example.net")
+            await peer.publish(there, PORT)
+
+            async def found() -> bool:
+                with contextlib.suppress(NotFound):
+                    return bool(await peer.resolve(there))
+                return False
+
+            await until(found)
+            with pytest.raises(NotFound):
+                await peer.resolve(here)
+            status = peer.status()
+            assert status["overlays"]["second"]["published"] == [there]
+            assert status["overlays"]["main"]["published"] == []
+            assert list(status["services"]) == ["sip", "second.sip"]
+
+    simulate(main)
+
+
+def altered(folder: Path, name: str, **changes: Any) -> Profile:
+    of = profile(folder)
+    joined = msgspec.structs.replace(of.overlays["main"], **changes)
+    return msgspec.structs.replace(of, overlays={name: joined})
+
+
+def test_who_would_not_be_let_in_is_told_what_to_do_before_anything_starts(tmp_path: Path) -> None:
+    ca = HostIdentity.generate()
+    enrolled = found_overlay("example.org", ca=ca.host_id, admission="enrolled", rng=os.urandom)
+    other = profile(tmp_path / "other").overlays["main"].account
+    cases = {
+        "p2psip ca issue": altered(tmp_path / "a", "main", info=enrolled),
+        "only certified accounts": altered(tmp_path / "b", "main", info=enrolled, account=None),
+        "p2psip account restore": altered(tmp_path / "c", "main", account=other),
+    }
+
+    async def main(of: Profile) -> None:
+        async with build(HitNet(), of):
+            raise AssertionError
+
+    for sentence, of in cases.items():
+        with pytest.raises(ConfigError, match=rf"^overlay\.main\.account: .*{sentence}"):
+            simulate(lambda of=of: main(of))
+    assert Recorder.log == []
+
+
+def test_without_an_account_a_peer_takes_part_but_has_no_name(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with build(HitNet(), altered(tmp_path / "p", "main", account=None)) as peer:
+            assert peer.aors() == {}
             assert peer.domains == ("example.org",)
 
     simulate(main)
