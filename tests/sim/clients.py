@@ -229,7 +229,7 @@ class Agent:
         gap = 0.5
         while not final.done():
             self.send(data)
-            done, _ = await asyncio.wait([final], timeout=gap)
+            await asyncio.wait([final], timeout=gap)
             provisional = any(
                 m.is_response and branch in m["Via"] and m.method == message.method
                 for m in self.heard
@@ -386,9 +386,12 @@ class Agent:
             via = message["Via"].split(";received")[0].split(";rport")[0]
             text = re.sub(r"Via: [^\r]+", f"Via: {via}", text)
             self.send(text.encode())
-        elif 200 <= message.status < 300 and self.count("INVITE", message.status) > 1:
-            if message.tag("To") == re.sub(r".*tag=", "", talk.remote):
-                self.ack(talk, message.cseq)
+        elif (
+            200 <= message.status < 300
+            and self.count("INVITE", message.status) > 1
+            and message.tag("To") == re.sub(r".*tag=", "", talk.remote)
+        ):
+            self.ack(talk, message.cseq)
 
     def count(self, method: str, status: int) -> int:
         return sum(1 for m in self.heard if m.method == method and m.status == status)
