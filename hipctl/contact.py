@@ -125,8 +125,7 @@ def groups(data: bytes) -> frozenset[bytes]:
 
 def is_public(address: str) -> bool:
     """Whether an IP address means the same host everywhere."""
-    ip = ipaddress.ip_address(address)
-    return not (ip.is_private or ip.is_loopback or ip.is_link_local)
+    return ipaddress.ip_address(address).is_global
 
 
 def _encode_address(address: Address) -> bytes:

@@ -1,6 +1,5 @@
 """What may be chosen about one host, and what is refused."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -65,9 +64,13 @@ def open_keylog(path: Path) -> int:
     """
     _log.warning("writing the keys of every association to %s: anybody with it reads them", path)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with contextlib.suppress(OSError):
-            os.fchmod(descriptor, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o600)
     except OSError as error:
         raise KeyFileRefused(f"{path}: {error.strerror}; choose another file") from None
+    try:
+        os.fchmod(descriptor, 0o600)  # it may have been there, for all to read
+    except OSError:
+        os.close(descriptor)
+        raise KeyFileRefused(f"{path} is not yours; choose another file") from None
     return descriptor

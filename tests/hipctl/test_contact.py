@@ -97,7 +97,9 @@ def test_groups_are_the_24_the_48_and_the_server() -> None:
     assert groups(one) == groups(other) != frozenset()
 
 
-@pytest.mark.parametrize("ip", ["127.0.0.2", "10.1.2.3", "192.168.0.4", "169.254.1.1", "fe80::1"])
+@pytest.mark.parametrize(
+    "ip", ["127.0.0.2", "10.1.2.3", "192.168.0.4", "169.254.1.1", "100.64.0.1", "fe80::1"]
+)
 def test_a_lan_has_no_groups(ip: str) -> None:
     assert groups(contact_from_addresses([(ip, 10500)])) == frozenset()
     assert not is_public(ip)

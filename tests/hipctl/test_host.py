@@ -22,6 +22,7 @@ from hipctl import (
     HostConfig,
     HostConfigRefused,
     HostIdentity,
+    KeyFileRefused,
     LocalHost,
     PortInUse,
     contact_from_addresses,
@@ -505,6 +506,7 @@ def test_the_keylog_is_private_and_warned_about(
 ) -> None:
     async def scenario() -> None:
         net, file = Net(), tmp_path / "keys"
+        file.touch(0o644)
         config = HostConfig(listen=(ADDRESSES[0],), keylog=file)
         other = HostConfig(listen=(ADDRESSES[1],))
         async with (
@@ -520,6 +522,17 @@ def test_the_keylog_is_private_and_warned_about(
 
     simulate(scenario)
     assert "keys" in caplog.text
+
+
+def test_a_keylog_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+        for file in (tmp_path, tmp_path / "no" / "folder", tmp_path / "link"):
+            config = HostConfig(listen=(ADDRESSES[0],), keylog=file)
+            with pytest.raises(KeyFileRefused, match="another file"):
+                await LocalHost(KEYS[:1], config, open_port=Net().open).__aenter__()
+
+    simulate(scenario)
 
 
 @pytest.mark.parametrize(
