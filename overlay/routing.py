@@ -22,6 +22,7 @@ from hipctl import Hit
 
 ID_LENGTH = 20  # bytes
 ID_BITS = 160
+PING_GAP = 60.0  # seconds between two pings for the places of one bucket
 HIGHEST_ID = 2**ID_BITS - 1
 
 
@@ -83,6 +84,7 @@ class Bucket(kademlia.routing.KBucket):  # type: ignore[misc]
 
     Attributes:
         last_updated: when a lookup last went through this range, monotonic seconds.
+        pinged: when its head was last pinged for a newer one, monotonic seconds.
     """
 
     nodes: OrderedDict[bytes, Contact]
@@ -95,6 +97,7 @@ class Bucket(kademlia.routing.KBucket):  # type: ignore[misc]
         self.nodes = OrderedDict()
         self.replacement_nodes = OrderedDict()
         self.last_updated = float("-inf")
+        self.pinged = float("-inf")
         self.ksize = k
         self.max_replacement_nodes = k * replacement_factor
 
@@ -145,7 +148,7 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
     node: Contact
 
     def __init__(
-        self, node_id: bytes, k: int = 20, *, per_group: int | None = None, quiet: float = 300.0
+        self, node_id: bytes, k: int = 20, *, per_group: int | None = None, quiet: float = 900.0
     ) -> None:
         self.by_id: dict[int, Contact] = {}
         self._lower: list[int] = [0]
@@ -204,7 +207,10 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
             self.split_bucket(index)
             self._index_replacements()
         head: Contact = bucket.head()
-        return [Ping(head)] if now - head.heard >= self._quiet else []
+        if now - head.heard < self._quiet or now - bucket.pinged < PING_GAP:
+            return []
+        bucket.pinged = now
+        return [Ping(head)]
 
     def _index_replacements(self) -> None:
         # a split may have found places for some that waited
@@ -247,7 +253,7 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
     def find_neighbors(
         self, node: Any, k: int | None = None, exclude: Any = None
     ) -> list[Contact]:
-        """The exact ``k`` nearest to ``node``, itself left out; the base's name for ``nearest``."""
+        """The exact ``k`` nearest to ``node``, itself left out: the base's name for it."""
         count = k or self.ksize
         found = self.nearest(node.long_id, count + 1, node.long_id)
         return [c for c in found if exclude is None or not c.same_home_as(exclude)][:count]

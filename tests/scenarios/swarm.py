@@ -29,9 +29,7 @@ def node_record(who: HostIdentity, overlay: OverlayInfo, seq: int, wall: float) 
     """A NODE record; the sequence number is in its contact, so that versions differ."""
     payload = NodeInfo(b"sim:" + who.hit + seq.to_bytes(4, "big")).encode()
     created, key = int(wall), node_key(overlay.id, who.hit)
-    return sign_record(
-        who, overlay.id, "NODE", key, b"", seq, created, created + 7_000, payload
-    )
+    return sign_record(who, overlay.id, "NODE", key, b"", seq, created, created + 7_000, payload)
 
 
 class Swarm:
