@@ -54,6 +54,7 @@ class Association:
         "_responder",
         "_sas",
         "_shared",
+        "_started_over",
         "_timers",
         "_up",
         "_work",
@@ -90,6 +91,7 @@ class Association:
         self._nonce = b""  # in our CLOSE
         self._ack = (b"", b"")  # the CLOSE we answered, and the answer
         self._asked_again = False  # I2 stays unanswered: has the Responder restarted?
+        self._started_over = False  # that has led to another I2: once an exchange
 
     # -- inputs from above ---------------------------------------------------------------------
 
@@ -164,6 +166,10 @@ class Association:
             raise Rejected("R1 repeated")
         shared = self._shared
         offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
+        self._started_over |= self._asked_again
+        self._asked_again = False
+        if self.state is State.I2_SENT:
+            self._last = exchange.make_i1(*self.pair, shared.config)
         self._drop_work()
         shared.serial += 1
         self._work = Work(offer, source, shared.serial)
@@ -220,7 +226,7 @@ class Association:
         shared.inbound[spi] = Inbound(sa, *self.pair, now)
         self.state = State.I2_SENT
         self._address = work.source
-        self._last, self._attempt, self._asked_again = reply.packet, 0, False
+        self._last, self._attempt = reply.packet, 0
         salt_i = work.offer.puzzle.random_i
         return [
             *self._key_log(*self.pair, salt_i, reply.salt, reply.shared, reply.keys),
@@ -252,6 +258,9 @@ class Association:
     def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
         shared, responder = self._shared, self._responder
         vetted = responder.vet(packet, source, now)
+        if self._sas is not None and vetted.issued_at < self._sas.installed_at:
+            # It was on its way while another exchange ended: the peer doesn't go by it either.
+            raise Rejected("I2 older than the association")
         try:
             agreement = exchange.accept_i2(
                 self._identity, packet, vetted, shared.config, shared.known_hosts
@@ -367,7 +376,7 @@ class Association:
         if self.state is State.I1_SENT:
             return [Transmit(self._last, self._i1_address())]
         actions: list[Action] = [Transmit(self._last, self._address)]
-        if self.state is State.I2_SENT and self._attempt > _I2_PATIENCE:
+        if self.state is State.I2_SENT and self._attempt > _I2_PATIENCE and not self._started_over:
             self._asked_again = True
             i1 = exchange.make_i1(*self.pair, config)
             actions.append(Transmit(i1, self._i1_address()))
@@ -424,7 +433,7 @@ class Association:
         self.state = State.I1_SENT
         self._began = now
         self._last = exchange.make_i1(local, peer, self._shared.config)
-        self._attempt, self._asked_again = 1, False
+        self._attempt, self._asked_again, self._started_over = 1, False, False
         self._timers.set(Timer.RETRANSMIT, now + self._shared.config.retransmit_initial)
         return [Transmit(self._last, address) for address in addresses[:I1_ADDRESSES_MAX]]
 
@@ -442,13 +451,15 @@ class Association:
     ) -> None:
         """Put the new SAs into use and remove the old ones."""
         shared, suite = self._shared, inbound.sa.suite
+        patience = shared.config.unanswered_lifetime
         if self._sas is not None:
+            patience = self._sas.patience
             shared.inbound.pop(self._sas.inbound.sa.spi, None)
         self._keys, self._host_id = keys, host_id
         outbound = Outbound(esp.OutboundSa(suite, spi_out, keys.esp_out), self._address)
         shared.inbound[inbound.sa.spi] = inbound
         shared.outbound[self.pair] = outbound
-        self._sas = SaPair(inbound, outbound, now)
+        self._sas = SaPair(inbound, outbound, patience, now)
 
     def _establish(self, now: float) -> list[Action]:
         self.state = State.ESTABLISHED

@@ -1,8 +1,8 @@
 """The Responder before it believes anybody: answers I1 and vets I2 without keeping state.
 
 R1s are made once a generation and DH group. What varies between their copies (the receiver's
-HIT, Opaque and #I) isn't signed; #I is a MAC of who asked from where, so that an I2 shows by
-itself that it answers an R1 of ours (RFC 7401 §4.1.1, Appendix A).
+HIT, Opaque and #I) isn't signed; #I is a time and a MAC of who asked from where, so that an I2
+shows by itself that it answers an R1 of ours, and which (RFC 7401 §4.1.1, Appendix A).
 """
 
 import hmac
@@ -22,6 +22,8 @@ from hipctl.wire import frame
 
 _SECRET: Final = 32  # bytes from which a generation's #I are derived
 _BAD_SOLUTION_MAX: Final = 3  # failed I2s with one solution, RFC 7401 §8
+_STAMPS: Final = 1000  # time stamps a second in #I
+_STAMP_LENGTH: Final = 4  # bytes
 _RECEIVER_AT: Final = 24  # offset of the receiver's HIT
 _OPAQUE_AT: Final = 6  # offset of Opaque in the TLV of PUZZLE
 
@@ -61,11 +63,13 @@ class Vetted:
         generation: which.
         solution: its SOLUTION.
         rhash: our hash.
+        issued_at: when we sent the R1 that it answers, monotonic seconds, to the millisecond.
     """
 
     generation: Generation
     solution: params.Solution
     rhash: str
+    issued_at: float
 
 
 class Responder:
@@ -105,7 +109,8 @@ class Responder:
         if r1 is None:
             r1 = generation.r1s[group] = self._make_r1(generation, group)
         before, between, after = r1
-        random_i = self._random_i(generation, packet.sender, source)
+        stamp = int((now - generation.began) * _STAMPS).to_bytes(_STAMP_LENGTH, "big")
+        random_i = self._random_i(generation, stamp, packet.sender, source)
         return b"".join((before, packet.sender, between, generation.opaque, random_i, after))
 
     def vet(self, packet: Packet, source: Address, now: float) -> Vetted:
@@ -120,7 +125,8 @@ class Responder:
         counter = packet.need(params.R1Counter)
         if counter.generation != generation.number or solution.k != self._config.k:
             raise Rejected("I2 answers no R1 of ours")
-        random_i = self._random_i(generation, packet.sender, source)
+        stamp = solution.random_i[:_STAMP_LENGTH]
+        random_i = self._random_i(generation, stamp, packet.sender, source)
         if not hmac.compare_digest(random_i, solution.random_i):
             raise Rejected("I2 answers no R1 of ours")
         seen = packet.sender + solution.answer_j
@@ -131,7 +137,8 @@ class Responder:
         prefix = puzzle.prefix(random_i, packet.sender, self._identity.hit)
         if not puzzle.verify(solution.k, prefix, solution.answer_j, self._rhash):
             raise Rejected("puzzle not solved")
-        return Vetted(generation, solution, self._rhash)
+        issued_at = generation.began + int.from_bytes(stamp, "big") / _STAMPS
+        return Vetted(generation, solution, self._rhash, issued_at)
 
     def spend(self, sender: Hit, vetted: Vetted) -> None:
         """Remember that this solution has made an association: it won't make another."""
@@ -162,9 +169,13 @@ class Responder:
                 return generation
         raise Rejected("I2 of an old R1")
 
-    def _random_i(self, generation: Generation, sender: bytes, source: Address) -> bytes:
-        asked = sender + self._identity.hit + source[0].encode()
-        return hmac.digest(generation.secret, asked, "sha384")[: self._rhash_length]
+    def _random_i(
+        self, generation: Generation, stamp: bytes, sender: bytes, source: Address
+    ) -> bytes:
+        """#I: when it was issued, then a MAC of that and of who asked from where."""
+        asked = stamp + sender + self._identity.hit + source[0].encode()
+        mac = hmac.digest(generation.secret, asked, "sha384")
+        return (stamp + mac)[: self._rhash_length]
 
     def _make_r1(self, generation: Generation, group: int) -> tuple[bytes, bytes, bytes]:
         """Build and sign the R1; return what lies around receiver, Opaque and #I."""

@@ -55,13 +55,27 @@ class SaPair:
     Attributes:
         inbound: ours to open.
         outbound: ours to seal.
+        installed_at: since when, monotonic seconds.
+        patience: seconds of silence after which we doubt the peer; it doubles while every new
+            pair stays silent too (some streams have one direction), until something is heard.
     """
 
-    __slots__ = ("_checked_at", "_sent", "_sent_at", "_unanswered_since", "inbound", "outbound")
+    __slots__ = (
+        "_checked_at",
+        "_sent",
+        "_sent_at",
+        "_unanswered_since",
+        "inbound",
+        "installed_at",
+        "outbound",
+        "patience",
+    )
 
-    def __init__(self, inbound: Inbound, outbound: Outbound, now: float) -> None:
+    def __init__(self, inbound: Inbound, outbound: Outbound, patience: float, now: float) -> None:
         self.inbound = inbound
         self.outbound = outbound
+        self.installed_at = now
+        self.patience = patience
         self._checked_at = now
         self._sent = 0  # packets sealed when we looked last
         self._sent_at = now  # the look at which that had grown
@@ -75,18 +89,21 @@ class SaPair:
         """
         heard_at, since = self.inbound.heard_at, self._checked_at
         self._checked_at = now
+        if heard_at > since:
+            self.patience = config.unanswered_lifetime
         sent = self.outbound.sa.packets
         if sent != self._sent:
             self._sent, self._sent_at = sent, now
-            if heard_at >= since:
+            if heard_at > since:
                 self._unanswered_since = None
             elif self._unanswered_since is None:
                 self._unanswered_since = since
         else:
             self._unanswered_since = None
         begun = self._unanswered_since
-        if begun is not None and now - begun >= config.unanswered_lifetime:
+        if begun is not None and now - begun >= self.patience:
             self._unanswered_since = None
+            self.patience *= 2
             return Verdict.UNANSWERED
         if now - max(heard_at, self._sent_at) >= config.unused_lifetime:
             return Verdict.UNUSED

@@ -1,0 +1,92 @@
+"""The table of states: every cell, also those that drop. Conversations are in test_engine."""
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from hipctl.association import ON_PACKET, Association
+from hipctl.constants import PacketType
+from hipctl.errors import MalformedPacket, Rejected
+from hipctl.identity import HostIdentity
+from hipctl.limits import Limiter
+from hipctl.packet import Packet, build
+from hipctl.responder import Responder
+from hipctl.state import Shared, State
+from sim.engines import FAST, Net, Peer
+
+A, B = (HostIdentity.from_secret(n) for n in (1, 2))
+CELLS = list(itertools.product(State, PacketType))
+SOURCE = ("192.0.2.2", 10500)
+
+
+def association(state: State) -> Association:
+    numbers = itertools.count(1)
+    shared = Shared(
+        FAST,
+        lambda n: next(numbers).to_bytes(n, "big"),
+        Counter(),
+        {},
+        {},
+        {},
+        Limiter(1.0, 1, 1),
+    )
+    made = Association(A, Responder(A, FAST, shared.rng), B.hit, shared)
+    made.state = state
+    return made
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"), [cell for cell in CELLS if cell not in ON_PACKET], ids=str
+)
+def test_a_missing_cell_drops(state: State, kind: PacketType) -> None:
+    machine = association(state)
+    with pytest.raises(Rejected, match=f"{kind.name} in {state.value}"):
+        machine.on_packet(Packet(build(kind, B.hit, A.hit, [])), SOURCE, 1.0)
+    assert machine.state is state
+    assert machine.deadline() is None
+
+
+@pytest.mark.parametrize(("state", "kind"), list(ON_PACKET), ids=str)
+def test_an_empty_packet_changes_nothing_in_any_cell(state: State, kind: PacketType) -> None:
+    machine = association(state)
+    with pytest.raises((MalformedPacket, Rejected)):
+        machine.on_packet(Packet(build(kind, B.hit, A.hit, [])), SOURCE, 1.0)
+    assert machine.state is state
+    assert machine.deadline() is None
+
+
+def test_an_i1_is_answered_in_every_state_that_can() -> None:
+    answering = {state for state, kind in ON_PACKET if kind is PacketType.I1}
+    assert answering == set(State) - {State.E_FAILED}
+
+
+def waits(net: Net, peer: Peer, other: Peer) -> None:
+    """It waits for something if and only if a timer is armed."""
+    state, deadline = net.state(peer, other), peer.engine.deadline()
+    if state in (State.UNASSOCIATED, State.E_FAILED):
+        assert peer.engine.associations() == []
+    else:
+        assert deadline is not None
+        assert deadline <= net.now + FAST.unused_lifetime
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whoever_waits_has_a_timer(seed: int) -> None:
+    net = Net(seed)
+    net.loss, net.jitter = 0.3, 0.2
+    a, b = net.add(), net.add()
+    net.introduce(a, b)
+    for step in range(60):
+        match net.random.randrange(6):
+            case 0:
+                net.send(a, b.hit, 17, b"x")
+            case 1:
+                net.send(b, a.hit, 17, b"y")
+            case 2:
+                net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+            case _:
+                net.run(net.now + net.random.random() * 3)
+        waits(net, a, b)
+        waits(net, b, a)
+        assert len(a.engine.inbound) <= 2, step
