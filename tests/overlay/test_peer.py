@@ -245,13 +245,14 @@ def test_who_would_not_be_let_in_is_told_what_to_do_before_anything_starts(tmp_p
         "p2psip account restore": altered(tmp_path / "c", "main", account=other),
     }
 
-    async def main(of: Profile) -> None:
-        async with build(HitNet(), of):
-            raise AssertionError
-
     for sentence, of in cases.items():
+
+        async def main(of: Profile = of) -> None:
+            async with build(HitNet(), of):
+                raise AssertionError
+
         with pytest.raises(ConfigError, match=rf"^overlay\.main\.account: .*{sentence}"):
-            simulate(lambda of=of: main(of))
+            simulate(main)
     assert Recorder.log == []
 
 
