@@ -176,6 +176,11 @@ class Uri:
         """Whether this is a sip or sips URI."""
         return self.host != ""
 
+    @property
+    def bare(self) -> str:
+        """The URI without ``?headers``: what may become a Request-URI (§19.1.5)."""
+        return self.text[: -len(self.headers) - 1] if self.headers else self.text
+
     def same(self, other: "Uri") -> bool:
         """Compare as §19.1.4 does (headers by their text)."""
         if self.text == other.text:

@@ -100,7 +100,8 @@ class SessionDescription:
 
     def __init__(self, lines: list[tuple[str, str]]) -> None:
         self._lines = lines  # (content, line end)
-        self.origin = next((_origin(text) for text, _ in lines if text.startswith("o=")), None)
+        origins = [_origin(text) for text, _ in lines if text.startswith("o=")]
+        self.origin = origins[0] if origins else None
         self.media = _read_media([text for text, _ in lines])
 
     @classmethod

@@ -266,7 +266,8 @@ class TransactionLayer:
         self.counters[reason] += 1
         if request.method == "ACK" or "via" not in request.headers:
             return []
-        return [Send(reply(request, 400, reason, self._rng(8).hex()).encode(), source)]
+        verdict = validate(request) or (400, reason)
+        return [Send(refuse(request, verdict, self._rng(8).hex()).encode(), source)]
 
     # Responses
 

@@ -54,6 +54,8 @@ def validate_response(response: Response) -> str | None:
     """Name why a response must be discarded, None if it can be used."""
     try:
         _check_common(response)
+        if len(response.vias) > 1:
+            raise MalformedMessage("a second Via")  # §8.1.3.3: not ours to forward
     except MalformedMessage as error:
         return f"response with {error.reason}"
     return None

@@ -142,6 +142,7 @@ def test_a_last_line_without_its_end_and_bare_line_feeds_survive() -> None:
         (b"<xml/>", "bad line"),
         (b"o=- 1 1 IN IP4 h\r\n", "no v=0"),
         (b"v=0\r\no=- 1\r\n", "bad o="),
+        (b"v=0\r\no=- 1 1 IN IP4 h\r\no=x\r\n", "bad o="),
         (b"v=0\r\nc=ATM x\r\n", "bad c="),
         (b"v=0\r\nm=audio x RTP/AVP 0\r\n", "bad m="),
         (b"v=0\r\nm=audio 65536 RTP/AVP 0\r\n", "bad m="),
