@@ -1,6 +1,5 @@
 """What a peer shows to be let in, a delegation and certificates, and the file that holds them."""
 
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,9 @@ from overlay.constants import (
     MAX_CREDENTIALS,
 )
 from overlay.errors import CredentialsRefused
-from overlay.overlayfile import OverlayInfo, from_base64, read_text, to_base64, write_text
+from overlay.overlayfile import OverlayInfo
 from overlay.proofs import NameCertificate, certified, delegation_signed
+from overlay.textfile import from_base64, parse_toml, read_text, to_base64, write_text
 
 MAX_SHOWN: Final = 4  # certificates in Credentials
 MAX_IN_FILE: Final = 64  # delegations, and certificates, in an account file
@@ -271,8 +271,8 @@ def parse_account(text: str) -> Account:
         CredentialsRefused: it is none, or a delegation isn't signed by its one account.
     """
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table = parse_toml(text)
+    except ValueError as error:
         raise CredentialsRefused(f"no TOML: {error}") from None
     if stray := sorted(table.keys() - {"account", "delegations", "certificates"}):
         raise CredentialsRefused(f"{stray[0]}: unknown key")

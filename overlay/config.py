@@ -1,7 +1,6 @@
 """Profiles: one TOML file, one frozen struct per table, no defaults hidden elsewhere."""
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -11,7 +10,8 @@ import msgspec
 from overlay.admission import Account, load_account
 from overlay.constants import ALPHA, REPLICAS, K
 from overlay.errors import ConfigError, CredentialsRefused
-from overlay.overlayfile import OverlayInfo, Seed, load_overlay, parse_seed, read_text
+from overlay.overlayfile import OverlayInfo, Seed, load_overlay, parse_seed
+from overlay.textfile import parse_toml, read_text
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -230,10 +230,10 @@ def load_profile(path: Path) -> Profile:
             dotted path of the key.
     """
     try:
-        document = tomllib.loads(read_text(path))
+        document = parse_toml(read_text(path))
     except CredentialsRefused as error:
         raise ConfigError(str(error)) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: no TOML: {error}") from None
     for key in document:
         if key not in _TABLES:

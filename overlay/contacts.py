@@ -8,13 +8,13 @@ mum = "sip:alice@example.org"
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from overlay.accounts import canonical_aor
 from overlay.errors import ConfigError, MalformedAor
+from overlay.textfile import parse_toml
 
 MAX_FILE: Final = 1_000_000  # bytes
 MAX_NAME: Final = 64  # characters
@@ -176,10 +176,10 @@ def _parse(path: Path) -> tuple[dict[str, tuple[str, str]], frozenset[str]]:
             data = file.read(MAX_FILE + 1)
         if len(data) > MAX_FILE:
             raise ConfigError(f"{path}: longer than {MAX_FILE} bytes; no contact file")
-        table: Mapping[str, Any] = tomllib.loads(data.decode())
+        table: Mapping[str, Any] = parse_toml(data.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: no TOML: {error}") from None
     if stray := sorted(table.keys() - {"blocked", "names"}):
         raise ConfigError(f"{path}: {stray[0]}: unknown key; known are blocked, names")

@@ -1,10 +1,7 @@
 """An overlay is a file: its id, domain, admission, the keys of its CA, and seeds."""
 
-import base64
-import binascii
 import hashlib
 import re
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,8 +10,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from hipctl import Hit, HostId, HostIdentity, MalformedPacket, host_id_of_spki, spki_of
 from overlay.accounts import canonical_domain
-from overlay.constants import CA_CONTEXT, OVERLAY_CONTEXT, OVERLAY_ID_LENGTH, TEXT_FILE_LIMIT
+from overlay.constants import CA_CONTEXT, OVERLAY_CONTEXT, OVERLAY_ID_LENGTH
 from overlay.errors import CredentialsRefused, MalformedAor
+from overlay.textfile import from_base64, parse_toml, read_text, to_base64, write_text
 
 Admission = Literal["open", "enrolled"]
 
@@ -149,8 +147,8 @@ def parse_overlay(text: str) -> OverlayInfo:
         CredentialsRefused: it is none; the message starts with the key.
     """
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table = parse_toml(text)
+    except ValueError as error:
         raise CredentialsRefused(f"no TOML: {error}") from None
     if stray := sorted(table.keys() - _KEYS):
         raise CredentialsRefused(f"{stray[0]}: unknown key; known are {', '.join(sorted(_KEYS))}")
@@ -228,25 +226,6 @@ def _read_chain(
     return tuple(keys), tuple(successions)
 
 
-def from_base64(text: object) -> bytes:
-    """Decode base64, white space allowed.
-
-    Raises:
-        ValueError: it is none, or no text.
-    """
-    if not isinstance(text, str):
-        raise ValueError("no text")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
-
-
-def to_base64(data: bytes) -> str:
-    """Encode base64 on one line."""
-    return base64.b64encode(data).decode()
-
-
 def format_overlay(info: OverlayInfo) -> str:
     """Write the TOML of an overlay file."""
     lines = [
@@ -264,38 +243,6 @@ def format_overlay(info: OverlayInfo) -> str:
 
 
 # --- files ------------------------------------------------------------------------------------
-
-
-def read_text(path: Path) -> str:
-    """Read a small text file.
-
-    Raises:
-        CredentialsRefused: it is missing, too long or no UTF-8.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(TEXT_FILE_LIMIT + 1)
-        if len(data) > TEXT_FILE_LIMIT:
-            raise CredentialsRefused(f"{path}: longer than {TEXT_FILE_LIMIT} bytes")
-        return data.decode()
-    except OSError as error:
-        raise CredentialsRefused(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CredentialsRefused(f"{path}: no UTF-8 text") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, as a whole or not at all.
-
-    Raises:
-        CredentialsRefused: it cannot be written.
-    """
-    draft = path.with_name(path.name + ".new")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise CredentialsRefused(f"{path}: {error.strerror}") from None
 
 
 def load_overlay(path: Path) -> OverlayInfo:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -36,11 +35,12 @@ def peer_table(given: Path | None) -> "PeerTable":
         ConfigError: no profile, or the table is wrong.
     """
     from overlay.config import PeerTable, check_table
+    from overlay.textfile import parse_toml
 
     path = profile_path(given)
     try:
-        document = tomllib.loads(path.read_bytes().decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        document = parse_toml(path.read_bytes().decode())
+    except ValueError as error:
         raise ConfigError(f"{path}: no TOML: {error}") from None
     table = document.get("peer", {})
     if not isinstance(table, dict):

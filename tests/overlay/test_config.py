@@ -105,6 +105,9 @@ def test_several_overlays_may_share_an_identity_but_no_domain(folder: Path) -> N
         ('identity = "me"', "identity = 3", "overlay.home.identity: expected `str`, got `int`"),
         ('identity = "me"', 'identity = "you"', r"overlay.home.identity: no \[identity.you"),
         ('identity = "me"', 'identity = "me"\nk = 0', "overlay.home.k: must be between 1 and 64"),
+        ('identity = "me"', 'identity = "me"\nk = 0x' + "f" * 9000, ".*no TOML: an integer of"),
+        ('identity = "me"', "identity = 0x" + "f" * 9000, ".*no TOML: an integer of"),
+        (f'["{SEED}"]', "[0x" + "f" * 9000 + "]", ".*no TOML: an integer of"),
         ('identity = "me"', 'identity = "me"\nk = "x"', "overlay.home.k: expected `int`"),
         ('identity = "me"', 'identity = "me"\nk = 4', "overlay.home.replicas: must be between 1"),
         ('identity = "me"', 'identity = "me"\nalpha = 21', "overlay.home.alpha: must be between"),
@@ -133,7 +136,7 @@ def test_a_wrong_profile_says_which_key(folder: Path, old: str, new: str, messag
 
 
 def test_what_is_no_toml_is_told_with_its_place(folder: Path) -> None:
-    for text in ("[", "a = ", "[overlay]\n[overlay]", "a = [" * 5000):
+    for text in ("[", "a = ", "[overlay]\n[overlay]", "a = " + "[" * 5000, "a = " + "1" * 5000):
         with pytest.raises(ConfigError, match=r"profile.toml: no TOML"):
             load(folder, text)
     with pytest.raises(ConfigError, match=r"missing.toml: No such file"):

@@ -19,8 +19,8 @@ from overlay.overlayfile import (
     parse_seed,
     save_overlay,
     succeed_ca,
-    to_base64,
 )
+from overlay.textfile import parse_toml, to_base64
 from sim.people import ALICE, CA, DOMAIN, ENROLLED, OTHER_CA, OVERLAY, counted, identity
 
 HIT = str(ALICE.device.hit)
@@ -117,6 +117,20 @@ def test_a_file_that_cannot_be_read_is_told_with_its_path(tmp_path: Path) -> Non
             load_overlay(tmp_path / name)
     with pytest.raises(CredentialsRefused, match="missing"):
         save_overlay(OVERLAY, tmp_path / "missing" / "overlay.toml")
+
+
+@pytest.mark.parametrize(
+    "text", ["a=" + "1" * 5000, "a" + ".a" * 60_000 + "=1", "a=" + "{a=" * 4000, "a = 2001-99-99"]
+)
+def test_toml_that_is_meant_to_hurt_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_toml(text)
+    with pytest.raises(CredentialsRefused, match="no TOML"):
+        parse_overlay(text)
+
+
+def test_comments_may_have_dots() -> None:
+    assert parse_toml("# " + "." * 500 + "\na = 1") == {"a": 1}
 
 
 @given(st.text(max_size=200) | st.text(max_size=20).map(lambda t: TEXT.replace("ca", t, 1)))

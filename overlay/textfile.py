@@ -1,0 +1,90 @@
+"""Small text files that came from somewhere: read with a limit, written as a whole."""
+
+import base64
+import binascii
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+from overlay.constants import TEXT_FILE_LIMIT
+from overlay.errors import CredentialsRefused
+
+MAX_DOTS: Final = 256  # in a line: tomllib takes quadratic time for a dotted key
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML, whatever it holds.
+
+    Raises:
+        ValueError: it is none, nested or dotted beyond reason, or holds an integer of more than
+            64 bits (TOML promises no more, and Python won't print one of 5,000 digits).
+    """
+    if text.count(".") > MAX_DOTS:
+        for line in text.splitlines():
+            if line.count(".") > MAX_DOTS and not line.lstrip().startswith("#"):
+                raise ValueError(f"a line has more than {MAX_DOTS} dots")
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    values: list[Any] = [table]
+    while values:
+        value = values.pop()
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise ValueError("an integer of more than 64 bits")
+        if isinstance(value, dict):
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
+    return table
+
+
+def read_text(path: Path) -> str:
+    """Read a small text file.
+
+    Raises:
+        CredentialsRefused: it is missing, too long or no UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(TEXT_FILE_LIMIT + 1)
+        if len(data) > TEXT_FILE_LIMIT:
+            raise CredentialsRefused(f"{path}: longer than {TEXT_FILE_LIMIT} bytes")
+        return data.decode()
+    except OSError as error:
+        raise CredentialsRefused(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CredentialsRefused(f"{path}: no UTF-8 text") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, as a whole or not at all.
+
+    Raises:
+        CredentialsRefused: it cannot be written.
+    """
+    draft = path.with_name(path.name + ".new")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise CredentialsRefused(f"{path}: {error.strerror}") from None
+
+
+def from_base64(text: object) -> bytes:
+    """Decode base64, white space allowed.
+
+    Raises:
+        ValueError: it is none, or no text.
+    """
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def to_base64(data: bytes) -> str:
+    """Encode base64 on one line."""
+    return base64.b64encode(data).decode()
