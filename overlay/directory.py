@@ -36,7 +36,8 @@ MOST_RETRY: Final = 60.0
 OWNS_NOT: Final = 3.0  # seconds for which "no" is believed
 MAX_OWNERS: Final = 1_024  # (AoR, HIT) pairs remembered
 MAX_PUBLISHED: Final = 64  # AoRs of one peer
-WITHDRAW_PATIENCE: Final = 0.6  # seconds that a tombstone may take when we stop
+WITHDRAW_PATIENCE: Final = 1.7  # seconds that tombstones may take when we stop (of 3 in all): a
+# neighbour that has just died costs a lookup its two soft deadlines
 
 _NODE: Final = ""  # among the AoRs that we publish: our NODE record
 
