@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from statistics import median
+from statistics import median_high
 from typing import Any, Final, NamedTuple
 
 from hipctl import Hit
@@ -311,7 +311,9 @@ class Kademlia:
             if known is not None and known.contact:
                 self._out.append(Learn(to, known.contact))
         self._events.extend(
-            self.rpc.request(to, kind, fields, (operation, what), self._now, self._wall)
+            self.rpc.request(
+                to, kind, fields, (operation, what), self._now, self._wall - self.offset
+            )
         )
 
     def candidates(self, nodes: Iterable[tuple[Hit, bytes]]) -> list[Candidate]:
@@ -439,8 +441,8 @@ class Kademlia:
         node.groups = self._env.groups(node.contact)
         if node.contact:
             self._out.append(Learn(session.hit, node.contact))
-        self._correct_clock()
         self._meet(node)
+        self._correct_clock()
 
     def _meet(self, node: Contact) -> None:
         """A proven node gave a sign of life: it may enter the table."""
@@ -460,15 +462,16 @@ class Kademlia:
             self._look_around()
 
     def _correct_clock(self) -> None:
-        offsets = []
+        offsets = [0.0]  # our own clock has a vote too
         for contact in islice(self.table.contacts(), 4 * CLOCKS):
             session = self.rpc.sessions.get(contact.hit)
             if session is not None and session.offset is not None:
                 offsets.append(session.offset)
-        if offsets:
-            middle = median(offsets[:CLOCKS])
-            # HELLO tells whole seconds, and took its time: little is nothing
-            self.offset = middle if abs(middle) > 5 else 0.0
+        # of two the later one is right: clocks that were lost begin in the past
+        middle = median_high(offsets[: CLOCKS + 1])
+        # HELLO tells whole seconds, and took its time: little is nothing
+        self.offset = self.rpc.offset = middle if abs(middle) > 5 else 0.0
+        self.rpc.calibrated = True
 
     # --- the table's upkeep
 

@@ -222,6 +222,12 @@ class Greeting:
 class Rpc:
     """Matches answers to requests.
 
+    ``wall`` is our own clock, as HELLO tells it; what expires is judged by it and ``offset``.
+
+    Attributes:
+        offset: what corrects our clock, seconds.
+        calibrated: whether any neighbour's clock went into ``offset``.
+
     Args:
         greeting: what our HELLO says.
         contact: our contact, now.
@@ -241,6 +247,8 @@ class Rpc:
     ) -> None:
         self.sessions: OrderedDict[Hit, Session] = OrderedDict()
         self.counters: Counter[str] = Counter()
+        self.offset = 0.0
+        self.calibrated = False
         self.greeting = greeting
         self._contact = contact
         self._admit = admit
@@ -368,7 +376,7 @@ class Rpc:
             if not session.spend(now):
                 self.counters["neighbour asks too much"] += 1
                 return []
-            if session.admitted is None or session.admitted.expires > wall:
+            if session.admitted is None or session.admitted.expires > wall + self.offset:
                 return [Asked(session, message)]
             session.greeted = False
             session.credentials = None
@@ -406,7 +414,10 @@ class Rpc:
         credentials = fields.get(Field.CREDENTIALS, b"")
         session = self.sessions.get(source)
         if session is None or not session.greeted or session.credentials != credentials:
-            admitted = self._admit(credentials, source, wall)  # before any state is kept
+            judged = wall + self.offset
+            if not self.calibrated:  # a clock that was lost must not refuse everybody; a later
+                judged = max(judged, float(min(fields.get(Field.WALL, 0), 2**40)))  # is stricter
+            admitted = self._admit(credentials, source, judged)  # before any state is kept
             session = self.session(source, now)
             session.admitted, session.credentials = admitted, credentials
         session.greeted = True

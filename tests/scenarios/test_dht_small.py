@@ -1,0 +1,329 @@
+"""Overlays of one to five peers: the ordinary case at first, and after every holiday."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from scenarios.swarm import EPOCH, identity, overlay_info
+
+from hipctl import Hit
+from overlay import LookupFailed, NotFound
+from overlay.accounts import AccountKey, self_certifying_aor
+from overlay.admission import Account, Credentials
+from overlay.directory import Directory
+from overlay.node import Node
+from overlay.overlayfile import OverlayInfo, Seed
+from overlay.store import MemoryStore, SqliteStore, Store
+from sim.hits import HitNet, SimHost
+from sim.loop import simulate
+
+
+def account_key(number: int) -> AccountKey:
+    return AccountKey(identity(1_000 + number))
+
+
+class Device:
+    """A device of a person: host, node and directory, as a peer composes them."""
+
+    def __init__(
+        self,
+        net: HitNet,
+        number: int,
+        seeds: tuple[Hit, ...] = (),
+        *,
+        account: int | None = None,
+        store: Store | None = None,
+        overlay: OverlayInfo | None = None,
+    ) -> None:
+        self.identity = identity(number)
+        hit = self.identity.hit
+        self.overlay = overlay or overlay_info()
+        self.host: SimHost = net.hosts.get(hit) or net.host(hit)
+        for seed in seeds:
+            self.host.learn(seed, b"sim:" + seed)
+        key = account_key(number if account is None else account)
+        self.delegation = key.delegate(hit, int(EPOCH) + 86_400 * 300, 1)
+        self.aor = self_certifying_aor(key.hit, self.overlay.domain)
+        loop = asyncio.get_running_loop()
+        self.node = Node(
+            self.host,
+            hit,
+            self.overlay,
+            Credentials(self.delegation),
+            store or MemoryStore(),
+            seeds=[Seed(seed, "192.0.2.1", 10500) for seed in seeds],
+            wall=lambda: EPOCH + loop.time(),
+        )
+        self.directory = Directory(self.node, self.identity, Account((self.delegation,)))
+
+    async def start(self) -> "Device":
+        self.host.start()
+        await self.node.__aenter__()
+        await self.directory.__aenter__()
+        return self
+
+    async def stop(self) -> None:
+        await self.directory.__aexit__(None, None, None)
+        await self.node.__aexit__(None, None, None)
+
+    async def die(self) -> None:
+        self.host.stop()
+        await self.directory.__aexit__(None, None, None)
+        await self.node.__aexit__(None, None, None)
+
+
+async def devices(net: HitNet, count: int) -> list[Device]:
+    first = await Device(net, 0).start()
+    others = [await Device(net, i, (first.identity.hit,)).start() for i in range(1, count)]
+    for device in (first, *others):
+        await device.directory.publish(device.aor, 5060)
+    await asyncio.sleep(5)
+    return [first, *others]
+
+
+def test_an_overlay_of_one_holds_its_own_records_and_resolves_itself_at_once() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        device = await Device(HitNet(), 0).start()
+        await device.directory.publish(device.aor, 5070)
+        (target,) = await device.directory.resolve(device.aor)
+        assert (target.hit, target.port) == (device.identity.hit, 5070)
+        await asyncio.sleep(0.1)
+        assert device.directory.published() == {device.aor: 1}
+        with pytest.raises(NotFound):
+            await device.directory.resolve("sip:nobody@p2p.example")
+        assert loop.time() < 0.2
+        await device.stop()
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_everybody_finds_everybody_in_a_small_overlay(count: int) -> None:
+    async def main() -> None:
+        everybody = await devices(HitNet(latency=(0.05, 0.05)), count)
+        for one in everybody:
+            for other in everybody:
+                (target,) = await one.directory.resolve(other.aor)
+                assert target.hit == other.identity.hit
+                assert await one.directory.owns(other.aor, other.identity.hit)
+                if one is not other:
+                    assert not await one.directory.owns(one.aor, other.identity.hit)
+                    assert one.host.learnt[other.identity.hit]
+        for device in everybody:
+            assert device.directory.published() == {device.aor: count} or device is everybody[0]
+            # REG and NODE of everybody, but for one put that may have crossed a join
+            assert len(device.node.engine.storage) >= 2 * count - 1
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("dead", [1, 2, 3])
+def test_an_unknown_name_is_not_found_in_time_though_some_of_five_are_dead(dead: int) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        everybody = await devices(HitNet(latency=(0.05, 0.05)), 5)
+        for device in everybody[:dead]:
+            device.host.stop()
+        began = loop.time()
+        with pytest.raises(NotFound):
+            await everybody[4].directory.resolve("sip:nobody@p2p.example")
+        assert loop.time() - began < 1.6
+        began = loop.time()
+        assert await everybody[4].directory.resolve(everybody[3].aor)
+        assert loop.time() - began < 1.0
+        with pytest.raises(NotFound):  # and again, with those who are known to be dead
+            await everybody[4].directory.resolve("sip:nobody@p2p.example")
+
+    simulate(main)
+
+
+def test_an_unknown_name_in_another_domain_is_not_found_without_asking() -> None:
+    async def main() -> None:
+        (device,) = await devices(HitNet(), 1)
+        with pytest.raises(NotFound, match="domain"):
+            await device.directory.resolve("sip:alice@elsewhere.example")
+        await device.stop()
+
+    simulate(main)
+
+
+def test_whoever_is_cut_off_says_so_in_place_of_not_found() -> None:
+    async def main() -> None:
+        everybody = await devices(HitNet(latency=(0.05, 0.05)), 3)
+        loop = asyncio.get_running_loop()
+        for device in everybody[1:]:
+            device.host.stop()
+        began = loop.time()
+        with pytest.raises(LookupFailed):
+            await everybody[0].node.get("REG", bytes(20))
+        assert loop.time() - began < 4
+
+    simulate(main)
+
+
+def test_a_peer_that_wakes_is_callable_within_seconds() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        loop = asyncio.get_running_loop()
+        one = await Device(net, 0).start()
+        store = MemoryStore()
+        two = await Device(net, 1, (one.identity.hit,), store=store).start()
+        await two.directory.publish(two.aor, 5060)
+        await asyncio.sleep(60)
+        for _ in range(3):
+            await two.die()
+            await asyncio.sleep(4000)  # its registration has expired
+            with pytest.raises((NotFound, LookupFailed)):
+                await one.directory.resolve(two.aor)
+            two = await Device(net, 1, (one.identity.hit,), store=store).start()
+            await two.directory.publish(two.aor, 5060)
+            woke = loop.time()
+            while True:
+                try:
+                    (target,) = await one.directory.resolve(two.aor)
+                    break
+                except (NotFound, LookupFailed):
+                    await asyncio.sleep(0.2)
+            assert target.hit == two.identity.hit
+            assert loop.time() - woke < 5
+
+    simulate(main)
+
+
+def test_a_changed_port_replaces_the_registration_and_an_equal_one_costs_nothing() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        one, two = await devices(net, 2)
+        await asyncio.sleep(100)
+        sent = net.counters["sent"]
+        await two.directory.publish(two.aor, 5060)
+        await asyncio.sleep(1)
+        assert net.counters["sent"] == sent
+        await two.directory.publish(two.aor, 5099)
+        await asyncio.sleep(1)
+        (target,) = await one.directory.resolve(two.aor)
+        assert target.port == 5099
+        await one.stop()
+        await two.stop()
+
+    simulate(main)
+
+
+def test_a_registration_is_refreshed_at_half_its_life_for_as_long_as_it_is_wanted() -> None:
+    async def main() -> None:
+        one, two = await devices(HitNet(latency=(0.05, 0.05)), 2)
+        (before,) = await one.directory.resolve(two.aor)
+        await asyncio.sleep(3 * 3600)
+        (after,) = await one.directory.resolve(two.aor)
+        assert after.expires >= before.expires + 2.5 * 3600
+        await one.stop()
+        await two.stop()
+
+    simulate(main)
+
+
+def test_what_is_withdrawn_is_gone_at_once_and_stays_gone() -> None:
+    async def main() -> None:
+        one, two, three = await devices(HitNet(latency=(0.05, 0.05)), 3)
+        await two.directory.withdraw(two.aor)
+        for device in (one, two, three):
+            with pytest.raises(NotFound):
+                await device.directory.resolve(two.aor)
+        await asyncio.sleep(4000)
+        with pytest.raises(NotFound):
+            await one.directory.resolve(two.aor)
+        await two.directory.publish(two.aor, 5062)
+        await asyncio.sleep(1)
+        (target,) = await one.directory.resolve(two.aor)
+        assert target.port == 5062
+
+    simulate(main)
+
+
+def test_two_devices_of_one_person_both_ring() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        one = await Device(net, 0).start()
+        seeds = (one.identity.hit,)
+        phone = await Device(net, 1, seeds, account=7).start()
+        tablet = await Device(net, 2, seeds, account=7).start()
+        assert phone.aor == tablet.aor
+        await phone.directory.publish(phone.aor, 5060)
+        await tablet.directory.publish(tablet.aor, 5061)
+        await asyncio.sleep(2)
+        found = await one.directory.resolve(phone.aor)
+        assert {(t.hit, t.port) for t in found} == {
+            (phone.identity.hit, 5060),
+            (tablet.identity.hit, 5061),
+        }
+        expiries = [target.expires for target in found]
+        assert expiries == sorted(expiries, reverse=True)
+
+    simulate(main)
+
+
+def test_nobody_publishes_a_name_that_is_not_theirs() -> None:
+    async def main() -> None:
+        one, two = await devices(HitNet(latency=(0.05, 0.05)), 2)
+        with pytest.raises(NotFound):
+            await one.directory.publish(two.aor, 5060)
+        await one.stop()
+        await two.stop()
+
+    simulate(main)
+
+
+def test_whom_the_seed_forgot_is_found_again_through_remembered_contacts() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        store = MemoryStore()
+        seed = await Device(net, 0).start()
+        hits = (seed.identity.hit,)
+        friend = await Device(net, 1, hits).start()
+        me = await Device(net, 2, hits, store=store).start()
+        await friend.directory.publish(friend.aor, 5060)
+        await asyncio.sleep(5)
+        await me.stop()
+        seed.host.stop()
+        me = await Device(net, 2, hits, store=store).start()
+        await asyncio.sleep(8)
+        (target,) = await me.directory.resolve(friend.aor)
+        assert target.hit == friend.identity.hit
+
+    simulate(main)
+
+
+def test_our_own_sequence_numbers_survive_a_restart_with_the_clock_set_back(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        place = (b"o" * 32, b"k" * 20, "REG", identity(0).hit, b"")
+        store = SqliteStore(tmp_path / "s")
+        assert await store.reserve(*place, 1000.0) == 1_000_000
+        assert await store.reserve(*place, 999.0) == 1_000_001
+        store.close()
+        again = SqliteStore(tmp_path / "s")
+        assert await again.reserve(*place, 3.0) == 1_000_002
+        again.close()
+
+    simulate(main)
+
+
+def test_a_clock_of_1970_is_corrected_by_the_neighbours() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        everybody = await devices(net, 3)
+        hits = (everybody[0].identity.hit,)
+        tablet = Device(net, 8, hits)
+        loop = asyncio.get_running_loop()
+        tablet.node._clock = loop.time
+        await tablet.start()
+        await tablet.directory.publish(tablet.aor, 5060)
+        await asyncio.sleep(5)
+        (target,) = await everybody[1].directory.resolve(tablet.aor)
+        assert target.hit == tablet.identity.hit
+        (target,) = await tablet.directory.resolve(everybody[2].aor)
+        assert target.hit == everybody[2].identity.hit
+
+    simulate(main)
