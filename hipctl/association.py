@@ -17,7 +17,7 @@ from hipctl.exchange import Agreement, Offer
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp
 from hipctl.packet import Packet
-from hipctl.responder import Responder
+from hipctl.responder import Responder, Vetted
 from hipctl.sansio import Timers
 from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
 from hipctl.state import Shared, State, Timer, Work
@@ -47,6 +47,7 @@ class Association:
         "_identity",
         "_keys",
         "_last",
+        "_newest",
         "_nonce",
         "_queue",
         "_queued_bytes",
@@ -88,6 +89,7 @@ class Association:
         self._sas: SaPair | None = None  # in use
         self._answer_j: bytes | None = None  # of the I2 that we accepted last
         self._r2 = b""
+        self._newest = 0.0  # only an I2 that answers an R1 sent after that may replace the SAs
         self._nonce = b""  # in our CLOSE
         self._ack = (b"", b"")  # the CLOSE we answered, and the answer
         self._asked_again = False  # I2 stays unanswered: has the Responder restarted?
@@ -241,7 +243,7 @@ class Association:
         spi_out = exchange.read_r2(packet, work.offer, keys)
         self._work = None
         self._install(self._shared.inbound[work.spi], keys, work.offer.host_id, spi_out, now)
-        self._answer_j, self._r2 = None, b""
+        self._answer_j, self._r2, self._newest = None, b"", now
         return self._establish(now)
 
     def _on_i2_in_i2_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
@@ -258,7 +260,7 @@ class Association:
     def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
         shared, responder = self._shared, self._responder
         vetted = responder.vet(packet, source, now)
-        if self._sas is not None and vetted.issued_at < self._sas.installed_at:
+        if self._sas is not None and vetted.issued_at <= self._newest:
             # It was on its way while another exchange ended: the peer doesn't go by it either.
             raise Rejected("I2 older than the association")
         try:
@@ -272,12 +274,12 @@ class Association:
             shared.counters[error.reason] += 1
             return self._notify(error, source, now)
         responder.spend(packet.sender, vetted)
-        return self._accept(agreement, vetted.solution, spi, r2, source, now)
+        return self._accept(agreement, vetted, spi, r2, source, now)
 
     def _accept(  # noqa: PLR0917 - the fields of one I2
         self,
         agreement: Agreement,
-        solution: params.Solution,
+        vetted: Vetted,
         spi: int,
         r2: bytes,
         source: Address,
@@ -293,7 +295,8 @@ class Association:
         sa = esp.InboundSa(agreement.suite, spi, agreement.keys.esp_in)
         inbound = Inbound(sa, *self.pair, now, awaited=True)
         self._install(inbound, agreement.keys, agreement.host_id, agreement.spi_out, now)
-        self._answer_j, self._r2 = solution.answer_j, r2
+        solution = vetted.solution
+        self._answer_j, self._r2, self._newest = solution.answer_j, r2, vetted.issued_at
         self.state = State.R2_SENT
         self.heard_at = now
         config = self._shared.config

@@ -55,7 +55,6 @@ class SaPair:
     Attributes:
         inbound: ours to open.
         outbound: ours to seal.
-        installed_at: since when, monotonic seconds.
         patience: seconds of silence after which we doubt the peer; it doubles while every new
             pair stays silent too (some streams have one direction), until something is heard.
     """
@@ -66,7 +65,6 @@ class SaPair:
         "_sent_at",
         "_unanswered_since",
         "inbound",
-        "installed_at",
         "outbound",
         "patience",
     )
@@ -74,7 +72,6 @@ class SaPair:
     def __init__(self, inbound: Inbound, outbound: Outbound, patience: float, now: float) -> None:
         self.inbound = inbound
         self.outbound = outbound
-        self.installed_at = now
         self.patience = patience
         self._checked_at = now
         self._sent = 0  # packets sealed when we looked last
