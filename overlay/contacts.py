@@ -137,8 +137,8 @@ class ContactBook:
 
     def _write(self) -> None:
         """Replace the file in one step, so that a reader sees the old or the new one."""
-        blocked = ", ".join(toml_string(aor) for aor in sorted(self._blocked))
-        lines = [f"blocked = [{blocked}]", "", "[names]"]
+        blocked = [f"    {toml_string(aor)}," for aor in sorted(self._blocked)]
+        lines = ["blocked = [", *blocked, "]", "", "[names]"]
         lines += [
             f"{toml_string(n)} = {toml_string(aor)}" for n, aor in sorted(self._names.values())
         ]

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
+from hipctl import HipError
 from overlay.errors import ConfigError, OverlayError
 
 _log = logging.getLogger(__name__)
@@ -149,20 +150,32 @@ class ControlServer:
             return b""
 
     async def _reply(self, line: bytes) -> bytes:
+        reply: dict[str, Any]
         try:
-            request = json.loads(line)
-            if not isinstance(request, dict) or not isinstance(request.get("do"), str):
-                raise ControlRefused('a request is one JSON object with "do"')
+            request = _parse(line)
             reply = {"ok": await self._answer(request["do"], request)}
-        except (ValueError, RecursionError):
-            reply = {"error": "no JSON"}
-        except OverlayError as error:
+        except (OverlayError, HipError) as error:
             reply = {"error": str(error), "kind": type(error).__name__}
-        data = json.dumps(reply, separators=(",", ":")).encode() + b"\n"
+        data = json.dumps(reply, separators=(",", ":"), default=str).encode() + b"\n"
         if len(data) > MAX_ANSWER:
             _log.warning("an answer of %d bytes is too long for the control socket", len(data))
             return b'{"error":"the answer is too long"}\n'
         return data
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Read a request.
+
+    Raises:
+        ControlRefused: it is none.
+    """
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ControlRefused("no JSON") from None
+    if not isinstance(request, dict) or not isinstance(request.get("do"), str):
+        raise ControlRefused('a request is one JSON object with "do"')
+    return request
 
 
 def ask(path: Path, what: str, *, timeout: float = 10.0, **arguments: Any) -> dict[str, Any]:

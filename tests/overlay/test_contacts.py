@@ -68,6 +68,14 @@ def test_a_petname_can_be_blocked_and_unblocked(tmp_path: Path) -> None:
         book.unblock(MUM)
 
 
+def test_a_long_block_list_is_read_back(tmp_path: Path) -> None:
+    book = ContactBook(tmp_path / "c.toml")
+    aors = {f"sip:a.nuisance.{n}@sub.example.org" for n in range(100)}
+    for aor in aors:
+        book.block(aor)
+    assert ContactBook(tmp_path / "c.toml").blocked() == aors
+
+
 def test_removing_an_unknown_name_says_how_to_list_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="p2psip contact list"):
         ContactBook(tmp_path / "c.toml").remove("mum")
