@@ -201,6 +201,13 @@ class ServerTransaction:
         """Whether the final response has gone out."""
         return self.state not in _UNANSWERED
 
+    @property
+    def absorbing(self) -> bool:
+        """Whether all is done but to absorb retransmissions: it may be forgotten early."""
+        if self.state is State.COMPLETED:
+            return not self.invite
+        return self.acknowledged or self.state in (State.CONFIRMED, State.TERMINATED)
+
     def reply(self, status: int, reason: str = "") -> Response:
         """Make a response with this transaction's To tag."""
         return reply(self.request, status, reason, self.tag)
@@ -325,6 +332,14 @@ class ClientTransaction:
     def finished(self) -> bool:
         """Whether a final response has come."""
         return self.state in (State.COMPLETED, State.ACCEPTED, State.TERMINATED)
+
+    @property
+    def absorbing(self) -> bool:
+        """Whether all is done but to absorb retransmissions: it may be forgotten early.
+
+        Accepted is not: further 2xx, of other forks too, belong to it (RFC 6026 §7.2).
+        """
+        return self.state in (State.COMPLETED, State.TERMINATED)
 
     def on_response(self, response: Response, now: float) -> list[Action]:
         """A response came that belongs to this request."""

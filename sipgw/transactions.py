@@ -49,7 +49,7 @@ class TransactionLayer:
         symmetric: answer to where the request came from, whatever its Via says. False follows
             §18.2.2 and RFC 3581: the source's port only if the client asked with rport.
         timers: see TimerConfig.
-        limit: transactions that are not finished; a request beyond it gets 503.
+        limit: transactions that still matter; a request beyond it gets 503.
         max_finished: transactions kept only to absorb retransmissions; the oldest goes first.
 
     Attributes:
@@ -73,12 +73,12 @@ class TransactionLayer:
         self._symmetric = symmetric
         self._timers = timers or TimerConfig()
         self._limit = limit
-        self._max_finished = max_finished
+        self._max_absorbing = max_finished
         self._servers: dict[Key, ServerTransaction] = {}
         self._clients: dict[Key, ClientTransaction] = {}
         self._accepted: dict[Key, ServerTransaction] = {}  # 2xx sent, by dialog
-        self._finished: deque[_Transaction] = deque()
-        self._finished_alive = 0
+        self._absorbing: deque[_Transaction] = deque()
+        self._absorbing_alive = 0
         self._alive: dict[int, _Transaction] = {}
         self._wakes: list[tuple[float, int]] = []  # heap of (when, serial)
         self._serial = 0
@@ -141,16 +141,16 @@ class TransactionLayer:
         self, transaction: ServerTransaction, response: Response, now: float
     ) -> list[Action]:
         """Answer a request; see ServerTransaction.respond."""
-        was_finished = transaction.state not in _OPEN
+        was_absorbing = transaction.absorbing
         actions = transaction.respond(response, now)
         if not actions:
             self.counters["response too late"] += 1
             return actions
-        if transaction.state is State.ACCEPTED and not was_finished:
+        if transaction.state is State.ACCEPTED and transaction.dialog_key is None:
             dialog_key = _dialog_key(transaction.request, transaction.source)
             transaction.dialog_key = dialog_key
             self._accepted[dialog_key] = transaction
-        self._settle(transaction, was_finished)
+        self._settle(transaction, was_absorbing)
         return actions
 
     def reply(
@@ -189,12 +189,12 @@ class TransactionLayer:
             if transaction is None or transaction.wake != at:
                 continue
             transaction.wake = inf
-            was_finished = transaction.finished
+            was_absorbing = transaction.absorbing
             actions += transaction.on_time(now)
             if transaction.state is State.TERMINATED:
-                self._forget(transaction, was_finished)
+                self._forget(transaction, was_absorbing)
             else:
-                self._settle(transaction, was_finished)
+                self._settle(transaction, was_absorbing)
         return actions
 
     def new_branch(self) -> str:
@@ -216,7 +216,7 @@ class TransactionLayer:
         if verdict is not None:
             self.counters[f"refused {verdict[0]}"] += 1
             return [Send(refuse(request, verdict, self._rng(8).hex()).encode(), to)]
-        if len(self._alive) - self._finished_alive >= self._limit:
+        if len(self._alive) - self._absorbing_alive >= self._limit:
             self.counters["too many transactions"] += 1
             busy = reply(request, 503, "", self._rng(8).hex())
             busy.headers.add("Retry-After", "5")
@@ -250,16 +250,18 @@ class TransactionLayer:
         self, ack: Request, known: ServerTransaction | None, source: Address, now: float
     ) -> list[Action]:
         if known is not None and known.state is not State.ACCEPTED:
+            was_absorbing = known.absorbing
             known.on_ack(now)  # hop by hop: ends here
-            self._arm(known)
+            self._settle(known, was_absorbing)
             return []
         if validate(ack) is not None:
             self.counters["bad ACK"] += 1
             return []
         accepted = known or self._accepted.get(_dialog_key(ack, source))
         if accepted is not None:
+            was_absorbing = accepted.absorbing
             accepted.on_ack(now)
-            self._arm(accepted)
+            self._settle(accepted, was_absorbing)
         return [AckReceived(ack, accepted, source)]
 
     def _unroutable(self, request: Request, source: Address, reason: str) -> list[Action]:
@@ -283,17 +285,17 @@ class TransactionLayer:
                 return [StrayResponse(response, source)]
             self.counters["stray response"] += 1
             return []
-        was_finished = transaction.finished
+        was_absorbing = transaction.absorbing
         actions = transaction.on_response(response, now)
         if transaction.cancelled and transaction.state is State.PROCEEDING:
             actions += self._send_cancel(transaction, now)
-        self._settle(transaction, was_finished)
+        self._settle(transaction, was_absorbing)
         return actions
 
     def _start_client(
         self, request: Request, branch: str, to: Address, now: float
     ) -> tuple[ClientTransaction, list[Action]]:
-        if len(self._alive) - self._finished_alive >= self._limit:
+        if len(self._alive) - self._absorbing_alive >= self._limit:
             raise TooManyTransactions
         transaction = ClientTransaction((branch, request.method), request, to, self._timers, now)
         self._clients[transaction.key] = transaction
@@ -331,25 +333,25 @@ class TransactionLayer:
                 self._wakes = [(t.wake, serial) for serial, t in self._alive.items()]
                 heapify(self._wakes)
 
-    def _settle(self, transaction: _Transaction, was_finished: bool) -> None:
-        """After an input: arm its timers, and make room if it has just finished."""
+    def _settle(self, transaction: _Transaction, was_absorbing: bool) -> None:
+        """After an input: arm its timers; make room if all it does from now on is absorb."""
         self._arm(transaction)
-        if was_finished or not transaction.finished:
+        if was_absorbing or not transaction.absorbing:
             return
-        self._finished_alive += 1
-        finished = self._finished
-        finished.append(transaction)
-        while finished and (
-            finished[0].state is State.TERMINATED or len(finished) > self._max_finished
-        ):
-            oldest = finished.popleft()
+        self._absorbing_alive += 1
+        absorbing = self._absorbing
+        absorbing.append(transaction)
+        while absorbing[0].state is State.TERMINATED or len(absorbing) > self._max_absorbing:
+            oldest = absorbing.popleft()
             if oldest.state is not State.TERMINATED:
                 oldest.state = State.TERMINATED
-                self._forget(oldest, was_finished=True)
+                self._forget(oldest, was_absorbing=True)
+            if not absorbing:
+                break
 
-    def _forget(self, transaction: _Transaction, was_finished: bool) -> None:
-        if was_finished:
-            self._finished_alive -= 1
+    def _forget(self, transaction: _Transaction, was_absorbing: bool) -> None:
+        if was_absorbing:
+            self._absorbing_alive -= 1
         del self._alive[transaction.serial]
         if isinstance(transaction, ServerTransaction):
             del self._servers[transaction.key]
@@ -358,9 +360,6 @@ class TransactionLayer:
                 del self._accepted[key]
         else:
             del self._clients[transaction.key]
-
-
-_OPEN = frozenset({State.TRYING, State.PROCEEDING})
 
 
 def _may_cancel(transaction: ClientTransaction) -> bool:

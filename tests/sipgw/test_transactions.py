@@ -328,6 +328,24 @@ def test_finished_transactions_do_not_count_and_the_oldest_is_forgotten_first() 
     )
 
 
+def test_a_call_that_awaits_its_ack_is_not_forgotten_for_lack_of_room() -> None:
+    a = layer(max_finished=2)
+    call = received(a.on_datagram(datagram(branch="z9hG4bKcall"), CLIENT, 0.0))
+    a.reply(call.transaction, 200, "", 0.0)
+    outgoing_call, (send,) = a.send_request(outgoing(), CLIENT, 0.0)
+    assert isinstance(send, Send)
+    request = parse(send.data)
+    assert isinstance(request, Request)
+    a.on_datagram(answered(request, 200), CLIENT, 0.0)
+    for n in range(10):
+        event = received(a.on_datagram(datagram("OPTIONS", branch=f"z9hG4bK{n}"), CLIENT, 0.1))
+        a.reply(event.transaction, 200, "", 0.1)
+    assert len(sent(a.on_time(0.5))) == 1
+    (again,) = a.on_datagram(answered(request, 200), CLIENT, 0.6)
+    assert again == ResponseReceived(outgoing_call, again.response)  # type: ignore[union-attr]
+    assert AckMissing(call.transaction) in a.on_time(40.0)
+
+
 def test_the_heap_of_wakes_does_not_grow_with_forgotten_transactions() -> None:
     a = layer(max_finished=2)
     for n in range(20_000):
