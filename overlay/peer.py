@@ -23,7 +23,13 @@ from overlay.config import JoinedOverlay, Profile, parse_address
 from overlay.constants import DAY
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
-from overlay.errors import ConfigError, CredentialsRefused, NotFound, OverlayError
+from overlay.errors import (
+    ConfigError,
+    CredentialsRefused,
+    LookupFailed,
+    NotFound,
+    OverlayError,
+)
 from overlay.kademlia import Settings
 from overlay.node import Node
 from overlay.policy import Evidence, Policy, Verdict
@@ -104,6 +110,7 @@ class LocalPeer:
         self._names: dict[str, Hit] = {}
         self._names_until = float("-inf")
         self._began = 0.0
+        self._ready = False
         self._stop_by = float("inf")
 
     # --- building and stopping ---
@@ -123,10 +130,12 @@ class LocalPeer:
         async with AsyncExitStack() as stack:
             await self._build(stack)
             self._stack = stack.pop_all()
+        self._ready = True
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         """Stop everything in reverse, within STOP_ALL seconds."""
+        self._ready = False
         self._stop_by = self._loop.time() + STOP_ALL
         await self._stack.aclose()
 
@@ -325,6 +334,12 @@ class LocalPeer:
         Raises:
             OverlayError: it cannot be done; the message says why.
         """
+        if what == "stop":
+            if self._stop is not None:  # after the answer is out
+                asyncio.get_running_loop().call_later(0.01, self._stop)
+            return {"stopping": True}
+        if not self._ready:
+            raise LookupFailed("the peer is starting or stopping; try again in a moment")
         match what:
             case "status":
                 await self._wait(arguments.get("wait", 0))
@@ -337,10 +352,6 @@ class LocalPeer:
             case "contacts":
                 self._contacts.reload()
                 return {"contacts": len(self._contacts.names()), "problem": self._contacts.problem}
-            case "stop":
-                if self._stop is not None:
-                    self._loop.call_later(0.01, self._stop)  # after the answer is out
-                return {"stopping": True}
             case _:
                 raise ConfigError(f"{what!r}: this peer does not know that request")
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from hipctl import Hit, HostIdentity
-from overlay import ConfigError, Evidence, NotFound, Verdict
+from overlay import ConfigError, Evidence, LookupFailed, NotFound, Verdict
 from overlay import peer as peer_module
 from overlay.commands.init import ACCOUNT_NAME, make
 from overlay.commands.running import status_lines
@@ -383,6 +383,25 @@ def test_names_of_other_domains_and_other_peoples_names_are_refused(tmp_path: Pa
                 await peer.publish("sip:alice@example.org", PORT)
             assert not await peer.owns("sip:a@elsewhere.org", Hit(16))
             await peer.withdraw("sip:a@elsewhere.org")
+
+    simulate(main)
+
+
+def test_who_asks_too_early_or_too_late_is_told_so_and_may_still_stop_it(tmp_path: Path) -> None:
+    stopped: list[bool] = []
+
+    async def main() -> None:
+        of = profile(tmp_path / "p")
+        peer = build(HitNet(), of, stop=lambda: stopped.append(True))
+        with pytest.raises(LookupFailed, match="starting"):
+            await peer.answer("status", {})
+        assert await peer.answer("stop", {}) == {"stopping": True}
+        async with peer:
+            await peer.answer("status", {})
+        with pytest.raises(LookupFailed, match="stopping"):
+            await peer.answer("status", {})
+        await asyncio.sleep(1)
+        assert stopped == [True]
 
     simulate(main)
 
