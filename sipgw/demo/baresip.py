@@ -54,7 +54,7 @@ _MODULES = (
     "/opt/homebrew/lib/baresip/modules",
 )
 START = 10.0  # seconds
-_REGISTRATION = re.compile(r"\{\d+/\w+/v\d\} (\d{3}) |reg: .*\(prio|all registrations failed")
+_REGISTRATION = re.compile(r"\{\d+/\w+/v\d\} (\d{3}) |reg: sip.+")
 
 
 class Baresip:
