@@ -4,7 +4,6 @@ Inputs return actions. What a state does with a packet is one cell of ON_PACKET;
 means drop. A peer's mistakes leave as MalformedPacket or Rejected, which the engine counts.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +19,7 @@ from hipctl.packet import Packet
 from hipctl.responder import Responder, Vetted
 from hipctl.sansio import Timers
 from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
-from hipctl.state import Shared, State, Timer, Work
+from hipctl.state import Shared, State, Timer, Waiting, Work
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
@@ -49,8 +48,6 @@ class Association:
         "_last",
         "_newest",
         "_nonce",
-        "_queue",
-        "_queued_bytes",
         "_r2",
         "_responder",
         "_sas",
@@ -58,6 +55,7 @@ class Association:
         "_started_over",
         "_timers",
         "_up",
+        "_waiting",
         "_work",
         "armed",
         "heard_at",
@@ -76,8 +74,7 @@ class Association:
         self._responder = responder
         self._shared = shared
         self._timers = Timers[Timer]()
-        self._queue: deque[tuple[int, bytes]] = deque()
-        self._queued_bytes = 0
+        self._waiting = Waiting()
         self._attempt = 0
         self._began = 0.0
         self._up = False
@@ -106,15 +103,8 @@ class Association:
 
     def enqueue(self, next_header: int, payload: bytes) -> None:
         """Let a datagram wait for the SAs; a full queue loses it."""
-        config = self._shared.config
-        if (
-            len(self._queue) >= config.queue_datagrams
-            or self._queued_bytes + len(payload) > config.queue_bytes
-        ):
+        if not self._waiting.add(next_header, payload, self._shared.config):
             self._shared.counters["queue full"] += 1
-            return
-        self._queue.append((next_header, payload))
-        self._queued_bytes += len(payload)
 
     def close(self, now: float) -> list[Action]:
         """Send CLOSE if there is something to close; the SAs are gone at once."""
@@ -229,11 +219,7 @@ class Association:
         self.state = State.I2_SENT
         self._address = work.source
         self._last, self._attempt = reply.packet, 0
-        salt_i = work.offer.puzzle.random_i
-        return [
-            *self._key_log(*self.pair, salt_i, reply.salt, reply.shared, reply.keys),
-            *self._retransmit(now),
-        ]
+        return [*_key_log(reply.key_log), *self._retransmit(now)]
 
     def _on_r2(self, packet: Packet, source: Address, now: float) -> list[Action]:
         work = self._work
@@ -289,7 +275,7 @@ class Association:
         actions = self._down("the peer began anew")
         self._drop_work()
         if self.state not in (State.I1_SENT, State.I2_SENT):
-            self._began = now
+            self._began = vetted.issued_at  # when the I1 came
         self._timers = Timers()
         self._address = source
         sa = esp.InboundSa(agreement.suite, spi, agreement.keys.esp_in)
@@ -302,11 +288,9 @@ class Association:
         config = self._shared.config
         patience = config.retransmit_initial * (2**config.retransmit_max - 1)
         self._timers.set(Timer.EXCHANGE_COMPLETE, now + patience)
-        local, peer = self.pair
-        keys, salt = agreement.keys, agreement.salt
         return [
             *actions,
-            *self._key_log(peer, local, solution.random_i, salt, agreement.shared, keys),
+            *_key_log(agreement.key_log),
             Transmit(r2, source),
             *self._come_up(now),
         ]
@@ -387,7 +371,7 @@ class Association:
 
     def _i1_address(self) -> Address:
         """Each retransmission of I1 goes to the next address, and to one only (§6.6.1)."""
-        addresses = self._shared.contacts.get(self.pair[1]) or (self._address,)
+        addresses = self._shared.addresses(self.pair[1]) or (self._address,)
         return addresses[(self._attempt - 1) % len(addresses)]
 
     def _give_up(self) -> list[Action]:
@@ -427,9 +411,7 @@ class Association:
 
     def _send_first_i1(self, now: float) -> list[Action]:
         local, peer = self.pair
-        addresses = self._shared.contacts.get(peer) or (
-            (self._address,) if self._address[0] else ()
-        )
+        addresses = self._shared.addresses(peer)
         if not addresses:
             self._drop(State.E_FAILED)
             return self._down("no contact known", always=True)
@@ -482,11 +464,10 @@ class Association:
         local, peer = self.pair
         if not self._up:
             self._up = True
-            self._shared.contacts.setdefault(peer, (self._address,))
+            self._shared.remember(peer, self._address)
             actions.append(AssociationUp(local, peer, now - self._began))
-        if self._queue:
-            actions.append(Flush(local, peer, tuple(self._queue)))
-            self._clear_queue()
+        if self._waiting.datagrams:
+            actions.append(Flush(local, peer, self._waiting.release()))
         return actions
 
     def _down(self, reason: str, *, always: bool = False) -> list[Action]:
@@ -507,30 +488,11 @@ class Association:
             return []
         return [Transmit(exchange.make_notify(self._identity, self.pair[1], error.notify), source)]
 
-    def _key_log(  # noqa: PLR0917 - the fields of a line
-        self,
-        initiator: Hit,
-        responder: Hit,
-        random_i: bytes,
-        salt: bytes,
-        secret: bytes,
-        keys: Keys,
-    ) -> list[Action]:
-        if not self._shared.config.keylog:
-            return []
-        answer_j = salt[len(random_i) :]
-        fields = (initiator, responder, random_i, answer_j, secret, keys.keymat)
-        return [KeyLog("HIP " + " ".join(value.hex() for value in fields))]
-
     def _drop_work(self) -> None:
         """Forget a base exchange of ours that has not ended, with its inbound SA."""
         work, self._work = self._work, None
         if work is not None and work.spi:
             self._shared.inbound.pop(work.spi, None)
-
-    def _clear_queue(self) -> None:
-        self._queue.clear()
-        self._queued_bytes = 0
 
     def _forget_keys(self) -> None:
         self._keys = self._host_id = None
@@ -544,11 +506,14 @@ class Association:
             self._shared.inbound.pop(self._sas.inbound.sa.spi, None)
             self._sas = None
         self._shared.outbound.pop(self.pair, None)
-        if self._queue:
-            self._shared.counters["queue dropped"] += len(self._queue)
-            self._clear_queue()
+        if self._waiting.datagrams:
+            self._shared.counters["queue dropped"] += len(self._waiting.release())
         self._forget_keys()
         self.state = state
+
+
+def _key_log(line: str) -> list[Action]:
+    return [KeyLog(line)] if line else []
 
 
 _CONNECTED: Final = frozenset({State.I1_SENT, State.I2_SENT, State.R2_SENT, State.ESTABLISHED})

@@ -117,18 +117,16 @@ class Agreement:
         keys: all keys.
         suite: ESP suite.
         spi_out: the peer's SPI, to which we send.
-        shared: the DH secret, for the key log only.
-        salt: #I | #J.
         echo: what R2 has to echo.
+        key_log: a line for the key log, empty if there is none.
     """
 
     host_id: HostId
     keys: Keys
     suite: int
     spi_out: int
-    shared: bytes
-    salt: bytes
     echo: Echo
+    key_log: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +136,12 @@ class Reply:
     Attributes:
         packet: its bytes.
         keys: all keys.
-        shared: the DH secret, for the key log only.
-        salt: #I | #J.
+        key_log: a line for the key log, empty if there is none.
     """
 
     packet: bytes
     keys: Keys
-    shared: bytes
-    salt: bytes
+    key_log: str
 
 
 def sign_and_mac(
@@ -335,7 +331,8 @@ def make_i2(
         packet = sign_and_mac(data, keys, identity, unsigned=offer.echo.unsigned)
     except ValueError:
         raise Rejected(f"I2 longer than {PACKET_MAX} bytes") from None
-    return Reply(packet, keys, shared, salt)
+    line = _key_log_line(local, peer, offer.puzzle.random_i, answer_j, shared, keys.keymat)
+    return Reply(packet, keys, line if config.keylog else "")
 
 
 def read_r2(packet: Packet, offer: Offer, keys: Keys) -> int:
@@ -419,7 +416,12 @@ def accept_i2(
     ):
         raise Rejected("wrong HIP_SIGNATURE", NotifyType.AUTHENTICATION_FAILED)
     spi_out = _spi(packet, keys)
-    return Agreement(host_id, keys, suite, spi_out, shared, salt, Echo.of(packet))
+    solution = vetted.solution
+    line = _key_log_line(
+        packet.sender, identity.hit, solution.random_i, solution.answer_j, shared, keys.keymat
+    )
+    echo = Echo.of(packet)
+    return Agreement(host_id, keys, suite, spi_out, echo, line if config.keylog else "")
 
 
 def _chosen(values: Sequence[int], offered: Sequence[int], what: str, notify: NotifyType) -> int:
@@ -464,6 +466,11 @@ def make_r2(identity: HostIdentity, agreement: Agreement, spi: int, host_id_tlv:
         host_id_tlv=host_id_tlv,
         unsigned=agreement.echo.unsigned,
     )
+
+
+def _key_log_line(*fields: bytes) -> str:
+    """``HIP <HIT-I> <HIT-R> <I> <J> <DH secret> <KEYMAT>``: opens a capture for debugging."""
+    return "HIP " + " ".join(field.hex() for field in fields)
 
 
 def make_close(identity: HostIdentity, peer: bytes, keys: Keys, opaque: bytes) -> bytes:

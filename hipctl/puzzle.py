@@ -4,6 +4,7 @@ import hashlib
 from typing import Final
 
 _COUNTED: Final = 8  # bytes of #J that the search varies
+_ROOM: Final = 1 << 62  # tries from one start at most
 
 
 def prefix(random_i: bytes, initiator: bytes, responder: bytes) -> bytes:
@@ -31,14 +32,13 @@ def solve(k: int, prefix: bytes, rhash: str, start: int, limit: int | None = Non
         #J, or None if none of ``limit`` was one.
     """
     size = hashlib.new(rhash).digest_size
-    start %= 1 << 8 * size - 1  # so that counting on never needs another byte
-    head, first = divmod(start, 1 << 8 * _COUNTED)
+    head, first = divmod(start % (1 << 8 * size), 1 << 8 * _COUNTED)
+    first &= _ROOM - 1  # so that counting on never needs another byte
     fixed = head.to_bytes(size - _COUNTED, "big")
     base = hashlib.new(rhash, prefix + fixed)
     copy, mask = base.copy, (1 << k) - 1
     width = -(-k // 8) or 1
-    end = (1 << 8 * _COUNTED) if limit is None else min(first + limit, 1 << 8 * _COUNTED)
-    for count in range(first, end):
+    for count in range(first, first + (_ROOM if limit is None else min(limit, _ROOM))):
         tail = count.to_bytes(8, "big")
         trial = copy()
         trial.update(tail)

@@ -1,6 +1,6 @@
 """What an association remembers: its state, its timers, the work in hand, what all share."""
 
-from collections import Counter
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -47,7 +47,8 @@ class Shared:
         counters: of everything that was dropped or done, by reason.
         inbound: by SPI.
         outbound: by (local HIT, peer HIT).
-        contacts: addresses of peers.
+        contacts: addresses of peers that we were told.
+        recent: where peers were when an association with them came up; bounded.
         known_hosts: parsed public keys.
         notify_limit: how often we say NOTIFY.
         serial: last number that a SolvePuzzle got.
@@ -60,8 +61,21 @@ class Shared:
     outbound: dict[Pair, Outbound]
     contacts: dict[Hit, tuple[Address, ...]]
     notify_limit: Limiter
+    recent: OrderedDict[Hit, Address] = field(default_factory=OrderedDict)
     known_hosts: KnownHosts = field(default_factory=KnownHosts)
     serial: int = 0
+
+    def remember(self, peer: Hit, address: Address) -> None:
+        """Note where ``peer`` is, for want of better knowledge."""
+        self.recent[peer] = address
+        self.recent.move_to_end(peer)
+        if len(self.recent) > self.config.max_associations:
+            self.recent.popitem(last=False)
+
+    def addresses(self, peer: Hit) -> tuple[Address, ...]:
+        """Where to send I1: what we were told, then where the peer was."""
+        told, last = self.contacts.get(peer, ()), self.recent.get(peer)
+        return told if last is None or last in told else (*told, last)
 
     def new_spi(self) -> int:
         """Draw an SPI that is neither reserved nor in use."""
@@ -88,3 +102,28 @@ class Work:
     serial: int
     reply: Reply | None = None
     spi: int = 0
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Datagrams that wait for an exchange, (next header, payload) each; bounded."""
+
+    datagrams: deque[tuple[int, bytes]] = field(default_factory=deque)
+    size: int = 0
+
+    def add(self, next_header: int, payload: bytes, config: EngineConfig) -> bool:
+        """Append one; False if there is no room."""
+        if len(self.datagrams) >= config.queue_datagrams:
+            return False
+        if self.size + len(payload) > config.queue_bytes:
+            return False
+        self.datagrams.append((next_header, payload))
+        self.size += len(payload)
+        return True
+
+    def release(self) -> tuple[tuple[int, bytes], ...]:
+        """Return all, and be empty."""
+        released = tuple(self.datagrams)
+        self.datagrams.clear()
+        self.size = 0
+        return released
