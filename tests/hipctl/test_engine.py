@@ -390,6 +390,26 @@ def test_a_responder_that_restarts_within_the_exchange_is_asked_again() -> None:
     both_ways(net, a, b)
 
 
+def test_an_r1_of_a_later_generation_replaces_the_one_in_work() -> None:
+    net, a, b = pair()
+    net.tamper = lambda seen: [] if seen.kind == I2 else [seen.data]
+    net.connect(a, b)
+    net.run(0.2)
+    (first,) = net.sent(I2)
+    i1 = net.sent(I1)[0].data
+    for now, again in ((1.0, False), (70.0, True)):
+        (r1,) = b.engine.on_control(i1, a.address, now)
+        assert isinstance(r1, Transmit)
+        actions = a.engine.on_control(r1.data, b.address, net.now)
+        assert bool(actions) is again
+    net.tamper = lambda seen: [seen.data]
+    net.perform(a, actions)
+    net.run(net.now + 0.5)
+    assert net.sent(I2)[-1].data != first.data
+    assert net.state(a, b) is State.ESTABLISHED
+    assert len(a.engine.inbound) == 1
+
+
 def test_a_forged_puzzle_only_delays_the_exchange() -> None:
     net, a, b = pair()
     forge = [True]
