@@ -15,6 +15,7 @@ from typing import TypeVar
 from sipgw.constants import (
     COMPACT,
     LISTS,
+    MAX_EXPIRES,
     MAX_HEADERS,
     MAX_MESSAGE,
     REASONS,
@@ -84,6 +85,18 @@ def _clean(value: str) -> str:
     return _BREAKS.sub(" ", value) if "\n" in value or "\r" in value else value
 
 
+def _value_of(line: str) -> str:
+    value = line[line.find(":") + 1 :]
+    if "\r" in value:
+        value = _FOLD.sub(" ", value)
+    return value.strip(" \t")
+
+
+def _first_of(key: str, line: str) -> str:
+    value = _value_of(line)
+    return split_list(value)[0] if "," in value and key in LISTS else value
+
+
 class Headers:
     """The header fields of one message, in order; names match in any case and compact form."""
 
@@ -94,24 +107,24 @@ class Headers:
         self._lines: list[str] = []  # as received, name and folding included
 
     def _value(self, index: int) -> str:
-        line = self._lines[index]
-        value = line[line.find(":") + 1 :]
-        if "\r" in value:
-            value = _FOLD.sub(" ", value)
-        return value.strip(" \t")
+        return _value_of(self._lines[index])
 
     def first(self, name: str) -> str | None:
         """The first value, None if there is no such header; of a list its first element."""
         key = _KEYS.get(name) or _key(name)
-        try:
-            value = self._value(self._keys.index(key))
-        except ValueError:
+        if key not in self._keys:
             return None
-        return split_list(value)[0] if "," in value and key in LISTS else value
+        return _first_of(key, self._lines[self._keys.index(key)])
 
     def all(self, name: str) -> list[str]:
         """Every value in order: all lines, and where the header is a list all its elements."""
-        key = _key(name)
+        key = _KEYS.get(name) or _key(name)
+        count = self._keys.count(key)
+        if count == 0:
+            return []
+        if count == 1:
+            value = self._value(self._keys.index(key))
+            return split_list(value) if "," in value and key in LISTS else [value]
         found = [self._value(i) for i, k in enumerate(self._keys) if k == key]
         if key in LISTS and any("," in value for value in found):
             return [part for value in found for part in split_list(value)]
@@ -234,23 +247,38 @@ class _Message:
     __slots__ = ("_read", "body", "defect", "headers")
 
     def __init__(self, headers: Headers, body: bytes, defect: str | None) -> None:
-        self._read: dict[str, tuple[str, object]] = {}  # what was parsed, and its value
+        self._read: dict[str, tuple[object, object]] = {}  # line that was read, and its value
         self.headers = headers
         self.body = body
         self.defect = defect
 
-    def _required(self, name: str) -> str:
-        value = self.headers.first(name)
-        if value is None:
-            raise MalformedMessage(f"no {_SPELLED.get(name, name)}")
-        return value
-
     def _typed(self, name: str, read: Callable[[str], _T]) -> _T:
-        raw = self._required(name)
+        headers = self.headers
+        try:
+            line = headers._lines[headers._keys.index(name)]
+        except ValueError:
+            raise MalformedMessage(f"no {_SPELLED.get(name, name)}") from None
         known = self._read.get(name)
-        if known is None or known[0] != raw:
-            known = self._read[name] = (raw, read(raw))
+        if known is None or known[0] is not line:
+            known = self._read[name] = (line, read(_first_of(name, line)))
         return known[1]  # type: ignore[return-value]
+
+    def _typed_all(self, name: str, read: Callable[[str], _T]) -> list[_T]:
+        headers = self.headers
+        count = headers._keys.count(name)
+        if count == 0:
+            return []
+        lines: object
+        if count == 1:
+            lines = headers._lines[headers._keys.index(name)]
+        else:
+            pairs = zip(headers._keys, headers._lines, strict=True)
+            lines = [line for key, line in pairs if key == name]
+        known = self._read.get(_ALL + name)
+        if known is None or known[0] != lines:
+            found = [read(value) for value in headers.all(name) if value != "*"]
+            known = self._read[_ALL + name] = (lines, found)
+        return known[1].copy()  # type: ignore[attr-defined, no-any-return]
 
     @property
     def via(self) -> Via:
@@ -260,8 +288,13 @@ class _Message:
     @property
     def vias(self) -> list[Via]:
         """All Via values, topmost first."""
-        first, *rest = self.headers.all("via") or [""]
-        return [self.via, *map(Via.parse, rest)] if first else []
+        headers = self.headers
+        if (
+            headers._keys.count("via") == 1
+            and "," not in headers._lines[headers._keys.index("via")]
+        ):
+            return [self.via]
+        return self._typed_all("via", Via.parse)
 
     @property
     def from_(self) -> NameAddr:
@@ -276,7 +309,7 @@ class _Message:
     @property
     def call_id(self) -> str:
         """The Call-ID."""
-        return self._required("call-id")
+        return self._typed("call-id", str)
 
     @property
     def cseq(self) -> CSeq:
@@ -286,17 +319,17 @@ class _Message:
     @property
     def contacts(self) -> list[NameAddr]:
         """All Contact addresses; a lone ``*`` is not one, see ``headers.first``."""
-        return [NameAddr.parse(v) for v in self.headers.all("contact") if v != "*"]
+        return self._typed_all("contact", NameAddr.parse)
 
     @property
     def routes(self) -> list[NameAddr]:
         """All Route addresses, topmost first."""
-        return [NameAddr.parse(value) for value in self.headers.all("route")]
+        return self._typed_all("route", NameAddr.parse)
 
     @property
     def record_routes(self) -> list[NameAddr]:
         """All Record-Route addresses, topmost first."""
-        return [NameAddr.parse(value) for value in self.headers.all("record-route")]
+        return self._typed_all("record-route", NameAddr.parse)
 
     @property
     def content_type(self) -> str:
@@ -307,20 +340,12 @@ class _Message:
     @property
     def expires(self) -> int | None:
         """The Expires header in seconds, None if absent."""
-        return self._number("expires", 2**32 - 1)
+        return self._typed("expires", _seconds) if "expires" in self.headers._keys else None
 
     @property
     def max_forwards(self) -> int | None:
         """The Max-Forwards header, None if absent."""
-        return self._number("max-forwards", 255)
-
-    def _number(self, name: str, top: int) -> int | None:
-        value = self.headers.first(name)
-        if value is None:
-            return None
-        if not (value.isascii() and value.isdigit() and len(value) <= 20 and int(value) <= top):
-            raise MalformedMessage(f"bad {_SPELLED[name]}")
-        return int(value)
+        return self._typed("max-forwards", _hops) if "max-forwards" in self.headers._keys else None
 
     def set_body(self, content_type: str, body: bytes) -> None:
         """Replace the body and its Content-Type; an empty body has no type."""
@@ -344,6 +369,23 @@ class _Message:
                 lines[at] = length
         text = "\r\n".join((start, *lines, "", ""))
         return text.encode("utf-8", "surrogateescape") + self.body
+
+
+_ALL = "all "
+
+
+def _number(text: str, top: int, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= top):
+        raise MalformedMessage(what)
+    return int(text)
+
+
+def _seconds(text: str) -> int:
+    return _number(text, MAX_EXPIRES, "bad Expires")
+
+
+def _hops(text: str) -> int:
+    return _number(text, 255, "bad Max-Forwards")
 
 
 class Request(_Message):

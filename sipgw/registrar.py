@@ -219,7 +219,7 @@ class Registrar:
             return []
         if len(values) > _CONTACTS_IN_ONE_REQUEST:
             raise _Refused(Outcome(403, "Too Many Contacts"))
-        wanted = [self._binding(NameAddr.parse(v), request, source, now) for v in values]
+        wanted = [self._binding(c, request, source, now) for c in request.contacts]
         for new in wanted:
             for old in kept:
                 if old.uri.same(new.uri):

@@ -111,9 +111,9 @@ def _check_headers(request: Request) -> None:
 
 
 def _check_contact(request: Request) -> None:
-    if request.headers.first("contact") != "*":
-        _ = request.contacts
-    elif len(request.headers.all("contact")) > 1:
+    _ = request.contacts
+    values = request.headers.all("contact")
+    if len(values) > 1 and "*" in values:
         raise MalformedMessage("Contact besides *")
 
 
