@@ -92,7 +92,9 @@ class ControlServer:
                 raise
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ConfigError(f"{self._path}: no control socket possible: {reason}") from None
+            raise ConfigError(
+                f"{self._path}: no control socket possible: {reason}; see peer.state"
+            ) from None
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -152,7 +154,7 @@ class ControlServer:
     async def _reply(self, line: bytes) -> bytes:
         reply: dict[str, Any]
         try:
-            request = _parse(line)
+            request = parse_request(line)
             reply = {"ok": await self._answer(request["do"], request)}
         except (OverlayError, HipError) as error:
             reply = {"error": str(error), "kind": type(error).__name__}
@@ -163,7 +165,7 @@ class ControlServer:
         return data
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse_request(line: bytes) -> dict[str, Any]:
     """Read a request.
 
     Raises:

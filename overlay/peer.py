@@ -207,13 +207,13 @@ class LocalPeer:
         tables = joined.table.services
         try:
             services = load_services(self, tables, self._installed)
+            for name, service in zip(tables, services, strict=True):
+                await service.start()
+                stack.push_async_callback(self._end, service.stop, STOP_SERVICE, f"service {name}")
+                known = name if name not in self._services else f"{joined.name}.{name}"
+                self._services[known] = service
         except ConfigError as error:
             raise type(error)(f"overlay.{joined.name}.{error}") from None
-        for name, service in zip(tables, services, strict=True):
-            await service.start()
-            stack.push_async_callback(self._end, service.stop, STOP_SERVICE, f"service {name}")
-            known = name if name not in self._services else f"{joined.name}.{name}"
-            self._services[known] = service
 
     async def _enter(
         self,

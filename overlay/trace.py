@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 MAX_CALLS: Final = 64  # remembered
 MAX_MARKS: Final = 64  # of one call: a call that is re-invited for hours must not grow for ever
 MAX_TEXT: Final = 120  # characters of a Call-ID, a step or a detail: they come from the network
+MAX_SECONDS: Final = 1e9  # of a call
 BAR_WIDTH: Final = 40  # columns
 
 _WAITS: Final = frozenset({"answer", "end"})  # a person decides how long these take
@@ -63,10 +64,12 @@ class CallTrace:
                 for s in value["steps"]
             )
             call = cls(str(value["call"]), float(value["began"]), marks)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"no call's trace: {error!r}") from None
         if not call.marks:
             raise ValueError("a call has at least one mark")
+        if not all(0 <= mark.at < MAX_SECONDS for mark in call.marks):
+            raise ValueError("no call's trace: a time beyond reason")
         return call
 
 

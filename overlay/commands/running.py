@@ -63,7 +63,10 @@ def trace(
     calls = value.get("calls", [])
     if call and not calls:
         raise ConfigError(f"no call whose name starts with {call!r}; list all with: p2psip trace")
-    lines = [line for c in calls for line in (*waterfall(CallTrace.from_json(c)), "")]
+    try:
+        lines = [line for c in calls for line in (*waterfall(CallTrace.from_json(c)), "")]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the peer's answer cannot be read: {error}") from None
     emit(value, lines or ["no calls yet"], as_json=as_json)
 
 

@@ -280,7 +280,9 @@ def test_trace_draws_the_calls_of_the_running_peer(cli: Any, peer: dict[str, Any
     assert "█" in out
 
 
-@pytest.mark.parametrize("value", [{"error": "not now"}, {}, [], "x", {"ok": 5}])
+@pytest.mark.parametrize(
+    "value", [{"error": "not now"}, {}, [], "x", {"ok": 5}, {"ok": {"calls": [5]}}]
+)
 def test_whatever_a_peer_answers_ends_in_a_sentence(
     cli: Any, peer: dict[str, Any], value: object
 ) -> None:

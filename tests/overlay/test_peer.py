@@ -299,7 +299,7 @@ def test_a_service_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
 def test_a_service_that_refuses_to_start_stops_what_runs_already(tmp_path: Path) -> None:
     async def main() -> None:
         net, of = HitNet(), profile(tmp_path / "p")
-        with pytest.raises(ConfigError, match=r"services\.sip\.listen: taken"):
+        with pytest.raises(ConfigError, match=r"^overlay\.main\.services\.sip\.listen: taken"):
             async with build(net, of, Refusing):
                 raise AssertionError
         async with build(net, of):  # all ports are free again

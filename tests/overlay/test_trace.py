@@ -83,7 +83,17 @@ def test_json_round_trip() -> None:
     assert CallTrace.from_json(json.loads(json.dumps(call.to_json()))) == call
 
 
-@pytest.mark.parametrize("value", [{}, {"call": "a", "began": 0, "steps": []}, {"steps": 5}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"steps": 5},
+        {"call": "a", "began": 0, "steps": []},
+        {"call": "a", "began": "x", "steps": []},
+        {"call": "a", "began": 0, "steps": [{"step": "a", "ms": float("nan"), "detail": ""}]},
+        {"call": "a", "began": 0, "steps": [{"step": "a", "ms": 10**400, "detail": ""}]},
+    ],
+)
 def test_what_is_no_trace_is_refused(value: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"mark|no call"):
         CallTrace.from_json(value)
