@@ -9,20 +9,18 @@ Text is UTF-8; bytes that are not come back unchanged (surrogateescape).
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from sipgw.constants import (
-    COMPACT,
-    LISTS,
     MAX_EXPIRES,
     MAX_HEADERS,
     MAX_MESSAGE,
     REASONS,
     SIP_VERSION,
-    SPELLINGS,
 )
 from sipgw.errors import MalformedMessage
+from sipgw.fields import KEYS, SPELLED, Headers, clean, first_of, key_of, value_of
 from sipgw.headers import (
     TOKEN,
     CSeq,
@@ -57,182 +55,7 @@ __all__ = [
     "unquote",
 ]
 
-_SPELLED = {name.lower(): name for name in SPELLINGS}
-# Every usual spelling to its key, so that parsing seldom has to lower-case anything.
-_KEYS: dict[str, str] = {
-    **{name: name.lower() for name in SPELLINGS},
-    **{name.lower(): name.lower() for name in SPELLINGS},
-    **COMPACT,
-    **{short.upper(): key for short, key in COMPACT.items()},
-    "Call-Id": "call-id",
-    "Cseq": "cseq",
-}
 _T = TypeVar("_T")
-_FOLD = re.compile(r"[ \t]*+\r\n[ \t]++")
-_BREAKS = re.compile(r"[\r\n]+[ \t]*")
-
-
-def _key(name: str) -> str:
-    known = _KEYS.get(name)
-    if known is None:
-        known = name.rstrip(" \t").lower()
-        known = COMPACT.get(known, known)
-    return known
-
-
-def _clean(value: str) -> str:
-    # A line break inside a value would begin a header of its own at the receiver.
-    return _BREAKS.sub(" ", value) if "\n" in value or "\r" in value else value
-
-
-def _value_of(line: str) -> str:
-    value = line[line.find(":") + 1 :]
-    if "\r" in value:
-        value = _FOLD.sub(" ", value)
-    return value.strip(" \t")
-
-
-def _first_of(key: str, line: str) -> str:
-    value = _value_of(line)
-    return split_list(value)[0] if "," in value and key in LISTS else value
-
-
-class Headers:
-    """The header fields of one message, in order; names match in any case and compact form."""
-
-    __slots__ = ("_keys", "_lines")
-
-    def __init__(self) -> None:
-        self._keys: list[str] = []
-        self._lines: list[str] = []  # as received, name and folding included
-
-    def _value(self, index: int) -> str:
-        return _value_of(self._lines[index])
-
-    def first(self, name: str) -> str | None:
-        """The first value, None if there is no such header; of a list its first element."""
-        key = _KEYS.get(name) or _key(name)
-        if key not in self._keys:
-            return None
-        return _first_of(key, self._lines[self._keys.index(key)])
-
-    def all(self, name: str) -> list[str]:
-        """Every value in order: all lines, and where the header is a list all its elements."""
-        key = _KEYS.get(name) or _key(name)
-        count = self._keys.count(key)
-        if count == 0:
-            return []
-        if count == 1:
-            value = self._value(self._keys.index(key))
-            return split_list(value) if "," in value and key in LISTS else [value]
-        found = [self._value(i) for i, k in enumerate(self._keys) if k == key]
-        if key in LISTS and any("," in value for value in found):
-            return [part for value in found for part in split_list(value)]
-        return found
-
-    def lines(self, name: str) -> list[str]:
-        """The value of every line, lists not split."""
-        key = _key(name)
-        return [self._value(i) for i, k in enumerate(self._keys) if k == key]
-
-    def set(self, name: str, value: str) -> None:
-        """Replace every header of that name by one, at the place of the first, else at the end."""
-        key, line = _key(name), f"{name}: {_clean(value)}"
-        try:
-            at = self._keys.index(key)
-        except ValueError:
-            self._keys.append(key)
-            self._lines.append(line)
-            return
-        if self._keys.count(key) > 1:
-            self.remove(name)
-            self._keys.insert(at, key)
-            self._lines.insert(at, line)
-        else:
-            self._lines[at] = line
-
-    def add(self, name: str, value: str) -> None:
-        """Append one header line."""
-        self._keys.append(_key(name))
-        self._lines.append(f"{name}: {_clean(value)}")
-
-    def prepend(self, name: str, value: str) -> None:
-        """Insert one header line before all others (a new topmost Via, Route, Record-Route)."""
-        self._keys.insert(0, _key(name))
-        self._lines.insert(0, f"{name}: {_clean(value)}")
-
-    def remove(self, name: str) -> int:
-        """Drop every line of that name; return how many there were."""
-        key, before = _key(name), len(self._keys)
-        kept = [i for i, k in enumerate(self._keys) if k != key]
-        if len(kept) != before:
-            self._lines = [self._lines[i] for i in kept]
-            self._keys = [self._keys[i] for i in kept]
-        return before - len(kept)
-
-    def pop(self, name: str) -> str | None:
-        """Take away the first value (of a list, its first element) and return it."""
-        key = _key(name)
-        try:
-            at = self._keys.index(key)
-        except ValueError:
-            return None
-        value = self._value(at)
-        first, *rest = split_list(value) if key in LISTS else [value]
-        if rest:
-            self._lines[at] = f"{_SPELLED.get(key, name)}: {', '.join(rest)}"
-        else:
-            del self._keys[at], self._lines[at]
-        return first
-
-    def replace_first(self, name: str, value: str) -> None:
-        """Put ``value`` in the place of the first one (of a list, of its first element)."""
-        key = _key(name)
-        try:
-            at = self._keys.index(key)
-        except ValueError:
-            self.prepend(name, value)
-            return
-        rest = split_list(self._value(at))[1:] if key in LISTS else []
-        self._lines[at] = f"{name}: {', '.join([_clean(value), *rest])}"
-
-    def copy_from(self, other: "Headers", *names: str) -> None:
-        """Append the lines of ``names``, as spelled there and in their order there."""
-        wanted = {_key(name) for name in names}
-        for key, line in zip(other._keys, other._lines, strict=True):
-            if key in wanted:
-                self._keys.append(key)
-                self._lines.append(line)
-
-    def raw(self) -> tuple[list[str], list[str]]:
-        """Keys and whole lines, for reading only: what ``add_raw`` of another message takes."""
-        return self._keys, self._lines
-
-    def add_raw(self, key: str, line: str) -> None:
-        """Append a line of another message's ``raw``."""
-        self._keys.append(key)
-        self._lines.append(line)
-
-    def copy(self) -> "Headers":
-        """A copy that can be changed on its own."""
-        twin = Headers()
-        twin._keys, twin._lines = self._keys.copy(), self._lines.copy()
-        return twin
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The key of every line, in order: lower case, long form."""
-        return self._keys
-
-    def __contains__(self, name: str) -> bool:
-        return _key(name) in self._keys
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Every line as (key in lower case and long form, value)."""
-        return iter([(key, self._value(i)) for i, key in enumerate(self._keys)])
 
 
 class _Message:
@@ -255,24 +78,24 @@ class _Message:
     def _typed(self, name: str, read: Callable[[str], _T]) -> _T:
         headers = self.headers
         try:
-            line = headers._lines[headers._keys.index(name)]
+            line = headers.stored[headers.keys.index(name)]
         except ValueError:
-            raise MalformedMessage(f"no {_SPELLED.get(name, name)}") from None
+            raise MalformedMessage(f"no {SPELLED.get(name, name)}") from None
         known = self._read.get(name)
         if known is None or known[0] is not line:
-            known = self._read[name] = (line, read(_first_of(name, line)))
+            known = self._read[name] = (line, read(first_of(name, line)))
         return known[1]  # type: ignore[return-value]
 
     def _typed_all(self, name: str, read: Callable[[str], _T]) -> list[_T]:
         headers = self.headers
-        count = headers._keys.count(name)
+        count = headers.keys.count(name)
         if count == 0:
             return []
         lines: object
         if count == 1:
-            lines = headers._lines[headers._keys.index(name)]
+            lines = headers.stored[headers.keys.index(name)]
         else:
-            pairs = zip(headers._keys, headers._lines, strict=True)
+            pairs = zip(headers.keys, headers.stored, strict=True)
             lines = [line for key, line in pairs if key == name]
         known = self._read.get(_ALL + name)
         if known is None or known[0] != lines:
@@ -289,10 +112,7 @@ class _Message:
     def vias(self) -> list[Via]:
         """All Via values, topmost first."""
         headers = self.headers
-        if (
-            headers._keys.count("via") == 1
-            and "," not in headers._lines[headers._keys.index("via")]
-        ):
+        if headers.keys.count("via") == 1 and "," not in headers.stored[headers.keys.index("via")]:
             return [self.via]
         return self._typed_all("via", Via.parse)
 
@@ -340,12 +160,12 @@ class _Message:
     @property
     def expires(self) -> int | None:
         """The Expires header in seconds, None if absent."""
-        return self._typed("expires", _seconds) if "expires" in self.headers._keys else None
+        return self._typed("expires", _seconds) if "expires" in self.headers.keys else None
 
     @property
     def max_forwards(self) -> int | None:
         """The Max-Forwards header, None if absent."""
-        return self._typed("max-forwards", _hops) if "max-forwards" in self.headers._keys else None
+        return self._typed("max-forwards", _hops) if "max-forwards" in self.headers.keys else None
 
     def set_body(self, content_type: str, body: bytes) -> None:
         """Replace the body and its Content-Type; an empty body has no type."""
@@ -357,7 +177,7 @@ class _Message:
 
     def _encode(self, start: str) -> bytes:
         headers = self.headers
-        keys, lines = headers._keys, headers._lines
+        keys, lines = headers.keys, headers.stored
         length = f"Content-Length: {len(self.body)}"
         try:
             at = keys.index("content-length")
@@ -365,7 +185,7 @@ class _Message:
             keys.append("content-length")
             lines.append(length)
         else:
-            if lines[at] != length and headers._value(at) != str(len(self.body)):
+            if lines[at] != length and value_of(lines[at]) != str(len(self.body)):
                 lines[at] = length
         text = "\r\n".join((start, *lines, "", ""))
         return text.encode("utf-8", "surrogateescape") + self.body
@@ -463,7 +283,7 @@ class Response(_Message):
 
     def encode(self) -> bytes:
         """The bytes to send; Content-Length is put right, all else is as it is."""
-        return self._encode(f"{SIP_VERSION} {self.status} {_clean(self.reason)}")
+        return self._encode(f"{SIP_VERSION} {self.status} {clean(self.reason)}")
 
     def copy(self) -> "Response":
         """A copy that can be changed on its own."""
@@ -485,8 +305,8 @@ def reply(request: Request, status: int, reason: str = "", to_tag: str = "") -> 
         to_tag: added to To unless To has a tag; none is added to a 100.
     """
     headers = Headers()
-    keys, lines = headers._keys, headers._lines
-    for key, line in zip(request.headers._keys, request.headers._lines, strict=True):
+    keys, lines = headers.keys, headers.stored
+    for key, line in zip(request.headers.keys, request.headers.stored, strict=True):
         if key in _COPIED or (status == 100 and key == "timestamp"):
             if key == "to" and to_tag and status != 100 and not _has_tag(line):
                 line = f"{line};tag={to_tag}"  # noqa: PLW2901
@@ -532,7 +352,7 @@ def parse(data: bytes) -> Request | Response:
     del lines[0]
     headers = Headers()
     defect = _fill(headers, lines)
-    if "content-length" in headers._keys:
+    if "content-length" in headers.keys:
         body, wrong = _cut(headers, body)
         defect = defect or wrong
     if start[:4].upper() == "SIP/":
@@ -542,7 +362,7 @@ def parse(data: bytes) -> Request | Response:
 
 def _fill(headers: Headers, lines: list[str]) -> str | None:
     """Store header lines, unfolded lines joined to what they continue; return a defect."""
-    keys, known, defect = headers._keys, _KEYS, None
+    keys, known, defect = headers.keys, KEYS, None
     folded = False
     for line in lines:
         name, colon, _ = line.partition(":")
@@ -552,36 +372,36 @@ def _fill(headers: Headers, lines: list[str]) -> str | None:
                 folded = True
                 key = ""
             else:
-                key = _key(name)
+                key = key_of(name)
                 if not colon or not TOKEN.fullmatch(key):
                     defect = "bad header line"
         elif not colon:
             defect = "bad header line"
         keys.append(key)
-    headers._lines = lines
+    headers.stored = lines
     if folded:
         _unfold(headers)
     return defect
 
 
 def _unfold(headers: Headers) -> None:
-    keys, lines = headers._keys.copy(), headers._lines
-    headers._keys.clear()
-    headers._lines = []
+    keys, lines = headers.keys.copy(), headers.stored
+    headers.keys.clear()
+    headers.stored = []
     for key, line in zip(keys, lines, strict=True):
         if line[:1] in (" ", "\t") and not key:
-            if not headers._lines:
+            if not headers.stored:
                 raise MalformedMessage("first header is folded")
-            headers._lines[-1] += "\r\n" + line
+            headers.stored[-1] += "\r\n" + line
         else:
-            headers._keys.append(key)
-            headers._lines.append(line)
+            headers.keys.append(key)
+            headers.stored.append(line)
 
 
 def _cut(headers: Headers, body: bytes) -> tuple[bytes, str | None]:
     """Cut the body to its Content-Length; return it and what is wrong with that."""
-    keys = headers._keys
-    value = headers._value(keys.index("content-length"))
+    keys = headers.keys
+    value = value_of(headers.stored[keys.index("content-length")])
     if not (value.isascii() and value.isdigit() and len(value) <= 20):
         return body, "bad Content-Length"
     if keys.count("content-length") > 1 and len({*headers.lines("content-length")}) > 1:
