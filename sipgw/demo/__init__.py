@@ -12,6 +12,9 @@ def command(
         Path | None,
         typer.Option(help="Write all UDP on the loopback into this pcapng file (tshark, root)."),
     ] = None,
+    client: Annotated[
+        str, typer.Option(help="baresip or pjsua2; the first that is installed if left out.")
+    ] = "",
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the last line, a JSON object, and nothing else.")
     ] = False,
@@ -26,4 +29,4 @@ def command(
         if error.name != "numpy":
             raise
         raise typer.BadParameter("numpy is missing; pip install 'hip-p2psip[demo]'") from None
-    raise typer.Exit(run(seconds=seconds, capture=capture, as_json=json_output))
+    raise typer.Exit(run(seconds=seconds, capture=capture, client=client, as_json=json_output))

@@ -40,12 +40,14 @@ class Demo:
     Attributes:
         seconds: of talk.
         capture: file for a packet capture of the loopback, or None.
+        client: which SIP client, empty for the best that is here.
         progress: where steps are told.
         steps: what was done so far.
     """
 
     seconds: float
     capture: Path | None
+    client: str
     progress: Progress
     steps: list[dict[str, Any]] = field(default_factory=list)
     audio_ncc: float | None = None
@@ -102,18 +104,23 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def choose_client() -> tuple[str, MakeClient]:
-    """Take baresip where it is installed, else pjsua2.
+def choose_client(wanted: str = "") -> tuple[str, MakeClient]:
+    """Take the client that is wanted, else the first that is here.
 
     Raises:
-        StepFailed: there is neither.
+        StepFailed: it is not, or none is.
     """
+    here: dict[str, MakeClient] = {}
     if shutil.which("baresip"):
-        return "baresip", Baresip
+        here["baresip"] = Baresip
     if importlib.util.find_spec("pjsua2"):
-        return "pjsua2", Pjsua
+        here["pjsua2"] = Pjsua
+    for name in [wanted] if wanted else here:
+        if name in here:
+            return name, here[name]
     raise StepFailed(
-        "no SIP client: apt-get install baresip-core, or pip install pjsua2-python (x86_64)"
+        f"no SIP client{f' {wanted}' if wanted else ''} here; "
+        "try: apt-get install baresip-core, or pip install pjsua2-python (x86_64)"
     )
 
 
@@ -174,7 +181,7 @@ def _log_of(world: World, name: str) -> Callable[[], list[str]]:
 
 async def _clients(demo: Demo, world: World, stack: AsyncExitStack) -> dict[str, Client]:
     """Start a real SIP client at two of the peers, and let it register."""
-    kind, make = choose_client()
+    kind, make = choose_client(demo.client)
     clients: dict[str, Client] = {}
     for tune, (name, friend) in enumerate((("alice", "bob"), ("bob", "alice")), start=1):
         peer = world.peers[name]
@@ -197,7 +204,7 @@ async def _clients(demo: Demo, world: World, stack: AsyncExitStack) -> dict[str,
 
 async def _call(demo: Demo, world: World, clients: dict[str, Client]) -> None:
     """Let alice call bob, and say how it sounded."""
-    kind, _ = choose_client()
+    kind, _ = choose_client(demo.client)
     alice, bob = clients["alice"], clients["bob"]
     logs = [*_logs(world, "alice", "bob"), alice.tail, bob.tail]
     async with demo.step("alice calls bob", ANSWER + SHORT, *logs) as detail:
@@ -276,6 +283,7 @@ async def _look(demo: Demo, world: World) -> None:
 async def _run(demo: Demo) -> bool:
     """Run every step; say whether all held."""
     try:
+        choose_client(demo.client)
         async with AsyncExitStack() as stack:
             world = await _set_up(demo, stack)
             clients = await _clients(demo, world, stack)
@@ -288,10 +296,10 @@ async def _run(demo: Demo) -> bool:
     return all(step["ok"] for step in demo.steps)
 
 
-def run(*, seconds: float, capture: Path | None, as_json: bool) -> int:
+def run(*, seconds: float, capture: Path | None, client: str, as_json: bool) -> int:
     """Run the demo and return its exit status: 0 only if every step held."""
     out: TextIO | None = None if as_json else sys.stdout
-    demo = Demo(seconds, capture and capture.absolute(), Progress(out))
+    demo = Demo(seconds, capture and capture.absolute(), client, Progress(out))
     try:
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
