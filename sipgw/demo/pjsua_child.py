@@ -70,12 +70,13 @@ class Account(pj.Account):  # type: ignore[misc]
         emit("registration", status=prm.code, reason=prm.reason)
 
     def onIncomingCall(self, prm: Any) -> None:  # noqa: N802
-        """Answer."""
+        """Ring, and answer at once."""
         call = Call(self, self._files, prm.callId)
         _kept.append(call)
-        answer = pj.CallOpParam()
-        answer.statusCode = 200
-        call.answer(answer)
+        for status in (180, 200):
+            answer = pj.CallOpParam()
+            answer.statusCode = status
+            call.answer(answer)
 
     def onInstantMessage(self, prm: Any) -> None:  # noqa: N802
         """Tell about a text."""

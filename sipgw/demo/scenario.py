@@ -271,8 +271,9 @@ async def _look(demo: Demo, world: World) -> None:
     found = await world.ask("alice", "trace")
     for call in found["calls"]:
         at = {mark["step"]: mark["ms"] for mark in reversed(call["steps"])}
-        if "ringing" in at and "answer" in at:
-            demo.post_dial_ms = round(at["ringing"] - at.get("invite", 0.0), 3)
+        if "answer" in at:
+            rang = at.get("ringing", at["answer"])  # a client may answer without ringing
+            demo.post_dial_ms = round(rang - at.get("invite", 0.0), 3)
             profile = str(world.peers["alice"].folder)
             lines = await run_command("p2psip", "trace", call["call"], "--profile", profile)
             demo.progress.say("", *(f"  {line}" for line in lines))
