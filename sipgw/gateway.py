@@ -102,6 +102,8 @@ class SipService:
             raise ConfigError(
                 f"services.sip.listen: {address}: {error.strerror}; is another SIP program there?"
             ) from None
+        if isinstance(self._port, UdpPort):
+            self._port.expect_bursts()
         media = MediaRelay(host, self._listen[0], self._ports, self._loop.time, self._open_port)
         house = House(
             aors=peer.aors,
@@ -190,6 +192,8 @@ class SipService:
 
     def _on_timer(self) -> None:
         self._timer = None
+        if isinstance(self._port, UdpPort):
+            self._port.read()  # what waits there may make retransmissions needless
         if self._router is not None:
             self._perform(self._router.on_time(self._loop.time()))
 

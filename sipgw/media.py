@@ -24,6 +24,8 @@ Address = tuple[str, int]
 OnPacket = Callable[[bytes, Address], None]
 
 LARGEST_DATAGRAM = 65_535
+BURST = 32  # datagrams of signalling taken before other sockets have their turn
+RECEIVE_BUFFER = 1 << 20  # bytes; the kernel may grant less
 PAIRS_TRIED = 256  # pairs that another program may hold before we give up
 QUARANTINE = 2.0  # seconds until a returned pair is given out again: stragglers of the old call
 SILENCE = 2.0  # seconds after which a client may move to another source address
@@ -53,7 +55,7 @@ OpenPort = Callable[[str, int, OnPacket], ClientPort]
 class UdpPort:
     """A raw non-blocking socket: a third of the cost of opening an asyncio transport."""
 
-    __slots__ = ("_loop", "_on_packet", "_recv", "_sendto", "_socket", "address")
+    __slots__ = ("_burst", "_loop", "_on_packet", "_recv", "_sendto", "_socket", "address")
 
     def __init__(self, host: str, port: int, on_packet: OnPacket) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -64,17 +66,25 @@ class UdpPort:
             raise
         self.address: Address = self._socket.getsockname()
         self._on_packet = on_packet
+        self._burst = 1
         self._recv = self._socket.recvfrom
         self._sendto = self._socket.sendto
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket.fileno(), self._read)
+        self._loop.add_reader(self._socket.fileno(), self.read)
 
-    def _read(self) -> None:
-        try:
-            data, source = self._recv(LARGEST_DATAGRAM)
-        except OSError:  # nothing there after all, or an ICMP error of an earlier send
-            return
-        self._on_packet(data, source)
+    def expect_bursts(self) -> None:
+        """Take many datagrams at a time, and let many wait: for signalling, not for media."""
+        self._burst = BURST
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+    def read(self) -> None:
+        """Take what has come; called by the loop, and before timers fire that it would stop."""
+        for _ in range(self._burst):
+            try:
+                data, source = self._recv(LARGEST_DATAGRAM)
+            except OSError:  # nothing there any more, or an ICMP error of an earlier send
+                return
+            self._on_packet(data, source)
 
     def send(self, data: bytes, to: Address) -> None:
         """See ClientPort."""

@@ -30,7 +30,7 @@ class Pager:
     def __init__(self, core: Core, asked: Asked, caller: str, callee: str) -> None:
         self.id = core.token()
         self._core = core
-        self._asked = asked
+        self.asked = asked
         self._caller = caller
         self._callee = callee
         self._branches: list[_Branch] = []
@@ -60,7 +60,7 @@ class Pager:
 
     def refuse(self, status: int, now: float, reason: str = "") -> None:
         """Answer with a failure of our own."""
-        self._answer(reply(self._asked.request, status, reason, self._core.token()), now)
+        self._answer(reply(self.asked.request, status, reason, self._core.token()), now)
 
     def _connect(self, branch: _Branch, destination: Destination, now: float) -> None:
         def on_connected(ok: bool, at: float) -> None:
@@ -74,7 +74,7 @@ class Pager:
         self._core.connect(party, on_connected, now)
 
     def _send(self, branch: _Branch, destination: Destination, now: float) -> None:
-        source, core = self._asked.request, self._core
+        source, core = self.asked.request, self._core
         request = Request(source.method, destination.uri)
         add = request.headers.add
         forwards = source.max_forwards
@@ -83,7 +83,7 @@ class Pager:
         add("To", self._callee)
         add("Call-ID", core.token())
         add("CSeq", f"1 {source.method}")
-        pass_headers(source, request, core.hidden(self._asked.party, source))
+        pass_headers(source, request, core.hidden(self.asked.party, source))
         request.body = source.body
 
         def on_answer(response: Response | None, party: Party, at: float) -> None:
@@ -102,7 +102,7 @@ class Pager:
 
     def _pass_back(self, response: Response, party: Party, now: float) -> None:
         hidden = self._core.hidden(party, response)
-        passed = answer(self._asked.request, self._core.token(), response, "", hidden)
+        passed = answer(self.asked.request, self._core.token(), response, "", hidden)
         passed.body = response.body
         self._answer(passed, now)
 
@@ -132,4 +132,4 @@ class Pager:
         self._done = True
         if self._alarm is not None:
             self._alarm.stop()
-        self._core.respond(self._asked, response, now)
+        self._core.respond(self.asked, response, now)

@@ -214,6 +214,7 @@ class Router:
         """Ring our own clients at once, and ask the overlay for other devices."""
         ours = aor in self._house.aors()
         bindings = self._bindings(aor, now) if ours else []
+        bindings = [b for b in bindings if b.party != attempt.asked.party]  # not the caller's own
         if bindings:
             attempt.ring(bindings, now)
             if self._alone_until.get(aor, 0.0) > now:

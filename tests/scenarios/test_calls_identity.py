@@ -76,7 +76,7 @@ def forged_invite(hit: Hit, caller: str, callee: str, number: int) -> bytes:
 
 def test_a_forged_from_and_a_blocked_caller_are_answered_exactly_as_an_unknown_user() -> None:
     async def scenario() -> None:
-        async with two_peers() as (stage, alice, bob):
+        async with two_peers() as (stage, _, bob):
             mallory = stage.world.peer("sip:mallory@example.org")
             target = stage.peers[1]
             mallory.sim.learn(target.hit, target.sim.contact(target.hit))
@@ -184,8 +184,8 @@ def test_petnames_and_the_gateways_own_address_may_be_dialled() -> None:
     async def scenario() -> None:
         async with two_peers() as (stage, alice, bob):
             stage.peers[0].book.names["grandma"] = BOB
-            for uri in ("sip:Grandma@example.org", "sip:grandma@127.0.0.1:5060", "sip:bob@127.0.0.1",
-                        "sip:bob@EXAMPLE.org;transport=udp"):  # fmt: skip
+            for uri in ("sip:Grandma@example.org", "sip:grandma@127.0.0.1:5060",
+                        "sip:bob@127.0.0.1",                         "sip:bob@EXAMPLE.org;transport=udp"):  # fmt: skip
                 final = await alice.request("MESSAGE", uri, body=b"hi", kind="text/plain")
                 assert final.status == 200, uri
             assert len(bob.requests("MESSAGE")) == 4
