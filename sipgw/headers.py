@@ -23,6 +23,10 @@ _HOST = r"\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_.\-]{1,255}"  # `_` is no host name
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 _HOST_PORT = re.compile(rf"({_HOST})(?::([0-9]{{1,5}}))?")
 _DISPLAY = re.compile(rf"([{_TOKEN_CHARS} \t\u0080-\U0010ffff]*+)<")
+# What nearly every From, To and Route looks like; all else takes the long way, to the same end.
+_PLAIN = re.compile(
+    rf'(?:"([^"\\]*+)"[ \t]*+)?<([^<>\s]++)>(?:;tag=([{_TOKEN_CHARS}]++))?', re.DOTALL
+)
 _PARAM = re.compile(
     rf";[ \t]*+([{_TOKEN_CHARS}]++)[ \t]*+"
     r'(?:=[ \t]*+("(?:[^"\\]|\\.)*+"|[^\s;,"<>?\\]++)[ \t]*+)?',
@@ -280,7 +284,14 @@ class NameAddr:
         Raises:
             MalformedMessage: quotes or brackets don't pair, the URI or a parameter is wrong.
         """
-        text = text.strip(" \t")
+        plain = _PLAIN.fullmatch(text)
+        if plain is not None:
+            tag = plain[3]
+            return NameAddr(plain[1] or "", Uri.parse(plain[2]), {"tag": tag} if tag else {})
+        return NameAddr._parse_any(text.strip(" \t"))
+
+    @staticmethod
+    def _parse_any(text: str) -> "NameAddr":
         display, at = "", -1
         if text.startswith('"'):
             quoted = _QUOTED.match(text)

@@ -187,6 +187,24 @@ def test_any_text_is_a_value_that_survives_writing_or_malformed(reader, text) ->
         assert str(again) == str(value)
 
 
+ADDRESSES = st.tuples(
+    st.sampled_from(["", '"A B" ', '"é"', '"\\\\" ', '"', " "]),
+    st.sampled_from(["<sip:a@b>", "<sip:a@b;lr>", "<>", "<sip:a b>", "sip:a@b", "<sip:a@b"]),
+    st.sampled_from(["", ";tag=x", ";tag=", "; tag=x", ";tag=x;y", ";lr", " "]),
+).map("".join)
+
+
+@given(ADDRESSES)
+def test_the_short_way_to_an_address_ends_where_the_long_way_does(text: str) -> None:
+    results: list[NameAddr | None] = []
+    for reader in (NameAddr.parse, lambda text: NameAddr._parse_any(text.strip(" \t"))):
+        try:
+            results.append(reader(text))
+        except MalformedMessage:
+            results.append(None)
+    assert results[0] == results[1]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -348,7 +348,7 @@ def test_a_call_that_awaits_its_ack_is_not_forgotten_for_lack_of_room() -> None:
 
 def test_the_heap_of_wakes_does_not_grow_with_forgotten_transactions() -> None:
     a = layer(max_finished=2)
-    for n in range(20_000):
+    for n in range(8_000):
         event = received(a.on_datagram(datagram("OPTIONS", branch=f"z9hG4bK{n}"), CLIENT, 0.0))
         a.reply(event.transaction, 200, "", 0.0)
     assert len(a._wakes) < 5000
