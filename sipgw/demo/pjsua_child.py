@@ -13,7 +13,8 @@ from typing import Any
 import pjsua2 as pj
 
 POLL = 10  # ms
-_STATES = {5: "confirmed", 6: "disconnected"}  # pjsip_inv_state
+_CONFIRMED, _DISCONNECTED = 5, 6  # pjsip_inv_state
+_STATES = {_CONFIRMED: "confirmed", _DISCONNECTED: "disconnected"}
 _kept: list[Any] = []  # pjsua2 deletes in C++ what Python forgets
 
 
@@ -30,7 +31,8 @@ class Call(pj.Call):  # type: ignore[misc]
             super().__init__(account)
         else:
             super().__init__(account, call_id)
-        self._files, self._started = files, False
+        self._files = files
+        self._media: list[Any] = []
 
     def onCallState(self, _: Any) -> None:  # noqa: N802
         """Tell how far it is."""
@@ -47,15 +49,14 @@ class Call(pj.Call):  # type: ignore[misc]
         info = self.getInfo()  # its vector must not outlive it
         for media in info.media:
             active = media.status == pj.PJSUA_CALL_MEDIA_ACTIVE
-            if media.type == pj.PJMEDIA_TYPE_AUDIO and active and not self._started:
-                self._started = True
+            if media.type == pj.PJMEDIA_TYPE_AUDIO and active and not self._media:
                 audio = self.getAudioMedia(media.index)
                 player, recorder = pj.AudioMediaPlayer(), pj.AudioMediaRecorder()
                 player.createPlayer(self._files["microphone"], pj.PJMEDIA_FILE_NO_LOOP)
                 recorder.createRecorder(self._files["recording"])
                 player.startTransmit(audio)
                 audio.startTransmit(recorder)
-                _kept.extend((player, recorder))
+                self._media += [player, recorder]
 
 
 class Account(pj.Account):  # type: ignore[misc]
