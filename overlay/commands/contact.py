@@ -29,12 +29,13 @@ def add(name: Name, uri: Uri, profile: ProfileOption = None, as_json: JsonOption
 
 
 @app.command()
-def remove(name: Name, profile: ProfileOption = None) -> None:
+def remove(name: Name, profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """Forget a name.
 
     Example: p2psip contact remove mum
     """
     _book(profile).remove(name)
+    emit({"removed": name}, (), as_json=as_json)
 
 
 @app.command("list")

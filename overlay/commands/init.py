@@ -130,6 +130,7 @@ def make(
     from hipctl import HostIdentity
     from overlay.accounts import AccountKey, self_certifying_aor
     from overlay.admission import Account, save_account
+    from overlay.config import parse_address
     from overlay.constants import DELEGATION_LIFE
     from overlay.overlayfile import found_overlay, load_overlay, parse_seed, save_overlay
 
@@ -137,6 +138,9 @@ def make(
     for name in names:
         if (folder / name).exists():
             raise ConfigError(f"{folder / name} exists; choose another folder or remove it")
+    for option, text in (("--listen", listen), ("--sip", sip)):
+        if parse_address(text) is None:
+            raise ConfigError(f"{option} {text}: is no address:port, such as 127.0.0.1:5060")
     for text in seeds:
         try:
             parse_seed(text)

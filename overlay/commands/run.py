@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from overlay.errors import ConfigError, OverlayError
 _log = logging.getLogger("p2psip")
 
 PROFILE_NAME: Final = "profile.toml"
+OPEN_FILES: Final = 65_536  # as far as the system lets us
 START_LIMIT: Final = 30.0  # seconds: a service that does not come up must not hang the user
 EXAMPLE: Final = """\
 Example: p2psip run ~/.config/p2psip
@@ -37,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    _allow_many_sockets()
     try:
         path = profile_path(options.profile or options.profile_option)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -49,6 +52,14 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:  # before the signal handler stood
         return 130
     return 0
+
+
+def _allow_many_sockets() -> None:
+    """Raise the soft limit of open files: each call's media takes several sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def profile_path(given: Path | None) -> Path:

@@ -70,12 +70,12 @@ def trace(
     emit(value, lines or ["no calls yet"], as_json=as_json)
 
 
-def stop(profile: ProfileOption = None) -> None:
+def stop(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """Stop the running peer cleanly.
 
     Example: p2psip stop
     """
-    ask(control_path(peer_table(profile).state), "stop")
+    emit(ask(control_path(peer_table(profile).state), "stop"), (), as_json=as_json)
 
 
 def status_lines(value: Mapping[str, Any]) -> Iterator[str]:

@@ -198,6 +198,8 @@ def test_init_joins_a_given_overlay_through_a_given_seed(cli: Any, tmp_path: Pat
     [
         ["init", "{}/new", "--seed", "nonsense"],
         ["init", "{}/new", "--domain", "no domain"],
+        ["init", "{}/new", "--listen", "here"],
+        ["init", "{}/new", "--sip", '5060"'],
         ["init", "{}/new", "--overlay", "{}/none.toml"],
         ["init", "/dev/null/new"],
         ["run", "{}/new"],
