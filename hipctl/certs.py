@@ -1,45 +1,52 @@
-"""X.509 certificates that speak of HITs (RFC 8002 §3): issue, verify, and the succession of a CA.
+"""X.509 certificates that speak of HITs (RFC 8002 §3): issue and verify.
 
 A CA is a Host Identity. Its certificates bind URIs and the HIT of a Host Identity (SAN) to that
-identity's key; the CA's HIT stands in the IAN. They are issued by ``cryptography.x509``, which
-costs 7 MB of memory to import; a peer, which only verifies, reads this one profile of DER here.
+identity's key; the CA's HIT stands in the IAN. ``cryptography.x509`` reads and writes DER; what
+this profile asks beyond that is checked here.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
-from hipctl.constants import EccCurve
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import Hit, HostId, HostIdentity
 
 MAX_CERTIFICATE: Final = 2048  # bytes; ours have about 360
+MAX_SPKI: Final = 120  # bytes: what P-384 needs
+MAX_SERIAL: Final = 159  # bits: 20 bytes and positive, RFC 5280 §4.1.2.2
 ISSUER: Final = "CA"  # RFC 5280 §4.1.2.4 wants a name; the IAN says whose it is
 
 _HASH = ec.ECDSA(SHA384())  # that of HIT suite 2: RFC 8002 §2 allows RFC 7401's algorithms only
-
-_INTEGER, _BIT_STRING, _OCTET_STRING, _OID, _SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30  # X.690 §8
-_BOOLEAN, _UTC_TIME, _GENERALIZED_TIME = 0x01, 0x17, 0x18
-_VERSION, _EXTENSIONS = 0xA0, 0xA3  # RFC 5280 §4.1
-_URI, _IP_ADDRESS = 0x86, 0x87  # GeneralName, RFC 5280 §4.2.1.6
-_V3 = b"\x02\x01\x02"
-_ECDSA_SHA384 = bytes.fromhex("06082a8648ce3d040303")  # 1.2.840.10045.4.3.3
-_SAN, _IAN = b"\x55\x1d\x11", b"\x55\x1d\x12"  # RFC 5280 §4.2.1.6, §4.2.1.7
-_KEY_USAGE, _BASIC_CONSTRAINTS = b"\x55\x1d\x0f", b"\x55\x1d\x13"
-_EMPTY_SEQUENCE = b"\x30\x00"
-_SPKI: dict[EccCurve, tuple[bytes, int]] = {  # what stands before the point; the point's length
-    EccCurve.NIST_P256: (
-        bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200"),
-        65,
-    ),
-    EccCurve.NIST_P384: (bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200"), 97),
-}
+_UNDERSTOOD: Final = frozenset(
+    {
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        ExtensionOID.ISSUER_ALTERNATIVE_NAME,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.BASIC_CONSTRAINTS,
+    }
+)
+_BAD_DER: Final = (  # what cryptography raises for bytes that it does not take
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    Warning,  # NULL parameters, a negative serial: what it takes under protest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +96,34 @@ def spki_of(host_id: HostId) -> bytes:
     Raises:
         MalformedPacket: it is no usable key.
     """
-    host_id.key  # noqa: B018  only a point on its curve is written
-    prefix, length = _SPKI[host_id.curve]
-    if len(host_id.encoded) != 2 + length:  # a point without its form would get another HIT
+    key = host_id.key
+    if HostId.of(key) != host_id:  # a point without its form would get another HIT
         raise MalformedPacket("bad ECDSA point")
-    return prefix + host_id.encoded[2:]
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def host_id_of_spki(der: bytes) -> HostId:
     """Read a DER SubjectPublicKeyInfo with an uncompressed point on P-256 or P-384.
 
     Raises:
-        MalformedPacket: it is none.
+        MalformedPacket: it is none, or another encoding of one: a key has one form and one HIT.
     """
-    for curve, (prefix, length) in _SPKI.items():
-        if der.startswith(prefix) and len(der) == len(prefix) + length:
-            host_id = HostId.ecdsa(curve.to_bytes(2, "big") + der[len(prefix) :])
-            host_id.key  # noqa: B018
+    if len(der) <= MAX_SPKI:
+        try:
+            with warnings.catch_warnings(action="error"):
+                host_id = _host_id(load_der_public_key(der))
+        except _BAD_DER:
+            raise MalformedPacket("no P-256 or P-384 public key") from None
+        if spki_of(host_id) == der:
             return host_id
     raise MalformedPacket("no P-256 or P-384 public key")
+
+
+def _host_id(key: object) -> HostId:
+    """Take a public key of any kind; ValueError where it cannot be a Host Identity."""
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("no ECDSA key")
+    return HostId.of(key)
 
 
 # --- issue ------------------------------------------------------------------------------------
@@ -138,8 +154,6 @@ def issue_certificate(
     Raises:
         ValueError: a URI isn't ASCII, or the times are in the wrong order.
     """
-    from cryptography import x509  # noqa: PLC0415  only who issues pays for it
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
 
     def ip(hit: Hit) -> x509.IPAddress:
         return x509.IPAddress(IPv6Address(bytes(hit)))
@@ -190,146 +204,69 @@ def read_certificate(der: bytes, chain: Sequence[HostId]) -> Certified:
     """
     if len(der) > MAX_CERTIFICATE:
         raise MalformedPacket("certificate too long")
-    outer = _Der(der)
-    parts = _Der(outer.take(_SEQUENCE))
-    outer.end()
-    start = parts.at
-    tbs = _Der(parts.take(_SEQUENCE))
-    covered = parts.data[start : parts.at]
-    if parts.take(_SEQUENCE) != _ECDSA_SHA384:
-        raise Rejected("certificate signature algorithm")
-    signature = parts.take(_BIT_STRING)
-    parts.end()
-    certified = _read_tbs(tbs)
+    try:
+        with warnings.catch_warnings(action="error"):
+            certificate = x509.load_der_x509_certificate(der)
+            certified = _certified(certificate)  # here too: much is read only when asked for
+    except x509.DuplicateExtension:
+        raise MalformedPacket("certificate extension twice") from None
+    except _BAD_DER:
+        raise MalformedPacket("bad certificate") from None
     key = next((ca for ca in chain if ca.hit == certified.issuer), None)
     if key is None:
         raise Rejected("certificate of another CA")
     try:
-        key.key.verify(signature[1:], covered, _HASH)
+        key.key.verify(certificate.signature, certificate.tbs_certificate_bytes, _HASH)
     except InvalidSignature:
         raise Rejected("certificate signature") from None
-    if signature[0]:  # unused bits of the BIT STRING
-        raise MalformedPacket("bad DER", start)
     return certified
 
 
-class _Der:
-    """A cursor over DER (X.690): definite, shortest lengths; tags of one byte."""
-
-    __slots__ = ("at", "data")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def peek(self) -> int:
-        """Return the next tag, or -1 at the end."""
-        return self.data[self.at] if self.at < len(self.data) else -1
-
-    def take(self, tag: int) -> bytes:
-        """Return the content of the next element, which must have this tag; never empty."""
-        data, at = self.data, self.at
-        if len(data) - at < 3 or data[at] != tag:
-            raise MalformedPacket("bad DER", at)
-        length, at = data[at + 1], at + 2
-        if length >= 0x80:
-            size = length & 0x7F
-            length = int.from_bytes(data[at : at + size], "big")
-            at += size
-            if size not in (1, 2) or length < (0x80 if size == 1 else 0x100):
-                raise MalformedPacket("bad DER", at)
-        if length == 0 or at + length > len(data):
-            raise MalformedPacket("bad DER", at)
-        self.at = at + length
-        return data[at : self.at]
-
-    def end(self) -> None:
-        """Check that nothing follows."""
-        if self.at != len(self.data):
-            raise MalformedPacket("bad DER", self.at)
-
-
-def _read_tbs(tbs: _Der) -> Certified:
-    if tbs.take(_VERSION) != _V3:
+def _certified(certificate: x509.Certificate) -> Certified:
+    """Read a certificate and check all of it but its signature and time."""
+    if certificate.version is not x509.Version.v3:  # of others the library reads extensions too
         raise MalformedPacket("no X.509 v3")
-    serial = tbs.take(_INTEGER)
-    if len(serial) > 20 or serial[0] & 0x80:  # RFC 5280 §4.1.2.2
-        raise MalformedPacket("bad certificate serial")
-    if tbs.take(_SEQUENCE) != _ECDSA_SHA384:
+    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
         raise Rejected("certificate signature algorithm")
-    tbs.take(_SEQUENCE)  # issuer: the IAN says it
-    validity = _Der(tbs.take(_SEQUENCE))
-    not_before, not_after = _time(validity), _time(validity)
-    validity.end()
-    if tbs.data[tbs.at : tbs.at + 2] == _EMPTY_SEQUENCE:  # subject: the SAN says it
-        tbs.at += 2
-    else:
-        tbs.take(_SEQUENCE)
-    start = tbs.at
-    tbs.take(_SEQUENCE)
-    host_id = host_id_of_spki(tbs.data[start : tbs.at])
-    names = _read_extensions(tbs)
-    uris, hits = _general_names(names[_SAN]) if _SAN in names else ([], [])
+    serial = certificate.serial_number
+    if not 0 < serial < 1 << MAX_SERIAL:
+        raise MalformedPacket("bad certificate serial")
+    host_id = _host_id(certificate.public_key())
+    uris: list[str] = []
+    hits: list[Hit] = []
+    issuers: list[Hit] = []
+    for extension in certificate.extensions:
+        if extension.critical and extension.oid not in _UNDERSTOOD:
+            raise Rejected("certificate has an unknown critical extension")
+        match extension.value:
+            case x509.SubjectAlternativeName() as names:
+                uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+                hits = _hits(names)
+            case x509.IssuerAlternativeName() as names:
+                issuers = _hits(names)
     if hits != [host_id.hit]:
         raise Rejected("certificate HIT is not its key's")
-    _, issuers = _general_names(names[_IAN]) if _IAN in names else ([], [])
     if len(issuers) != 1:
         raise MalformedPacket("certificate without issuer HIT")
     return Certified(
-        tuple(uris), host_id.hit, host_id, serial.lstrip(b"\0"), not_before, not_after, issuers[0]
+        uris=tuple(uris),
+        hit=host_id.hit,
+        host_id=host_id,
+        serial=serial.to_bytes((serial.bit_length() + 7) // 8, "big"),
+        not_before=int(certificate.not_valid_before_utc.timestamp()),
+        not_after=int(certificate.not_valid_after_utc.timestamp()),
+        issuer=issuers[0],
     )
 
 
-def _time(der: _Der) -> int:
-    """RFC 5280 §4.1.2.5."""
-    tag = der.peek()
-    digits = der.take(_GENERALIZED_TIME if tag == _GENERALIZED_TIME else _UTC_TIME)
-    if tag == _UTC_TIME:
-        digits = (b"19" if digits[:1] >= b"5" else b"20") + digits
-    if len(digits) != 15 or digits[14:] != b"Z" or not digits[:14].isdigit():
-        raise MalformedPacket("bad certificate time")
-    year, rest = int(digits[:4]), digits[4:14]
-    try:
-        month, day, hour, minute, second = (int(rest[i : i + 2]) for i in range(0, 10, 2))
-        return int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp())
-    except ValueError:
-        raise MalformedPacket("bad certificate time") from None
-
-
-def _read_extensions(tbs: _Der) -> dict[bytes, bytes]:
-    wrapper = _Der(tbs.take(_EXTENSIONS))
-    tbs.end()
-    extensions = _Der(wrapper.take(_SEQUENCE))
-    wrapper.end()
-    found: dict[bytes, bytes] = {}
-    while extensions.peek() != -1:
-        extension = _Der(extensions.take(_SEQUENCE))
-        oid = extension.take(_OID)
-        critical = extension.peek() == _BOOLEAN and extension.take(_BOOLEAN) != b"\0"
-        value = extension.take(_OCTET_STRING)
-        extension.end()
-        if oid in found:
-            raise MalformedPacket("certificate extension twice")
-        if critical and oid not in (_SAN, _IAN, _KEY_USAGE, _BASIC_CONSTRAINTS):
-            raise Rejected("certificate has an unknown critical extension")
-        found[oid] = value
-    return found
-
-
-def _general_names(value: bytes) -> tuple[list[str], list[Hit]]:
-    """Return the URIs and HITs of a GeneralNames; other names are passed over."""
-    outer = _Der(value)
-    names = _Der(outer.take(_SEQUENCE))
-    outer.end()
-    uris: list[str] = []
+def _hits(names: x509.SubjectAlternativeName | x509.IssuerAlternativeName) -> list[Hit]:
+    """Return the HITs among the names; an address that is none is malformed."""
     hits: list[Hit] = []
-    while (tag := names.peek()) != -1:
-        content = names.take(tag)
+    for ip in names.get_values_for_type(x509.IPAddress):
+        if not isinstance(ip, IPv6Address):  # IPv4, or a network
+            raise MalformedPacket("bad name in certificate")
         try:
-            if tag == _URI:
-                uris.append(content.decode("ascii"))
-            elif tag == _IP_ADDRESS:
-                hits.append(Hit.check(content))
+            hits.append(Hit.check(ip.packed))
         except ValueError:
             raise MalformedPacket("bad name in certificate") from None
-    return uris, hits
+    return hits

@@ -1,8 +1,12 @@
+import warnings
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Address
+from typing import Literal
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -70,6 +74,35 @@ def build(**change: object) -> bytes:
     )
 
 
+def element(tag: int, content: bytes) -> bytes:
+    """One DER element (X.690 §8.1)."""
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    length = size.to_bytes(1 if size < 0x100 else 2, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+ALGORITHM = element(0x30, bytes.fromhex("06082a8648ce3d040303"))  # ecdsa-with-SHA384
+
+
+def resign(old: bytes, new: bytes, algorithm: bytes = ALGORITHM) -> bytes:
+    """A certificate in which ``old`` became ``new``, and which the CA signed all the same."""
+    tbs = x509.load_der_x509_certificate(build()).tbs_certificate_bytes
+    assert tbs.count(old) == 1
+    content = tbs.replace(old, new)[4:]  # behind a tag and a length of three bytes
+    tbs = element(0x30, content)
+    signature = CA.private_key.sign(tbs, ec.ECDSA(SHA384()))
+    return element(0x30, tbs + algorithm + element(0x03, b"\0" + signature))
+
+
+SERIAL = bytes.fromhex("a003020102020105")  # with the version before it
+BEFORE, AFTER = (
+    element(0x17, datetime.fromtimestamp(t, UTC).strftime("%y%m%d%H%M%SZ").encode())
+    for t in (WALL, WALL + 180 * DAY)
+)
+VALIDITY = element(0x30, BEFORE + AFTER)
+NAME = element(0x86, AOR.encode())  # as a URI
 DER = issue()  # its length varies with its signature
 
 
@@ -143,15 +176,65 @@ def test_certificates_of_other_software_are_read() -> None:
         (build(san=[x509.UniformResourceIdentifier(AOR)]), Rejected, "not its key's"),
         (build(san=[x509.IPAddress(IPv6Address(bytes(CA.hit)))]), Rejected, "not its key's"),
         (build(san=[x509.IPAddress(IPv6Address("2001:db8::1"))]), MalformedPacket, "bad name"),
-        (issue() + b"\0", MalformedPacket, "bad DER"),
-        (b"", MalformedPacket, "bad DER"),
-        (b"0\x82\xff\xff" + bytes(100), MalformedPacket, "bad DER"),
+        (issue() + b"\0", MalformedPacket, "bad certificate"),
+        (b"", MalformedPacket, "bad certificate"),
+        (b"0\x82\xff\xff" + bytes(100), MalformedPacket, "bad certificate"),
         (bytes(3000), MalformedPacket, "too long"),
     ],
 )
 def test_what_is_wrong_is_told(der: bytes, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         verify_certificate(der, [CA.host_id], WALL)
+
+
+def test_what_the_ca_signs_anew_verifies() -> None:
+    assert read_certificate(resign(SERIAL, SERIAL), [CA.host_id]).serial == b"\5"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (SERIAL, SERIAL[:-1] + b"\x85"),  # negative
+        (SERIAL, SERIAL[:-1] + b"\0"),  # none that a revocation could name
+        (SERIAL, SERIAL[:-3] + element(2, b"\1" + bytes(20))),
+        (SERIAL, SERIAL[:-3] + element(2, b"\0\5")),
+        (SERIAL, SERIAL[5:]),  # v1
+        (SERIAL, bytes.fromhex("a003020101020105")),  # v2
+        (SERIAL, bytes.fromhex("a003020107020105")),
+        (VALIDITY, element(0x30, element(0x17, b"9" * 13) + AFTER)),
+        (VALIDITY, element(0x30, element(0x18, b"00000101000000Z") + AFTER)),
+        (VALIDITY, element(0x30, element(0x17, b"260101000000+") + AFTER)),
+        (NAME, element(0x86, b"sip:al\xffce@example.org")),  # no ASCII
+        (NAME, element(0xA3, bytes(21))),  # x400Address
+        (NAME, element(0xA5, bytes(21))),  # ediPartyName
+        (NAME, element(0x87, b"\x7f\0\0\1") + element(0x82, b"localhost.local")),
+        (NAME, element(0x87, b"\x7f\0\0\0\xff\0\0\0") + element(0x82, b"local.local")),
+        (NAME, element(0x87, bytes(5)) + element(0x82, b"localhost.org.")),
+        (b"\x55\x1d\x12", b"\x55\x1d\x11"),  # SAN twice
+        (ALICE.host_id.encoded[2:], ALICE.host_id.encoded[2:-1] + b"\0"),
+        (bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")),  # another curve
+        (bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0209")),  # another algorithm
+    ],
+)
+def test_signed_nonsense_is_malformed(old: bytes, new: bytes) -> None:
+    with pytest.raises(MalformedPacket):
+        read_certificate(resign(old, new), [CA.host_id])
+
+
+@pytest.mark.parametrize("action", ["error", "default"])
+def test_parameters_that_are_null_are_malformed_whatever_python_does_with_warnings(
+    action: Literal["error", "default"],
+) -> None:
+    algorithm = element(0x30, bytes.fromhex("06082a8648ce3d0403030500"))
+    der = resign(ALGORITHM, algorithm, algorithm)
+    with warnings.catch_warnings(action=action), pytest.raises(MalformedPacket):
+        read_certificate(der, [CA.host_id])
+
+
+def test_a_time_before_1970_and_one_after_2049_are_read() -> None:
+    times = element(0x17, b"500101000000Z") + element(0x18, b"20500101000000Z")
+    found = read_certificate(resign(VALIDITY, element(0x30, times)), [CA.host_id])
+    assert (found.not_before, found.not_after) == (-631_152_000, 2_524_608_000)
 
 
 @settings(max_examples=200)
@@ -184,7 +267,15 @@ def test_a_public_key_is_written_as_others_write_it(curve: EccCurve) -> None:
 
 def test_a_public_key_off_its_curve_is_malformed() -> None:
     der = spki_of(CA.host_id)
-    for bad in (der[:-1], der + b"\0", der[:-1] + bytes([der[-1] ^ 1]), b""):
+    point = CA.host_id.encoded[2:]
+    compressed = der.replace(b"\x42\0" + point, b"\x22\0" + b"\2" + point[1:33])
+    compressed = element(0x30, compressed[2:])
+    others = [
+        key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for key in (ec.generate_private_key(ec.SECP256K1()), Ed25519PrivateKey.generate())
+    ]
+    flipped = der[:-1] + bytes([der[-1] ^ 1])
+    for bad in (der[:-1], der + b"\0", flipped, b"", bytes(500), compressed, *others):
         with pytest.raises(MalformedPacket):
             host_id_of_spki(bad)
     with pytest.raises(MalformedPacket):

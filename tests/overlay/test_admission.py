@@ -118,7 +118,7 @@ def test_an_enrolled_overlay_refuses_everybody_else_with_a_reason() -> None:
     assert refusal(SHOWN, WALL + 180 * DAY) == "certificate expired"
     strange = certificate(ALICE, "sip:a@other.example", ca=OTHER_CA, overlay=OTHER_OVERLAY)
     assert refusal(Credentials(ALICE.delegation, (strange,))) == "certificate of another CA"
-    assert "DER" in refusal(Credentials(ALICE.delegation, (b"junk",)))
+    assert refusal(Credentials(ALICE.delegation, (b"junk",))) == "bad certificate"
 
 
 def test_an_open_overlay_admits_who_shows_nothing_but_checks_what_is_shown() -> None:
