@@ -40,8 +40,8 @@ class TimerConfig:
         t4: how long a message may live in the network.
         d: how long an INVITE's retransmitted final responses are absorbed.
         trying_after: when 100 is sent for an INVITE of which nothing was said yet (§17.2.1).
-        patience: when an INVITE transaction that rings is given up (ours; the user layer
-            should have done so before).
+        patience: when an INVITE that still rings gets 408, or is given up if it is ours (the
+            RFC sets no limit; the user layer should have done so before).
     """
 
     t1: float = T1
@@ -255,6 +255,8 @@ class ServerTransaction:
     def on_time(self, now: float) -> list[Action]:
         """Fire what is due at ``now``."""
         if now >= self.expires_at:
+            if self.invite and self.state is State.PROCEEDING:
+                return self.respond(self.reply(408), now)
             before, self.state = self.state, State.TERMINATED
             self.expires_at = self.retransmit_at = inf
             unacknowledged = before is State.COMPLETED and self.invite

@@ -221,7 +221,9 @@ def test_the_user_layer_may_send_2xx_again_but_no_other_final() -> None:
 
 def test_an_invite_that_nobody_answers_does_not_stay_for_ever() -> None:
     s = server()
-    assert run(s, 10_000.0) == [(0.2, "100")]
+    log = run(s, 10_000.0)
+    assert log[:3] == [(0.2, "100"), (600.0, "408"), (600.5, "408")]
+    assert log[-1] == (632.0, "AckMissing")
     assert s.state is State.TERMINATED
 
 
