@@ -57,6 +57,8 @@ QUIET_EACH: Final = 12.0  # a contact is pinged after so many seconds times thei
 QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams when idle
 REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
 REJOIN_BATCH: Final = 8
+OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is offered one again
+FEWER: Final = 4  # nodes beside values: enough to look for newer ones
 TRANSFER_SLICE: Final = 64  # keys looked at in one go when a node came or went
 TRANSFER_PAUSE: Final = 0.02
 TRANSFER_SLACK: Final = 120  # seconds that a node takes to become known, and clocks differ
@@ -383,7 +385,7 @@ class Kademlia:
     def _lookup(self, target: int, width: int, paths: int = 1) -> Lookup:
         settings = self.settings
         self.table.touch(target, self._now)
-        start = self.table.nearest(target, settings.k)
+        start = self.table.nearest(target, width + SPREAD * paths)
         trusted = [contact for contact in start if not contact.failures]
         return Lookup(target, trusted or start, alpha=settings.alpha, width=width, paths=paths)
 
@@ -430,7 +432,8 @@ class Kademlia:
         node: Contact = session.node
         if node.long_id in self.table.by_id:
             self.table.heard(node, self._now)
-        else:
+        elif self._now - session.offered >= OFFER_GAP:
+            session.offered = self._now
             self._meet(node)
 
     def _on_greeted(self, session: Session) -> None:
@@ -641,7 +644,7 @@ class Kademlia:
         size = 24 + sum(len(record.raw) + 3 for record in records)
         if size <= MAX_ANSWER or len(records) == 1:
             answer: dict[int, Any] = {_VALUES: [record.raw for record in records]}
-            nodes = self._nodes(key, session, MAX_ANSWER - size - 8)
+            nodes = self._nodes(key, session, MAX_ANSWER - size - 8, FEWER)
             if nodes:
                 answer[_NODES] = nodes
             return answer

@@ -56,6 +56,10 @@ class Path:
         self._limit = limit
         self.in_flight = 0
 
+    def begin(self, entries: list[_Entry]) -> None:
+        """Take the first candidates, nearest first, each another node."""
+        self._entries = entries[: self._limit]
+
     def add(self, entry: _Entry) -> bool:
         """Take a candidate; False if it is too far to matter in a list that is full."""
         if len(self._entries) >= self._limit:
@@ -66,12 +70,12 @@ class Path:
         insort(self._entries, entry)
         return True
 
-    def next(self, alpha: int) -> list[_Entry]:
+    def next(self, alpha: int, most: int) -> list[_Entry]:
         """The nearest unasked ones, as many as fit in flight; they count as asked now."""
-        chosen = []
+        chosen: list[_Entry] = []
         seen = 0
         for entry in self._entries:
-            if self.in_flight >= alpha or seen >= self._width:
+            if self.in_flight >= alpha or seen >= self._width or len(chosen) >= most:
                 break
             if entry.state is State.NEW:
                 entry.state = State.ASKED
@@ -127,8 +131,12 @@ class Lookup:
         self.asked = 0
         self._entries: dict[Hit, tuple[_Entry, Path]] = {}
         self._paths = [Path(width, limit) for _ in range(paths)]
-        for number, candidate in enumerate(sorted(start, key=lambda c: c.long_id ^ target)):
-            self._add(candidate, self._paths[number % paths])
+        entries = sorted([_Entry(candidate, candidate.long_id ^ target) for candidate in start])
+        for number, path in enumerate(self._paths):
+            mine = entries[number::paths]
+            path.begin(mine)
+            for entry in mine:
+                self._entries[entry.candidate.hit] = (entry, path)
 
     def _add(self, candidate: Candidate, path: Path) -> bool:
         if candidate.hit in self._entries:
@@ -139,9 +147,14 @@ class Lookup:
             return True
         return False
 
-    def next(self) -> list[Candidate]:
-        """Whom to ask now; they count as asked. Empty when in flight is full, or at the end."""
-        chosen = [e.candidate for path in self._paths for e in path.next(self.alpha)]
+    def next(self, most: int = 1_000) -> list[Candidate]:
+        """Whom to ask now, ``most`` at most; they count as asked.
+
+        Empty when in flight is full, or at the end.
+        """
+        chosen: list[Candidate] = []
+        for path in self._paths:
+            chosen += [e.candidate for e in path.next(self.alpha, most - len(chosen))]
         self.asked += len(chosen)
         return chosen
 

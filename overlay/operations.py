@@ -184,6 +184,7 @@ class Get:
         self._returned = False
         self._ended = False
         self._late = False
+        self._behind = False  # whether the search goes on behind the returned value
         self._repaired = cached
         self._reasons: Counter[str] = Counter()
 
@@ -203,8 +204,9 @@ class Get:
                 self._lookup.on_failed(hit)
             else:
                 self._holds.setdefault(hit, {})
-                nodes = self._asker.candidates(read_nodes(fields.get(_NODES, ())))
-                self._lookup.on_answer(hit, nodes)
+                needed = not self._returned or self._lookup.asked < CHECKED
+                nodes = read_nodes(fields.get(_NODES, ())) if needed else ()
+                self._lookup.on_answer(hit, self._asker.candidates(nodes))
         if good and _DIGESTS in fields:
             self._fetch(hit, read_digests(fields[_DIGESTS]), fields.get(_TOTAL, 0))
         self._step()
@@ -226,7 +228,11 @@ class Get:
 
     def on_time(self) -> None:
         """See Operation."""
-        if self._late or self._holds or self._best:
+        if self._returned and not self._behind:
+            self._behind = True
+            self._asker.wait(self, PATIENCE)
+            self._step()
+        elif self._late or self._holds or self._best:
             self._return()
             self._end()
         else:
@@ -289,8 +295,11 @@ class Get:
         lookup = self._lookup
         if not self._returned and self._best and self._complete():
             self._return()
-        if not self._returned or lookup.asked < CHECKED:
-            for candidate in lookup.next():
+            self._asker.wait(self, 0.0)  # who waits for the value comes first
+            return
+        most = CHECKED - lookup.asked if self._returned else MAX_RECORDS
+        if most > 0:
+            for candidate in lookup.next(most):
                 self._asker.ask(self, None, candidate.hit, Kind.GET, self._fields)
         if any(self._fetching.values()):
             return

@@ -105,6 +105,10 @@ class Bucket(kademlia.routing.KBucket):  # type: ignore[misc]
         """Note that a lookup went through this range at ``now``."""
         self.last_updated = now
 
+    def head(self) -> Contact:
+        """Who was heard least recently."""
+        return next(iter(self.nodes.values()))
+
     def split(self) -> tuple["Bucket", "Bucket"]:
         """Halve the range; every contact and every waiting one goes to its half."""
         lower, upper = self.range
@@ -206,7 +210,7 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
                 break
             self.split_bucket(index)
             self._index_replacements()
-        head: Contact = bucket.head()
+        head = bucket.head()
         if now - head.heard < self._quiet or now - bucket.pinged < PING_GAP:
             return []
         bucket.pinged = now
@@ -247,6 +251,13 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
             skip: the id of one to leave out.
         """
         by_id = self.by_id
+        # whoever is in the target's own bucket is nearer to it than anybody outside
+        bucket = self.buckets[bisect_right(self._lower, target) - 1].nodes
+        if len(bucket) > count:
+            distances = [node.long_id ^ target for node in bucket.values()]
+            distances.sort()
+            found = [by_id[d ^ target] for d in distances[: count + 1] if d ^ target != skip]
+            return found[:count]
         distances = heapq.nsmallest(count + 1, [number ^ target for number in by_id])
         return [by_id[d ^ target] for d in distances if d ^ target != skip][:count]
 

@@ -110,6 +110,7 @@ class Session:
         boot: 8 bytes that differ after its restart.
         since: when it started, Unix seconds; 0 until told.
         node: the engine's own object for this neighbour.
+        offered: when the engine last offered it a place in the table, monotonic seconds.
     """
 
     __slots__ = (
@@ -122,6 +123,7 @@ class Session:
         "hello",
         "hit",
         "node",
+        "offered",
         "offset",
         "pending",
         "refilled",
@@ -143,6 +145,7 @@ class Session:
         self.boot = b""
         self.since = 0
         self.node: Any = None
+        self.offered = 0.0
         self.hello: bytes | None = None  # request id of the HELLO in flight
         self.pending: set[bytes] = set()
         self.srtt = 0.0
