@@ -29,7 +29,8 @@ ECHO_REPLY: Final = 129  # RFC 4443 §4.2
 UDP_HEADER: Final = 8
 LONGEST_DATAGRAM: Final = 65_535 - UDP_HEADER  # an IPv6 payload that is no jumbogram
 
-OPEN_PER_OWNER: Final = 8  # ours, as all below: datagrams being put together per association
+OPEN_PER_OWNER: Final = 8  # ours, as all below: datagrams being put together per association;
+# one more pushes out the oldest: most that stay open have lost a fragment and won't end
 OPEN_BYTES: Final = 8 * 2**20  # and for all associations together
 REASSEMBLY_SECONDS: Final = 10.0  # RFC 8200 §4.5 allows 60
 
@@ -71,7 +72,8 @@ def parse_udp(pseudo: int, payload: bytes) -> tuple[int, int, bytes]:
 
     Raises:
         MalformedPacket: too short for what its header says.
-        Rejected: the checksum is wrong or missing (RFC 8200 §8.1 demands one).
+        Rejected: the checksum is wrong or missing (RFC 8200 §8.1 demands one), or the source
+            port is 0: no Endpoint has that, and nobody could answer.
     """
     if len(payload) < UDP_HEADER:
         raise MalformedPacket("UDP header cut short", len(payload))
@@ -85,6 +87,8 @@ def parse_udp(pseudo: int, payload: bytes) -> tuple[int, int, bytes]:
         total <<= 8
     if (total + pseudo + UDP + length) % 0xFFFF or not checksum:
         raise Rejected("wrong UDP checksum")
+    if not source:
+        raise Rejected("UDP source port 0")
     return source, destination, payload[UDP_HEADER:]
 
 
@@ -179,7 +183,7 @@ class Reassembly:
         self.bytes_held = 0
         self.given_up = 0
         self._open: OrderedDict[tuple[Hashable, int], _Open] = OrderedDict()
-        self._per_owner: dict[Hashable, int] = {}
+        self._per_owner: dict[Hashable, dict[int, None]] = {}  # identifications, oldest first
 
     def add(self, owner: Hashable, payload: bytes, now: float) -> tuple[int, bytes] | None:
         """Take one fragment of an association.
@@ -189,8 +193,7 @@ class Reassembly:
 
         Raises:
             MalformedPacket: impossible length or offset.
-            Rejected: it overlaps another, so the whole datagram is dropped (RFC 5722), or too
-                many datagrams of this association are open.
+            Rejected: it overlaps another, so the whole datagram is dropped (RFC 5722).
         """
         self._expire(now)
         if len(payload) <= _FRAGMENT.size:
@@ -228,23 +231,25 @@ class Reassembly:
 
     def forget(self, owner: Hashable) -> None:
         """Drop what is open for an association that has ended."""
-        if owner in self._per_owner:
-            for key in [key for key in self._open if key[0] == owner]:
-                self._remove(key)
+        for identification in list(self._per_owner.get(owner, ())):
+            self._remove((owner, identification))
 
     def _begin(self, key: tuple[Hashable, int], now: float) -> _Open:
-        count = self._per_owner.get(key[0], 0)
-        if count >= OPEN_PER_OWNER:
-            raise Rejected("too many fragmented datagrams")
-        self._per_owner[key[0]] = count + 1
+        owner, identification = key
+        opened = self._per_owner.get(owner, ())
+        if len(opened) >= OPEN_PER_OWNER:
+            self._give_up((owner, next(iter(opened))))
+        self._per_owner.setdefault(owner, {})[identification] = None
         part = self._open[key] = _Open(now + REASSEMBLY_SECONDS)
         return part
 
     def _remove(self, key: tuple[Hashable, int]) -> None:
+        owner, identification = key
         self.bytes_held -= len(self._open.pop(key).data)
-        self._per_owner[key[0]] -= 1
-        if not self._per_owner[key[0]]:
-            del self._per_owner[key[0]]
+        opened = self._per_owner[owner]
+        del opened[identification]
+        if not opened:
+            del self._per_owner[owner]
 
     def _give_up(self, key: tuple[Hashable, int]) -> None:
         self.given_up += 1

@@ -15,6 +15,7 @@ from hipctl.inner import Echo, Reassembly, fragment, parse_echo, parse_udp, pseu
 A, B = Hit.parse("2001:22::a:1"), Hit.parse("2001:22:ffff::b")
 PSEUDO = pseudo_header(A, B)
 PORTS = st.integers(0, 65_535)
+SOURCES = st.integers(1, 65_535)
 
 
 def words(data: bytes) -> int:
@@ -30,7 +31,7 @@ def ipv6_pseudo_header(next_header: int, length: int) -> bytes:
     return A + B + length.to_bytes(4, "big") + bytes([0, 0, 0, next_header])
 
 
-@given(PORTS, PORTS, st.binary(max_size=400))
+@given(SOURCES, PORTS, st.binary(max_size=400))
 def test_udp_round_trip_with_the_checksum_of_rfc_1071(source: int, to: int, data: bytes) -> None:
     payload = udp(PSEUDO, source, to, data)
     assert payload[6:8] != b"\0\0"
@@ -52,6 +53,11 @@ def test_a_missing_checksum_is_refused() -> None:
     payload = udp(PSEUDO, 1, 2, b"")
     with pytest.raises(Rejected, match="checksum"):
         parse_udp(PSEUDO, payload[:6] + b"\0\0")
+
+
+def test_a_source_port_to_which_nobody_can_answer_is_refused() -> None:
+    with pytest.raises(Rejected, match="port 0"):
+        parse_udp(PSEUDO, udp(PSEUDO, 0, 2, b"no reply expected"))
 
 
 def test_padding_behind_the_datagram_is_ignored() -> None:
@@ -123,16 +129,30 @@ def test_data_beyond_the_last_fragment_is_overlap() -> None:
 
 def test_open_datagrams_are_bounded_and_time_out() -> None:
     reassembly = Reassembly()
-    pieces = [fragment(17, bytes(32), 24, number)[0] for number in range(9)]
-    for piece in pieces[:8]:
-        reassembly.add("owner", piece, 0.0)
-    with pytest.raises(Rejected, match="too many"):
-        reassembly.add("owner", pieces[8], 0.0)
-    assert reassembly.add("other", pieces[8], 0.0) is None
-    assert reassembly.add("owner", pieces[8], inner.REASSEMBLY_SECONDS) is None
-    assert reassembly.given_up == 9
+    pieces = [fragment(17, bytes(32), 24, number) for number in range(9)]
+    for first, *_ in pieces:
+        assert reassembly.add("owner", first, 0.0) is None
+    assert reassembly.given_up == 1  # the oldest, of this owner
+    assert reassembly.bytes_held == 8 * 16
+    assert reassembly.add("other", pieces[0][0], 1.0) is None
+    assert reassembly.add("owner", pieces[8][1], 1.0) == (17, bytes(32))
+    assert reassembly.add("other", pieces[1][0], inner.REASSEMBLY_SECONDS) is None
+    assert reassembly.given_up == 1 + 7
     reassembly.forget("owner")
+    reassembly.forget("other")
     assert reassembly.bytes_held == 0
+
+
+def test_lost_fragments_do_not_stop_the_datagrams_after_them() -> None:
+    reassembly = Reassembly()
+    whole = 0
+    for number in range(1_000):  # a second's worth; each tenth datagram loses its end
+        first, last = fragment(17, bytes(32), 24, number)
+        reassembly.add("owner", first, number / 1_000)
+        if number % 10:
+            whole += reassembly.add("owner", last, number / 1_000) is not None
+    assert whole == 900
+    assert reassembly.bytes_held <= 8 * 16
 
 
 def test_memory_for_all_associations_is_bounded() -> None:
