@@ -197,6 +197,21 @@ def free_port(address: str = "127.0.0.1", run: int = 1) -> int:
     raise StepFailed(f"no free port at {address}")
 
 
+def reserve(address: str, port: int) -> socket.socket:
+    """Take the TCP port of that number, so that whoever looks for a free one passes it by.
+
+    Raises:
+        OSError: somebody has it.
+    """
+    taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        taken.bind((address, port))
+    except OSError:
+        taken.close()
+        raise
+    return taken
+
+
 def is_free(address: str, port: int) -> bool:
     """Whether nobody has this port, neither UDP nor TCP."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):

@@ -5,15 +5,17 @@ rights: HIP at port 10500 of each, and the SIP gateway at port 5060.
 """
 
 import asyncio
+import contextlib
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from sipgw.demo.process import Program, StepFailed, is_free
+from sipgw.demo.process import Program, StepFailed, is_free, reserve
 
 DOMAIN = "demo.internal"
 HIP_PORT = 10_500
@@ -101,18 +103,27 @@ async def command(program: str, *arguments: str, timeout: float = COMMAND) -> di
     raise StepFailed(f"{program} {' '.join(arguments)}: no JSON came")
 
 
-def _free_addresses(count: int) -> int:
-    """Find ``count`` addresses in a row on which both ports are free; the last byte of the first.
+def _free_addresses(count: int) -> tuple[int, list[socket.socket]]:
+    """Find ``count`` addresses in a row on which both ports are free, and reserve them.
+
+    Returns:
+        The last byte of the first one, and what reserves them until it is closed: TCP ports, which
+        no peer needs, but another demo or test that looks for free addresses sees.
 
     Raises:
         StepFailed: there are none, as when something listens on every address.
     """
-    free = 0
+    reserved: list[socket.socket] = []
     for last in range(2, 255):
         address = f"127.0.0.{last}"
-        free = free + 1 if all(is_free(address, p) for p in (HIP_PORT, SIP_PORT)) else 0
-        if free == count:
-            return last - count + 1
+        if is_free(address, SIP_PORT) and is_free(address, HIP_PORT):
+            with contextlib.suppress(OSError):
+                reserved.append(reserve(address, HIP_PORT))
+                if len(reserved) == count:
+                    return last - count + 1, reserved
+                continue
+        while reserved:
+            reserved.pop().close()
     raise StepFailed(
         f"UDP ports {HIP_PORT} and {SIP_PORT} of 127.0.0.x are taken; does a peer run on 0.0.0.0?"
     )
@@ -137,7 +148,7 @@ class World:
         keylogs: bool = False,
     ) -> None:
         self.folder = folder
-        first = _free_addresses(len(names) + len(absent))
+        first, self._reserved = _free_addresses(len(names) + len(absent))
         self.peers = {
             name: PeerProcess(name, f"127.0.0.{first + number}", folder / name)
             for number, name in enumerate((*names, *absent))
@@ -247,6 +258,8 @@ class World:
         """End every peer; harmless when done twice."""
         running = [peer.program for peer in self.peers.values() if hasattr(peer, "program")]
         await asyncio.gather(*(program.stop() for program in running))
+        while self._reserved:
+            self._reserved.pop().close()
 
     async def __aenter__(self) -> Self:
         """Make and start everything."""
