@@ -74,7 +74,7 @@ class Message:
 
     def __init__(self, data: bytes) -> None:
         head, _, self.body = data.partition(b"\r\n\r\n")
-        self.start, *lines = head.decode().split("\r\n")
+        self.start, *lines = head.decode(errors="replace").split("\r\n")
         self.lines = [tuple(part.strip() for part in line.split(":", 1)) for line in lines]
         self.is_response = self.start.startswith("SIP/2.0")
         self.status = int(self.start.split()[1]) if self.is_response else 0
