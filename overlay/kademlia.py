@@ -58,7 +58,6 @@ QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams 
 REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
 REJOIN_BATCH: Final = 8
 OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is offered one again
-FEWER: Final = 4  # nodes beside values: enough to look for newer ones
 TRANSFER_SLICE: Final = 64  # keys looked at in one go when a node came or went
 TRANSFER_PAUSE: Final = 0.02
 TRANSFER_SLACK: Final = 120  # seconds that a node takes to become known, and clocks differ
@@ -149,6 +148,10 @@ class Kademlia:
     """The engine of one node.
 
     Every input takes ``now`` (monotonic seconds) and ``wall`` (Unix seconds), and returns actions.
+
+    Attributes:
+        offset: our neighbours' clocks minus ours, seconds.
+        rearmed: whether ``deadline`` may have come nearer; who drives us clears it.
     """
 
     def __init__(
@@ -156,7 +159,8 @@ class Kademlia:
     ) -> None:
         self.settings = settings or Settings()
         self.counters: Counter[str] = Counter()
-        self.offset = 0.0  # our neighbours' clocks minus ours, seconds
+        self.offset = 0.0
+        self.rearmed = True
         self._env = environment
         self._local = environment.local
         self.table = Table(
@@ -209,8 +213,8 @@ class Kademlia:
         """
         self._enter(now, wall)
         self._seeds = {hit: contact for hit, contact in seeds if hit != self._local}
-        self._timers.set("liveness", now + LIVENESS_TICK)
-        self._timers.set("refresh", now + REFRESH_LOOK)
+        self._set("liveness", now + LIVENESS_TICK)
+        self._set("refresh", now + REFRESH_LOOK)
         if self._seeds:
             self._knock()
         else:
@@ -226,7 +230,7 @@ class Kademlia:
                 self._out.append(Learn(hit, contact))
             self._ask(SILENT, None, hit, Kind.HELLO, {})
         self._rejoin_from = start + REJOIN_BATCH
-        self._timers.set("rejoin", self._now + self._rejoin)
+        self._set("rejoin", self._now + self._rejoin)
         self._rejoin = min(2 * self._rejoin, REJOIN_MOST)
 
     def on_datagram(self, data: bytes, source: Hit, now: float, wall: float) -> list[Action]:
@@ -283,6 +287,7 @@ class Kademlia:
     def on_time(self, now: float, wall: float) -> list[Action]:
         """Fire what is due."""
         self._enter(now, wall)
+        self.rearmed = True
         self._events.extend(self.rpc.on_time(now))
         self._drain()
         for name in self._timers.expired(now):
@@ -300,6 +305,10 @@ class Kademlia:
                     name.on_time()
         return self._leave()
 
+    def _set(self, name: Any, at: float) -> None:
+        self._timers.set(name, at)
+        self.rearmed = True
+
     # --- what operations ask (operations.Asker)
 
     def ask(self, operation: Operation, what: Any, to: Hit, kind: int, fields: Any) -> None:
@@ -307,6 +316,7 @@ class Kademlia:
         self._ask(operation, what, to, kind, fields)
 
     def _ask(self, operation: Operation, what: Any, to: Hit, kind: int, fields: Any) -> None:
+        self.rearmed = True
         session = self.rpc.sessions.get(to)
         if session is None or not session.greeted:
             known = self._known.get(to)
@@ -363,7 +373,7 @@ class Kademlia:
 
     def wait(self, operation: Operation, seconds: float) -> None:
         """See Asker."""
-        self._timers.set(operation, self._now + seconds)
+        self._set(operation, self._now + seconds)
 
     def distance(self, target: int) -> int:
         """See Asker."""
@@ -499,7 +509,7 @@ class Kademlia:
             self._start(self._refresh)
 
     def _on_refresh(self) -> None:
-        self._timers.set("refresh", self._now + REFRESH_LOOK)
+        self._set("refresh", self._now + REFRESH_LOOK)
         if not len(self.table) or self._refreshing or self._joining:
             return
         if len(self.table.buckets) == 1:
@@ -522,7 +532,7 @@ class Kademlia:
             if self._now - oldest.heard >= quiet:
                 self._ask(SILENT, None, oldest.hit, Kind.PING, {})
         tick = SUSPECT_TICK if suspects else LIVENESS_TICK
-        self._timers.set("liveness", self._now + tick)
+        self._set("liveness", self._now + tick)
         while (at := self.storage.expires()) is not None and at <= self._wall:
             self._out.extend(self.storage.expire(self._wall))
 
@@ -538,16 +548,16 @@ class Kademlia:
             self.table.remove_contact(contact)
             self._transfer(contact, came=False)
             if not len(self.table):
-                self._timers.set("rejoin", self._now + self._rejoin)
+                self._set("rejoin", self._now + self._rejoin)
         else:
-            self._timers.set("liveness", self._now + SUSPECT_TICK)
+            self._set("liveness", self._now + SUSPECT_TICK)
 
     # --- records follow the nodes
 
     def _transfer(self, node: Contact, *, came: bool) -> None:
         if len(self.storage) and len(self._transfers) < MAX_TRANSFERS:
             self._transfers.append((node, came, iter(self.storage.keys())))
-            self._timers.set("transfer", self._now + TRANSFER_PAUSE)
+            self._set("transfer", self._now + TRANSFER_PAUSE)
 
     def _on_transfer(self) -> None:
         """Look at a slice of our keys: does the node that came, or who follows, need them?"""
@@ -567,7 +577,7 @@ class Kademlia:
         if looked < TRANSFER_SLICE:
             self._transfers.popleft()
         if self._transfers:
-            self._timers.set("transfer", self._now + TRANSFER_PAUSE)
+            self._set("transfer", self._now + TRANSFER_PAUSE)
 
     def _since(self, contact: Contact) -> float:
         session = self.rpc.sessions.get(contact.hit)
@@ -643,11 +653,7 @@ class Kademlia:
             return {_NODES: self._nodes(key, session, MAX_ANSWER - 32)}
         size = 24 + sum(len(record.raw) + 3 for record in records)
         if size <= MAX_ANSWER or len(records) == 1:
-            answer: dict[int, Any] = {_VALUES: [record.raw for record in records]}
-            nodes = self._nodes(key, session, MAX_ANSWER - size - 8, FEWER)
-            if nodes:
-                answer[_NODES] = nodes
-            return answer
+            return {_VALUES: [record.raw for record in records]}
         records.sort(key=lambda record: record.slot)
         skip = fields.get(_SKIP, 0)
         return {

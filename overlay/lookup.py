@@ -147,6 +147,11 @@ class Lookup:
             return True
         return False
 
+    def add(self, nodes: Iterable[Candidate]) -> None:
+        """Take further candidates, which nobody's answer brought."""
+        for number, candidate in enumerate(nodes):
+            self._add(candidate, self._paths[number % len(self._paths)])
+
     def next(self, most: int = 1_000) -> list[Candidate]:
         """Whom to ask now, ``most`` at most; they count as asked.
 

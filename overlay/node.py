@@ -343,7 +343,8 @@ class Node:
                 self._perform_rare(action, changes)
         if changes:
             self.store.change(self.overlay.id, changes)
-        self._arm()
+        if self.engine.rearmed:
+            self._arm()
 
     def _perform_rare(self, action: Action, changes: list[Persist | Forget]) -> None:
         match action:
@@ -362,6 +363,7 @@ class Node:
 
     def _arm(self) -> None:
         """Let the clock ring no later than the engine wants; ringing too early does no harm."""
+        self.engine.rearmed = False
         at = self.engine.deadline()
         if at is None or not self._running or (self._handle is not None and self._armed <= at):
             return

@@ -18,7 +18,8 @@ from overlay.storage import Slot
 PATIENCE: Final = 1.5  # seconds after which a get makes do with the answers it has
 LAST_PATIENCE: Final = 3.5  # and after which it gives up without any
 PUT_PATIENCE: Final = 4.0  # seconds for each of the two halves of a put
-CHECKED: Final = 4  # nodes that a get asks in all once it has a value
+CHECKED: Final = 3  # holders that a get wants to hear, to know which value is the newest
+MORE: Final = 4  # nodes that it asks behind the returned value to hear so many
 REPAIRS: Final = 3  # stale replicas that one get brings up to date
 MAX_FETCHES: Final = 64  # records that one list of digests makes us fetch
 MAX_RECORDS: Final = 256  # of one get
@@ -184,6 +185,8 @@ class Get:
         self._returned = False
         self._ended = False
         self._late = False
+        self._inquired = self._inquiring = False
+        self._more = 0
         self._behind = False  # whether the search goes on behind the returned value
         self._repaired = cached
         self._reasons: Counter[str] = Counter()
@@ -195,6 +198,14 @@ class Get:
 
     def on_answered(self, what: Any, hit: Hit, fields: dict[int, Any]) -> None:
         """See Operation."""
+        if what == "nodes":
+            self._inquiring = False
+            self._lookup.add(self._asker.candidates(read_nodes(fields.get(_NODES, ()))))
+        else:
+            self._on_values(what, hit, fields)
+        self._step()
+
+    def _on_values(self, what: Any, hit: Hit, fields: dict[int, Any]) -> None:
         if what is not None:
             self._fetching[hit] -= 1
         good = self._take(hit, fields.get(_VALUES, ()))
@@ -204,12 +215,12 @@ class Get:
                 self._lookup.on_failed(hit)
             else:
                 self._holds.setdefault(hit, {})
-                needed = not self._returned or self._lookup.asked < CHECKED
-                nodes = read_nodes(fields.get(_NODES, ())) if needed else ()
-                self._lookup.on_answer(hit, self._asker.candidates(nodes))
+                nodes = fields.get(_NODES)
+                self._lookup.on_answer(
+                    hit, self._asker.candidates(read_nodes(nodes)) if nodes else ()
+                )
         if good and _DIGESTS in fields:
             self._fetch(hit, read_digests(fields[_DIGESTS]), fields.get(_TOTAL, 0))
-        self._step()
 
     def on_late(self, what: Any, hit: Hit) -> None:
         """See Operation."""
@@ -221,6 +232,8 @@ class Get:
         """See Operation."""
         if what is None:
             self._lookup.on_failed(hit)
+        elif what == "nodes":
+            self._inquiring = False
         else:
             self._fetching[hit] -= 1
         self._reasons[reason] += 1
@@ -297,16 +310,26 @@ class Get:
             self._return()
             self._asker.wait(self, 0.0)  # who waits for the value comes first
             return
-        most = CHECKED - lookup.asked if self._returned else MAX_RECORDS
-        if most > 0:
-            for candidate in lookup.next(most):
+        if not self._returned or self._more > 0:
+            for candidate in lookup.next(self._more if self._returned else MAX_RECORDS):
                 self._asker.ask(self, None, candidate.hit, Kind.GET, self._fields)
-        if any(self._fetching.values()):
+                self._more -= self._returned
+        if any(self._fetching.values()) or self._inquiring:
             return
         if lookup.done() or (self._returned and not lookup.in_flight):
             self._return()
-            self._repair()
-            self._end()
+            holders = [hit for hit, holds in self._holds.items() if holds]
+            if self._inquired or not 0 < len(holders) < CHECKED:
+                self._repair()
+                self._end()
+            else:
+                self._inquire(holders[0])
+
+    def _inquire(self, holder: Hit) -> None:
+        """Too few hold it of those we know: a holder knows the others."""
+        self._inquired = self._inquiring = True
+        self._more = MORE
+        self._asker.ask(self, "nodes", holder, Kind.FIND_NODE, {_TARGET: self._key, _COUNT: MORE})
 
     def _complete(self) -> bool:
         """Whether somebody's answer is complete; our own copy alone could hide a newer one."""
@@ -321,7 +344,7 @@ class Get:
     def _repair(self) -> None:
         """Hand the newest to those who answered and lack it, a few, and each only once a while."""
         repairs = 0
-        nearest = [candidate.hit for candidate in self._lookup.answered()[:CHECKED]]
+        nearest = [candidate.hit for candidate in self._lookup.answered()[: CHECKED + 1]]
         for slot, record in self._best.items():
             for hit in nearest:
                 if repairs >= REPAIRS or self._holds.get(hit, {}).get(slot, -1) >= record.seq:

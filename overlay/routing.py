@@ -23,6 +23,7 @@ from hipctl import Hit
 ID_LENGTH = 20  # bytes
 ID_BITS = 160
 PING_GAP = 60.0  # seconds between two pings for the places of one bucket
+RECENT = 1.0  # seconds within which it doesn't matter who was heard last
 HIGHEST_ID = 2**ID_BITS - 1
 
 
@@ -224,6 +225,8 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
 
     def heard(self, node: Contact, now: float) -> None:
         """A contact of the table answered or asked: it moves to the tail (O(1))."""
+        if now - node.heard < RECENT and not node.failures:
+            return
         node.heard = now
         node.failures = 0
         bucket = self.buckets[self.bucket_index(node.long_id)]
