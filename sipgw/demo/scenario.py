@@ -81,8 +81,10 @@ class Demo:
                 yield detail
         except BaseException as error:
             reason = str(_first(error)) or f"took longer than {timeout:g} s"
+            if isinstance(error, asyncio.CancelledError):
+                reason = "stopped"
             self._note(name, False, began, reason)
-            for log in logs:
+            for log in () if isinstance(error, asyncio.CancelledError) else logs:
                 self.progress.say(*(f"      | {line}" for line in log()))
             if isinstance(
                 _first(error), StepFailed | TimeoutError | OSError | ValueError | LookupError
