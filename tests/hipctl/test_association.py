@@ -90,3 +90,42 @@ def test_whoever_waits_has_a_timer(seed: int) -> None:
         waits(net, a, b)
         waits(net, b, a)
         assert len(a.engine.inbound) <= 2, step
+
+
+def chance(net: Net, a: Peer, b: Peer) -> None:
+    """One of the things that happen to two peers."""
+    first, second = (a, b) if net.random.random() < 0.5 else (b, a)
+    match net.random.randrange(8):
+        case 0 | 1 | 2:
+            net.send(first, second.hit, 17, b"x")
+        case 3:
+            net.perform(first, first.engine.close(first.hit, second.hit, net.now))
+        case 4:
+            net.restart(first)
+            first.engine.learn(second.hit, [second.address])
+    net.run(net.now + net.random.random() * 3)
+
+
+def talk(net: Net, a: Peer, b: Peer) -> bool:
+    a.datagrams.clear()
+    b.datagrams.clear()
+    net.send(a, b.hit, 17, b"there")
+    net.send(b, a.hit, 17, b"back")
+    net.run(net.now + 1)
+    return bool(a.datagrams and b.datagrams)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_has_happened_both_sides_talk_again(seed: int) -> None:
+    net = Net(seed)
+    a, b = net.add(), net.add()
+    net.introduce(a, b)
+    net.loss = net.duplicates = 0.2
+    net.jitter = 0.3
+    for _ in range(12):
+        chance(net, a, b)
+    net.run(net.now + 20)
+    net.loss = net.duplicates = net.jitter = 0.0
+    assert any(talk(net, a, b) for _ in range(70))  # at once, or once one doubts the other
+    assert talk(net, a, b)
+    assert len(a.engine.inbound) == len(b.engine.inbound) == 1

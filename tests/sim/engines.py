@@ -8,6 +8,7 @@ from itertools import count
 
 from hipctl import puzzle
 from hipctl.actions import Action, Address, Flush, KeyLog, SolvePuzzle, Transmit
+from hipctl.constants import PacketType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import Hit, HostIdentity
@@ -16,6 +17,7 @@ from hipctl.state import State
 
 SECRETS = count(1)
 FAST = EngineConfig(k=2)
+UDP = 17  # next header
 
 
 @dataclass
@@ -191,3 +193,53 @@ class Net:
         except (MalformedPacket, Rejected):
             return
         self.perform(other, other.engine.heard(spi, source, self.now))
+
+
+def pair(config: EngineConfig = FAST, other: EngineConfig | None = None) -> tuple[Net, Peer, Peer]:
+    net = Net()
+    a, b = net.add(config), net.add(other or config)
+    net.introduce(a, b)
+    return net, a, b
+
+
+def established(config: EngineConfig = FAST) -> tuple[Net, Peer, Peer]:
+    net, a, b = pair(config)
+    net.send(a, b.hit, UDP, b"first")
+    net.run(1.0)
+    assert net.state(a, b) is net.state(b, a) is State.ESTABLISHED
+    return net, a, b
+
+
+def both_ways(net: Net, a: Peer, b: Peer) -> None:
+    a.datagrams.clear()
+    b.datagrams.clear()
+    net.send(a, b.hit, UDP, b"there")
+    net.send(b, a.hit, UDP, b"and back")
+    net.run(net.now + 1)
+    assert (UDP, b"there") in b.datagrams
+    assert (UDP, b"and back") in a.datagrams
+
+
+def ups(peer: Peer) -> list[AssociationUp]:
+    return [event for event in peer.events if isinstance(event, AssociationUp)]
+
+
+def downs(peer: Peer) -> list[str]:
+    return [event.reason for event in peer.events if isinstance(event, AssociationDown)]
+
+
+def solved(net: Net, a: Peer, b: Peer) -> bytes:
+    """An I2 of ``a`` that ``b`` would accept."""
+    kept: list[bytes] = []
+
+    def keep(seen: Seen) -> list[bytes]:
+        if seen.kind != PacketType.I2:
+            return [seen.data]
+        kept.append(seen.data)
+        return []
+
+    net.tamper = keep
+    net.connect(a, b)
+    net.run(net.now + 0.1)
+    net.tamper = lambda seen: [seen.data]
+    return kept[0]
