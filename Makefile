@@ -62,6 +62,6 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.fuzz: $(VENV)/.%: $(VENV)/.p
 $(VENV)/.client: $(VENV)/.demo
 	@command -v baresip >/dev/null || { echo "baresip is not installed: taking a client from PyPI" >&2; \
 	    $(PIP) install --only-binary :all: pjsua2-python 2>/dev/null \
-	    || $(PIP) install --only-binary :all: baresip-python \
+	    || $(PIP) install --pre --only-binary :all: baresip-python \
 	    || { echo "No SIP client for this machine on PyPI. Try: apt-get install baresip" >&2; exit 1; }; }
 	@command -v baresip >/dev/null || touch $@

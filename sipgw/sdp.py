@@ -190,7 +190,7 @@ def _add_rtcp(out: list[str], pair: Ports | None, said: bool) -> None:
     # RFC 3605: the other side would otherwise guess port + 1.
     if pair is not None and not said:
         if not out[-1].endswith("\n"):
-            out.append("\r\n")
+            out.append("\n" if out[-1].endswith("\r") else "\r\n")
         out.append(f"a=rtcp:{pair[1]}\r\n")
 
 

@@ -13,7 +13,7 @@ def command(
         typer.Option(help="Write all UDP on the loopback into this pcapng file (tshark, root)."),
     ] = None,
     client: Annotated[
-        str, typer.Option(help="baresip or pjsua2; the first that is installed if left out.")
+        str, typer.Option(help="baresip, pjsua2 or baresip-python; the best one here if left out.")
     ] = "",
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the last line, a JSON object, and nothing else.")

@@ -66,6 +66,8 @@ class Baresip:
         microphone: WAV that it plays, 8 kHz for PCMU, 48 kHz for opus.
     """
 
+    writes = True
+
     def __init__(self, account: Account, folder: Path, microphone: Path) -> None:
         self._account, self._folder, self._microphone = account, folder, microphone
         self.sip_port, self._control = free_port(run=2), free_port()

@@ -44,6 +44,9 @@ class Account:
 class Client(Protocol):
     """A SIP client in a process of its own, that answers by itself and records what it hears."""
 
+    writes: bool
+    """Whether it can send texts."""
+
     @property
     def account(self) -> Account:
         """What it was configured with."""

@@ -54,6 +54,8 @@ class Linphone:
         microphone: WAV of 8 kHz that it plays.
     """
 
+    writes = True
+
     def __init__(self, account: Account, folder: Path, microphone: Path) -> None:
         self._account, self._folder, self._microphone = account, folder, microphone
         self._recording = folder / "heard.wav"

@@ -1,6 +1,6 @@
 """The process in which pjsua2 runs: commands as JSON lines come in, events as JSON lines go out.
 
-Started by ``sipgw.demo.pjsua``; its argument is one JSON object: ``aor``, ``proxy``
+Started by ``sipgw.demo.library``; its argument is one JSON object: ``aor``, ``proxy``
 (``host:port`` or null), ``microphone`` and ``recording`` (WAV files).
 """
 

@@ -20,6 +20,7 @@ from sipgw.demo.process import Program, StepFailed, is_free, reserve
 DOMAIN = "demo.internal"
 HIP_PORT = 10_500
 SIP_PORT = 5_060
+PORTS = ((HIP_PORT, SIP_PORT), (20_500, 25_060))  # the second pair where a real peer has the first
 AT_A_TIME = 3  # commands
 COMMAND = 30.0  # seconds that one command may take
 START = 20.0
@@ -34,6 +35,7 @@ class PeerProcess:
         name: user part of its AoR.
         address: IPv4 address of its HIP host and its gateway.
         folder: its profile.
+        ports: of its HIP host and its gateway.
         hit: of its device.
         program: the process.
     """
@@ -41,6 +43,7 @@ class PeerProcess:
     name: str
     address: str
     folder: Path
+    ports: tuple[int, int] = PORTS[0]
     hit: str = ""
     program: Program = field(init=False)
 
@@ -52,12 +55,12 @@ class PeerProcess:
     @property
     def hip(self) -> str:
         """Where its HIP host listens."""
-        return f"{self.address}:{HIP_PORT}"
+        return f"{self.address}:{self.ports[0]}"
 
     @property
     def sip(self) -> tuple[str, int]:
         """Where its SIP gateway listens."""
-        return self.address, SIP_PORT
+        return self.address, self.ports[1]
 
 
 def installed(program: str) -> str:
@@ -103,30 +106,26 @@ async def command(program: str, *arguments: str, timeout: float = COMMAND) -> di
     raise StepFailed(f"{program} {' '.join(arguments)}: no JSON came")
 
 
-def _free_addresses(count: int) -> tuple[int, list[socket.socket]]:
+def _free_addresses(count: int, ports: tuple[int, int]) -> tuple[int, list[socket.socket]] | None:
     """Find ``count`` addresses in a row on which both ports are free, and reserve them.
 
     Returns:
         The last byte of the first one, and what reserves them until it is closed: TCP ports, which
-        no peer needs, but another demo or test that looks for free addresses sees.
-
-    Raises:
-        StepFailed: there are none, as when something listens on every address.
+        no peer needs, but another demo or test that looks for free addresses sees. None if there
+        are no such addresses, as when something listens on every address.
     """
     reserved: list[socket.socket] = []
     for last in range(2, 255):
         address = f"127.0.0.{last}"
-        if is_free(address, SIP_PORT) and is_free(address, HIP_PORT):
+        if all(is_free(address, port) for port in ports):
             with contextlib.suppress(OSError):
-                reserved.append(reserve(address, HIP_PORT))
+                reserved.append(reserve(address, ports[0]))
                 if len(reserved) == count:
                     return last - count + 1, reserved
                 continue
         while reserved:
             reserved.pop().close()
-    raise StepFailed(
-        f"UDP ports {HIP_PORT} and {SIP_PORT} of 127.0.0.x are taken; does a peer run on 0.0.0.0?"
-    )
+    return None
 
 
 class World:
@@ -148,9 +147,14 @@ class World:
         keylogs: bool = False,
     ) -> None:
         self.folder = folder
-        first, self._reserved = _free_addresses(len(names) + len(absent))
+        for ports in PORTS:
+            if found := _free_addresses(len(names) + len(absent), ports):
+                break
+        else:
+            raise StepFailed(f"UDP ports {PORTS} of 127.0.0.x are taken; what has them?")
+        first, self._reserved = found
         self.peers = {
-            name: PeerProcess(name, f"127.0.0.{first + number}", folder / name)
+            name: PeerProcess(name, f"127.0.0.{first + number}", folder / name, ports)
             for number, name in enumerate((*names, *absent))
         }
         self.running = tuple(names)
@@ -178,7 +182,7 @@ class World:
     async def _init(self, peer: PeerProcess, seed: PeerProcess | None) -> None:
         overlay = str(self.folder / "overlay.toml")
         arguments = ["init", str(peer.folder), "--overlay", overlay]
-        arguments += ["--listen", peer.hip, "--sip", f"{peer.address}:{SIP_PORT}"]
+        arguments += ["--listen", peer.hip, "--sip", f"{peer.address}:{peer.ports[1]}"]
         if seed is not None:
             arguments += ["--seed", f"{seed.hit}@{seed.hip}"]
         made = await self._run(*arguments)

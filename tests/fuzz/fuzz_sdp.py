@@ -13,6 +13,7 @@ SEEDS = [
     b"a=candidate:1 1 UDP 1 192.0.2.1 4000 typ host\r\n",
     b"v=0\no=a b c IN IP6 ::1\nm=video 0 RTP/SAVPF 96\nc=IN IP6 ::\n"
     b"m=image 5 udptl t38\na=inactive",
+    b"v=0\r\nm=audio 4000 RTP/AVP 0\r\na=rtcp-mux\r",  # found: ends in half a line end
     b"\x80\xc8\x00\x06" + bytes(24),
 ]
 _PORTS = [(20000, 20001), None, (20002, 30000)]

@@ -28,6 +28,11 @@ def targets() -> list[Path]:
     return sorted(HERE.glob("fuzz_*.py"))
 
 
+for folder in (str(ROOT), str(ROOT / "tests")):  # as pytest has it
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def load(path: Path) -> tuple[Target, list[bytes]]:
     """Import a target: its function and its seeds."""
     spec = importlib.util.spec_from_file_location(path.stem, path)

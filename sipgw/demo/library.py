@@ -1,4 +1,4 @@
-"""Drives pjsua2 (PyPI: pjsua2-python), which runs in a process of its own."""
+"""Drives SIP libraries from PyPI, each in a process of its own: pjsua2 and baresip-python."""
 
 import json
 import sys
@@ -9,19 +9,24 @@ from sipgw.demo.clients import Account, CallRefused
 from sipgw.demo.process import Program, StepFailed
 
 START = 15.0  # seconds
-_CHILD = Path(__file__).with_name("pjsua_child.py")
+LIBRARIES = {  # name -> the script of its process, and whether it can send texts
+    "pjsua2": ("pjsua_child.py", True),
+    "baresip-python": ("baresip_child.py", False),
+}
 
 
-class Pjsua:
-    """One pjsua2 that answers by itself.
+class LibraryClient:
+    """One client that answers by itself.
 
     Args:
         account: what it is configured with.
         folder: an empty folder for what it writes.
         microphone: WAV of 8 kHz that it plays.
+        library: a key of ``LIBRARIES``.
     """
 
-    def __init__(self, account: Account, folder: Path, microphone: Path) -> None:
+    def __init__(self, account: Account, folder: Path, microphone: Path, library: str) -> None:
+        child, self.writes = LIBRARIES[library]
         self._account, self._recording = account, folder / "heard.wav"
         self._since = 0  # first line of the present call
         options = {
@@ -30,8 +35,10 @@ class Pjsua:
             "microphone": str(microphone),
             "recording": str(self._recording),
         }
-        argv = [sys.executable, str(_CHILD), json.dumps(options)]
-        self._program = Program(f"pjsua2 of {account.user}", argv)
+        script = str(Path(__file__).with_name(child))
+        # -P: the script's folder has modules that are named as the libraries are
+        argv = [sys.executable, "-P", script, json.dumps(options)]
+        self._program = Program(f"{library} of {account.user}", argv)
 
     @property
     def account(self) -> Account:
@@ -42,7 +49,7 @@ class Pjsua:
         """Start it.
 
         Raises:
-            StepFailed: pjsua2 isn't installed, or doesn't start.
+            StepFailed: it isn't installed, or doesn't start.
         """
         await self._program.start()
         await self._event("ready", START, since=0)
@@ -133,7 +140,7 @@ class Pjsua:
         self._command("message", uri=self._account.friend, text=text)
 
     async def received(self, text: str, timeout: float) -> str:
-        """Return who sent ``text``, as pjsua2 shows it.
+        """Return who sent ``text``, as the client shows it.
 
         Raises:
             StepFailed: it did not come in time.
