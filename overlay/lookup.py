@@ -86,17 +86,24 @@ class Path:
         return chosen
 
     def done(self) -> bool:
-        """Whether the ``width`` nearest that are not given up have all answered."""
+        """Whether the ``width`` nearest that are not given up have all answered.
+
+        As long as nobody has answered at all, the silent ones are waited for.
+        """
         seen = 0
+        silent = False
         for entry in self._entries:
             if seen >= self._width:
                 return True
-            if entry.state in (State.FAILED, State.SILENT):
+            if entry.state is State.FAILED:
+                continue
+            if entry.state is State.SILENT:
+                silent = True
                 continue
             if entry.state is not State.ANSWERED:
                 return False
             seen += 1
-        return True
+        return seen > 0 or not silent
 
     def answered(self) -> list[_Entry]:
         """Who answered, nearest first."""

@@ -267,7 +267,7 @@ def _is_digests(value: Any) -> bool:
 
 _is_subkey = _is_bytes(0, 32)
 _is_hash = _is_bytes(8, 32)
-_packb = msgpack.packb
+_packb: Callable[[Any], bytes] = msgpack.packb
 _unpackb = msgpack.unpackb
 _CODE, _REASON = int(Field.CODE), int(Field.REASON)
 _KINDS = frozenset(int(kind) for kind in Kind)
