@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +60,13 @@ class Bench:
         """Make a peer's profile in the overlay of the first one."""
         number = len(self.peers) + 1
         folder = self.folder / str(number)
-        gateway = f"127.0.1.{number}", 5060
+        gateway = f"127.0.1.{number}", 5070
         join: list[str] = []
         if self.peers:
-            seed = f"{self.peers[0].hit}@127.0.1.1:10500"
+            seed = f"{self.peers[0].hit}@127.0.1.1:10710"
             join = ["--overlay", str(self.folder / "1" / "overlay.toml"), "--seed", seed]
         made = call(
-            *("init", str(folder), *join, "--listen", f"{gateway[0]}:10500"),
+            *("init", str(folder), *join, "--listen", f"{gateway[0]}:10710"),
             *("--sip", f"{gateway[0]}:{gateway[1]}"),
         )
         user = re.findall(r"sip:([^@\s\"]+)@", json.dumps(made))[0]
@@ -73,12 +74,13 @@ class Bench:
         self.peers.append(peer)
         return peer
 
-    def run(self, *peers: Peer, core: int = 0) -> None:
+    def run(self, *peers: Peer, core: int = 0, forgetful: bool = False) -> None:
         """Start peers on one core and wait until they have joined."""
+        program = (sys.executable, "-m", "benchmarks.forgetful_peer") if forgetful else P2PSIP
         for peer in peers:
             process = self._stack.enter_context(
                 subprocess.Popen(
-                    [*pinned(core), *P2PSIP, "run", peer.profile, "--json"],
+                    [*pinned(core), *program, "run", peer.profile, "--json"],
                     stdout=subprocess.PIPE,
                     text=True,
                 )
@@ -100,9 +102,25 @@ class Bench:
             register(client, peer)
         return address
 
+    def find(self, peer: Peer, aor: str) -> None:
+        """Wait until a peer can resolve an AoR: its registration has been published."""
+        for _ in range(50):
+            done = subprocess.run(
+                [*P2PSIP, "resolve", aor, "-p", peer.profile, "--json"],
+                capture_output=True,
+                check=False,
+                timeout=60,
+            )
+            if done.returncode == 0:
+                return
+            time.sleep(0.1)
+        raise SystemExit(f"{aor} was not published")
+
     def sipp(self, scenario: str, peer: Peer, client: Address, *arguments: str) -> "Sipp":
         """Start sipp as a client of a peer."""
-        return Sipp(self.folder, scenario, peer, client, arguments, self._stack)
+        sipp = Sipp(self.folder, scenario, peer, client, arguments)
+        self._stack.callback(sipp.stop)
+        return sipp
 
 
 class Sipp:
@@ -115,7 +133,6 @@ class Sipp:
         peer: Peer,
         client: Address,
         arguments: tuple[str, ...],
-        stack: ExitStack,
     ) -> None:
         self._stats = folder / f"{scenario}-{client[1]}.csv"
         self._stats.unlink(missing_ok=True)
@@ -125,12 +142,9 @@ class Sipp:
             *("-trace_stat", "-stf", str(self._stats), "-fd", "1", "-timeout_error"),
             *("-buff_size", "8388608", "-max_retrans", "10", "-mi", client[0], *arguments),
         ]
-        self.process = stack.enter_context(
-            subprocess.Popen(
-                argv, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+        self.process = subprocess.Popen(
+            argv, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        stack.callback(self.stop)
 
     def stop(self) -> None:
         if self.process.poll() is None:

@@ -70,11 +70,19 @@ class UdpPort:
         self._recv = self._socket.recvfrom
         self._sendto = self._socket.sendto
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket.fileno(), self.read)
+        self._loop.add_reader(self._socket.fileno(), self._read_one)
+
+    def _read_one(self) -> None:
+        try:
+            data, source = self._recv(LARGEST_DATAGRAM)
+        except OSError:  # nothing there after all, or an ICMP error of an earlier send
+            return
+        self._on_packet(data, source)
 
     def expect_bursts(self) -> None:
         """Take many datagrams at a time, and let many wait: for signalling, not for media."""
         self._burst = BURST
+        self._loop.add_reader(self._socket.fileno(), self.read)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
     def read(self) -> None:
