@@ -297,12 +297,13 @@ class Association:
 
     def _on_notify(self, packet: Packet, source: Address, now: float) -> list[Action]:
         # No MAC protects it and it may be a replay: count, change nothing (RFC 7401 §8).
-        code = packet.need(params.Notification).type
-        try:
-            name = NotifyType(code).name
-        except ValueError:
-            name = "of unknown type"
-        self._shared.counters[f"NOTIFY {name}"] += 1
+        packet.need(params.Notification)
+        for notification in packet.every(params.Notification):
+            try:
+                name = NotifyType(notification.type).name
+            except ValueError:
+                name = "of unknown type"
+            self._shared.counters[f"NOTIFY {name}"] += 1
         return []
 
     def _on_close(self, packet: Packet, source: Address, now: float) -> list[Action]:
@@ -311,10 +312,8 @@ class Association:
             return [Transmit(ack, source)]
         keys, host_id = self._peer_keys()
         exchange.authenticate(packet, keys, host_id)
-        opaque = packet.need(params.EchoRequestSigned).opaque
-        if len(opaque) > exchange.ECHO_MAX:
-            raise MalformedPacket("too much to echo")
-        ack = exchange.make_close_ack(self._identity, self.pair[1], keys, opaque)
+        packet.need(params.EchoRequestSigned)
+        ack = exchange.make_close_ack(self._identity, self.pair[1], keys, exchange.Echo.of(packet))
         actions = [Transmit(ack, source), *self._down("closed by the peer")]
         self._drop(State.CLOSED)
         self._keys, self._host_id = keys, host_id  # to answer a CLOSE that is sent again

@@ -237,7 +237,10 @@ def read_r1(packet: Packet, config: EngineConfig, known_hosts: KnownHosts) -> Of
         raise MalformedPacket("PUZZLE of wrong length")
     diffie_hellman = packet.need(params.DiffieHellman)
     _check_group(diffie_hellman.group, packet.need(params.DhGroupList).groups, config)
-    if packet.receiver.suite << 4 not in packet.need(params.HitSuiteList).suites:
+    hit_suites = packet.need(params.HitSuiteList).suites
+    if any(suite & 0x0F for suite in hit_suites):
+        raise MalformedPacket("reserved bits in HIT_SUITE_LIST")
+    if packet.receiver.suite << 4 not in hit_suites:
         raise Rejected("our HIT suite unknown to the Responder")
     if ParameterType.ESP_TRANSFORM not in packet.need(params.TransportFormatList).formats:
         raise Rejected("no transport format in common")
@@ -415,12 +418,14 @@ def accept_i2(
         signature.signature, packet.covered(params.HipSignature)
     ):
         raise Rejected("wrong HIP_SIGNATURE", NotifyType.AUTHENTICATION_FAILED)
-    spi_out = _spi(packet, keys)
+    try:
+        spi_out, echo = _spi(packet, keys), Echo.of(packet)
+    except MalformedPacket as error:  # by now we know who it is, and may say so (§5.2.19)
+        raise Rejected(error.reason, NotifyType.INVALID_SYNTAX) from None
     solution = vetted.solution
     line = _key_log_line(
         packet.sender, identity.hit, solution.random_i, solution.answer_j, shared, keys.keymat
     )
-    echo = Echo.of(packet)
     return Agreement(host_id, keys, suite, spi_out, echo, line if config.keylog else "")
 
 
@@ -440,6 +445,8 @@ def _host_id(packet: Packet, keys: Keys) -> HostId:
         inner = params.decode(crypto.decrypt(keys.encrypt_in, encrypted.ciphertext))
     except (Rejected, MalformedPacket):
         raise Rejected("ENCRYPTED not readable", NotifyType.ENCRYPTION_FAILED) from None
+    if any(isinstance(parameter, params.Unknown) and parameter.critical for parameter in inner):
+        raise Rejected("unknown critical parameter")
     for parameter in inner:
         if isinstance(parameter, params.HostIdParameter):
             return parameter.host_id
@@ -479,10 +486,10 @@ def make_close(identity: HostIdentity, peer: bytes, keys: Keys, opaque: bytes) -
     return sign_and_mac(data + params.encode([params.EchoRequestSigned(opaque)]), keys, identity)
 
 
-def make_close_ack(identity: HostIdentity, peer: bytes, keys: Keys, opaque: bytes) -> bytes:
+def make_close_ack(identity: HostIdentity, peer: bytes, keys: Keys, echo: Echo) -> bytes:
     """Make the CLOSE_ACK that answers a CLOSE (RFC 7401 §5.3.8)."""
-    data = header(PacketType.CLOSE_ACK, identity.hit, peer)
-    return sign_and_mac(data + params.encode([params.EchoResponseSigned(opaque)]), keys, identity)
+    data = header(PacketType.CLOSE_ACK, identity.hit, peer) + params.encode(echo.signed)
+    return sign_and_mac(data, keys, identity, unsigned=echo.unsigned)
 
 
 def make_notify(identity: HostIdentity, peer: bytes, notify: NotifyType) -> bytes:

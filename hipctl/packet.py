@@ -21,6 +21,7 @@ P = TypeVar("P", bound=Parameter)
 
 _TYPES: Final = {packet_type.value: packet_type for packet_type in PacketType}
 _TLV: Final = struct.Struct("!HH")
+_TYPE_BITS: Final = 0x7F  # the bit before them, as the last one of RES., is not to be looked at
 _RECEIVER: Final = slice(24, 40)
 _PUZZLE_ZEROED_FROM: Final = 6  # Type, Length, K and Lifetime are signed; Opaque and #I are not
 
@@ -34,7 +35,7 @@ class Packet:
         sender: the sender's HIT, claimed.
         receiver: the receiver's HIT.
         checksum: as received; zero over UDP.
-        raw: all its bytes.
+        raw: all its bytes, without what another Next Header than 59 announces behind them.
     """
 
     __slots__ = ("_found", "_parsed", "checksum", "controls", "raw", "receiver", "sender", "type")
@@ -49,13 +50,14 @@ class Packet:
         length = len(raw)
         if length < HEADER_LENGTH:
             raise MalformedPacket("packet shorter than its header", length)
-        if length > PACKET_MAX or (raw[1] + 1) * 8 != length:
+        announced = (raw[1] + 1) * 8
+        if raw[0] != NO_NEXT_HEADER and length > announced:
+            raw, length = raw[:announced], announced  # what follows isn't ours (RFC 7401 §5.1)
+        if length != announced:
             raise MalformedPacket("wrong Header Length", 1)
-        if raw[0] != NO_NEXT_HEADER:
-            raise MalformedPacket("payload after HIP header", 0)
-        if raw[2] & 0x80 or raw[3] >> 4 != HIP_VERSION or not raw[3] & 1:
+        if raw[3] >> 4 != HIP_VERSION:
             raise MalformedPacket("not HIP version 2", 2)
-        known = _TYPES.get(raw[2])
+        known = _TYPES.get(raw[2] & _TYPE_BITS)
         if known is None:
             raise MalformedPacket("unknown packet type", 2)
         self.raw = raw

@@ -114,12 +114,15 @@ class Responder:
         return b"".join((before, packet.sender, between, generation.opaque, random_i, after))
 
     def vet(self, packet: Packet, source: Address, now: float) -> Vetted:
-        """Check all of an I2 that costs next to nothing (RFC 7401 §6.9, steps 1, 7 and 8).
+        """Check all of an I2 that costs next to nothing (RFC 7401 §6.9, steps 1, 3, 7 and 8).
 
         Raises:
             MalformedPacket: no or bad SOLUTION or R1_COUNTER.
-            Rejected: it doesn't answer a recent R1 to this sender, or the puzzle isn't solved.
+            Rejected: it doesn't answer a recent R1 to this sender, the puzzle isn't solved, or the
+                sender's HIT is of a suite that we don't know.
         """
+        if packet.sender.suite != HitSuite.ECDSA_SHA384:
+            raise Rejected("HIT suite not supported")
         solution = packet.need(params.Solution)
         generation = self._generation_of(solution.opaque, now)
         counter = packet.need(params.R1Counter)

@@ -299,7 +299,7 @@ def test_an_i2_with_a_bad_esp_info_is_refused(info: params.EspInfo) -> None:
     assert caught.value.notify is NotifyType.INVALID_SYNTAX
 
 
-@pytest.mark.parametrize("inner", [b"", frame(1, b"x"), b"\0\1\0\xff"])
+@pytest.mark.parametrize("inner", [b"", frame(2, b"x"), b"\0\1\0\xff"])
 def test_an_i2_whose_encrypted_holds_no_host_id_is_refused(inner: bytes) -> None:
     responder, r1 = good_r1()
     reply = i2_for(A, exchange.read_r1(r1, FAST, KnownHosts()))
