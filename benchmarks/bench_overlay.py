@@ -129,7 +129,9 @@ class Peer:
         return bool(await self.servers[number].get(key) == self.values[key])
 
 
-async def measure(step: Step, count: int, nodes: int, rng: random.Random) -> tuple[list[float], int]:
+async def measure(
+    step: Step, count: int, nodes: int, rng: random.Random
+) -> tuple[list[float], int]:
     """Time ``count`` operations of random nodes, in ms; also how many succeeded."""
     times, good = [], 0
     for _ in range(count):
