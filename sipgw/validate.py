@@ -15,7 +15,7 @@ from sipgw.message import Request, Response, reply
 Verdict = tuple[int, str]
 """Status and reason phrase."""
 
-SUPPORTED: Final[frozenset[str]] = frozenset()  # option tags that a Require may name
+SUPPORTED: Final[frozenset[str]] = frozenset({"100rel", "timer"})  # in Require; both pass through
 SCHEMES: Final = frozenset({"sip", "sips", "tel", "urn"})  # of Request-URIs; the router decides
 OFFER_TYPES: Final = ("application/sdp", "multipart/")  # bodies an INVITE may have
 MAX_BODY: Final = 60_000  # bytes; with our headers it must fit one datagram
