@@ -305,7 +305,7 @@ class AccountKey:
 
         Raises:
             CredentialsRefused: another number of words, one that isn't in the list, or a slip
-                that the checksum shows. The message never quotes more than the unknown word.
+                that the checksum shows. The message quotes no word: it may end in a log.
         """
         from mnemonic import Mnemonic  # noqa: PLC0415
 
@@ -315,7 +315,7 @@ class AccountKey:
             raise CredentialsRefused(f"an account has 24 words, not {len(given)}")
         for number, word in enumerate(given, 1):
             if word not in book.wordlist:
-                raise CredentialsRefused(f"word {number} is not in the list of BIP 39: {word!r}")
+                raise CredentialsRefused(f"word {number} is not in the list of BIP 39")
         text = " ".join(given)
         if not book.check(text):
             raise CredentialsRefused("the words' checksum is wrong: is one mistyped or misplaced?")

@@ -29,6 +29,7 @@ from overlay.constants import (
     FOREVER,
     MAX_CERTIFICATE,
     MAX_CREDENTIALS,
+    TEXT_FILE_LIMIT,
 )
 from overlay.errors import CredentialsRefused
 from overlay.overlayfile import OverlayInfo
@@ -329,6 +330,13 @@ def save_account(account: Account, path: Path) -> None:
     """Write an account file, replacing it as a whole.
 
     Raises:
-        CredentialsRefused: it cannot be written.
+        CredentialsRefused: it cannot be written, or has grown so that it could not be read again.
     """
-    write_text(path, format_account(account))
+    text = format_account(account)
+    if len(text) > TEXT_FILE_LIMIT:
+        raise CredentialsRefused(f"{path}: would be longer than {TEXT_FILE_LIMIT} bytes")
+    try:
+        parse_account(text)
+    except CredentialsRefused as error:
+        raise CredentialsRefused(f"{path}: {error}") from None
+    write_text(path, text)

@@ -10,7 +10,7 @@ import msgspec
 from overlay.admission import Account, load_account
 from overlay.constants import ALPHA, REPLICAS, K
 from overlay.errors import ConfigError, CredentialsRefused
-from overlay.overlayfile import OverlayInfo, Seed, load_overlay, parse_seed
+from overlay.overlayfile import OverlayInfo, Seed, load_overlay, parse_place, parse_seed
 from overlay.textfile import parse_toml, read_text
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -149,14 +149,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_address(text: str) -> tuple[str, int] | None:
     """Read ``address:port`` (an IPv6 address in brackets), or return None."""
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
+    try:
+        host, port = parse_place(text)
+    except ValueError:
         return None
-    if not (host and colon and port.isascii() and port.isdigit() and len(port) <= 5):
-        return None
-    return (host, int(port)) if int(port) < 65_536 else None
+    return None if port is None else (host, port)
 
 
 def check_table(cls: type[S], table: Mapping[str, Any], path: str, base: Path | None = None) -> S:
@@ -220,10 +217,14 @@ def _explain(cls: type[msgspec.Struct], text: str) -> str:
     return f"{where}: {text[:1].lower()}{text[1:]}"
 
 
-def load_profile(path: Path) -> Profile:
+def load_profile(path: Path, *, new_account: bool = False) -> Profile:
     """Read a profile, and the overlay and account files that it names.
 
     Key files are left to whoever starts the host.
+
+    Args:
+        path: the profile.
+        new_account: an account file that isn't there counts as none: it will be made.
 
     Raises:
         ConfigError: the profile is wrong, or a file that it names; the message starts with the
@@ -245,7 +246,7 @@ def load_profile(path: Path) -> Profile:
     }
     overlays: dict[str, JoinedOverlay] = {}
     for name, table in _named(document, "overlay"):
-        overlays[name] = joined = _join(name, table, base, identities)
+        overlays[name] = joined = _join(name, table, base, identities, new_account=new_account)
         for other in overlays.values():
             if other is not joined and other.info.domain == joined.info.domain:
                 raise ConfigError(
@@ -283,7 +284,12 @@ def _named(document: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping
 
 
 def _join(
-    name: str, raw: Mapping[str, Any], base: Path, identities: Mapping[str, IdentityTable]
+    name: str,
+    raw: Mapping[str, Any],
+    base: Path,
+    identities: Mapping[str, IdentityTable],
+    *,
+    new_account: bool,
 ) -> JoinedOverlay:
     path = f"overlay.{name}"
     for service, own in _table(raw, "services", path + ".").items():
@@ -298,8 +304,13 @@ def _join(
         info = load_overlay(table.file)
     except CredentialsRefused as error:
         raise ConfigError(f"{path}.file: {error}") from None
+    missing = table.account is not None and not table.account.exists()
+    if missing and not new_account:
+        raise ConfigError(
+            f"{path}.account: {table.account}: No such file; make it with: p2psip account restore"
+        )
     try:
-        account = None if table.account is None else load_account(table.account)
+        account = None if table.account is None or missing else load_account(table.account)
     except CredentialsRefused as error:
         raise ConfigError(f"{path}.account: {error}") from None
     seeds = dict.fromkeys((*map(parse_seed, table.seeds), *info.seeds))

@@ -7,14 +7,13 @@ mum = "sip:alice@example.org"
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from overlay.accounts import canonical_aor
 from overlay.errors import ConfigError, MalformedAor
-from overlay.textfile import parse_toml
+from overlay.textfile import parse_toml, replace_text
 
 MAX_FILE: Final = 1_000_000  # bytes
 MAX_NAME: Final = 64  # characters
@@ -152,15 +151,9 @@ def replace_file(path: Path, text: str) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        replace_text(path, text, 0o600)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 

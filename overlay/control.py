@@ -203,7 +203,10 @@ def ask(path: Path, what: str, *, timeout: float = 10.0, **arguments: Any) -> di
     except TimeoutError:
         raise PeerNotRunning(f"the peer did not answer within {timeout:g} s") from None
     except OSError:
-        raise PeerNotRunning("no peer runs with this profile; start it with: p2psip run") from None
+        raise PeerNotRunning(
+            "no peer runs with this profile; start it with: p2psip run -p PROFILE, or name "
+            "another one with: -p PROFILE"
+        ) from None
     try:
         reply = json.loads(line)
     except ValueError:

@@ -1,6 +1,7 @@
 """An overlay is a file: its id, domain, admission, the keys of its CA, and seeds."""
 
 import hashlib
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ HIP_PORT: Final = 10500  # RFC 9028 §5.1
 MAX_CA_KEYS: Final = 16
 MAX_SEEDS: Final = 64
 
-_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)  # names, IPv4, IPv6 with a zone
+MAX_HOST: Final = 253  # characters, RFC 1035 §2.3.4
+
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _KEYS: Final = frozenset({"id", "domain", "admission", "ca", "seeds"})
 
 
@@ -36,6 +39,41 @@ class Seed(NamedTuple):
         return f"{self.hit}@{host}:{self.port}"
 
 
+def parse_place(text: str) -> tuple[str, int | None]:
+    """Read ``host:port``: a host name or an address (IPv6 in brackets), a port or None.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket:
+            raise ValueError(f"{text!r}: a bracket is not closed")
+        colon, port = rest[:1], rest[1:]
+        good = _is_ipv6(host)
+    else:
+        host, colon, port = text.partition(":")
+        labels = host.removesuffix(".").split(".")
+        good = len(host) <= MAX_HOST and all(map(_LABEL.fullmatch, labels))
+    if not good:
+        raise ValueError(f"{text!r} has no host")
+    if not colon and not port:
+        return host, None
+    if colon != ":" or not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise ValueError(f"{text!r}: a port is between 1 and 65535")
+    if int(port) > 65_535:
+        raise ValueError(f"{text!r}: a port is between 1 and 65535")
+    return host, int(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return text.isascii() and text.isprintable()
+
+
 def parse_seed(text: str) -> Seed:
     """Read ``HIT@host:port`` (an IPv6 address in brackets; the port may be left out: 10500).
 
@@ -46,20 +84,10 @@ def parse_seed(text: str) -> Seed:
     if not at:
         raise ValueError(f"{text!r} is no HIT@host:port")
     hit = Hit.parse(name)
-    if place.startswith("["):
-        host, bracket, rest = place[1:].partition("]")
-        if not bracket:
-            raise ValueError(f"{text!r}: a bracket is not closed")
-        colon, port = rest[:1], rest[1:]
-    else:
-        host, colon, port = place.partition(":")
-    if not _HOST.fullmatch(host):
-        raise ValueError(f"{text!r} has no host")
-    if not colon and not port:
-        return Seed(hit, host, HIP_PORT)
-    if colon != ":" or not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 65_536:
+    host, port = parse_place(place)
+    if port == 0:
         raise ValueError(f"{text!r}: a port is between 1 and 65535")
-    return Seed(hit, host, int(port))
+    return Seed(hit, host, HIP_PORT if port is None else port)
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ class NameCertificate:
 
     Attributes:
         account: the certified key.
-        aors: canonical AoRs of the overlay's domain that the account may use; none that is
-            reserved or certifies itself.
+        aors: canonical AoRs of the overlay's domain that the account may use, at least one; none
+            that is reserved or certifies itself.
         serial: without leading zeros.
         not_after: Unix seconds.
         certified: all that it says.
@@ -86,7 +86,8 @@ def certified(der: bytes, overlay: OverlayInfo, wall: float) -> NameCertificate:
 
     Raises:
         MalformedPacket: it is no certificate.
-        Rejected: it isn't the CA's, not in force, or lives longer than the overlay allows.
+        Rejected: it isn't the CA's, not in force, lives longer than the overlay allows, or holds
+            no name of the overlay's domain.
     """
     if not overlay.ca:
         raise Rejected("overlay has no CA")
@@ -99,6 +100,8 @@ def certified(der: bytes, overlay: OverlayInfo, wall: float) -> NameCertificate:
         if said.not_after - said.not_before > CERTIFICATE_LIFE + DAY:
             raise Rejected("certificate lives too long")
         aors = tuple(_aors(said.uris, overlay.domain))
+        if not aors:  # a CA may serve several overlays: each name admits into its own only
+            raise Rejected("certificate without a name here")
         found = NameCertificate(said.host_id, aors, said.serial, said.not_after, said)
         CERTIFICATES.keep(seen, found)
     found.certified.check_time(wall, CLOCK_TOLERANCE)

@@ -6,6 +6,7 @@ on disk before anybody sees it.
 """
 
 import asyncio
+import errno
 import logging
 import queue
 import sqlite3
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hipctl import Hit
+from overlay.errors import LookupFailed
 from overlay.storage import Forget, Persist
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,9 @@ class Store(Protocol):
         """A sequence number for one of our own records: max(last + 1, Unix milliseconds).
 
         It is on disk when this returns.
+
+        Raises:
+            LookupFailed: it can't be kept; the disk may be full.
         """
 
     def close(self) -> None:
@@ -133,15 +138,19 @@ class SqliteStore:
         path: the database file; made with mode 0600 if it is missing.
 
     Raises:
-        OSError, sqlite3.Error: it can't be opened.
+        OSError: it can't be opened, or is something else.
     """
 
     def __init__(self, path: Path) -> None:
         path.touch(mode=0o600)
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-512"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.executescript(_SCHEMA)
+        try:
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-512"):
+                self._connection.execute(f"PRAGMA {pragma}")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise OSError(errno.EINVAL, f"no store ({error}); remove it", str(path)) from None
         self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_QUEUE)
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
@@ -236,8 +245,11 @@ class SqliteStore:
         return await loop.run_in_executor(None, self._reserve, row)
 
     def _reserve(self, row: tuple[Any, ...]) -> int:
-        with self._lock:
-            (seq,) = self._connection.execute(_RESERVE, row).fetchone()
+        try:
+            with self._lock:
+                (seq,) = self._connection.execute(_RESERVE, row).fetchone()
+        except sqlite3.Error as error:
+            raise LookupFailed(f"the sequence number could not be kept: {error}") from None
         return int(seq)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ def parse_toml(text: str) -> dict[str, Any]:
             64 bits (TOML promises no more, and Python won't print one of 5,000 digits).
     """
     if text.count(".") > MAX_DOTS:
-        for line in text.splitlines():
+        for line in text.split("\n"):  # splitlines ends lines where TOML does not
             if line.count(".") > MAX_DOTS and not line.lstrip().startswith("#"):
                 raise ValueError(f"a line has more than {MAX_DOTS} dots")
     try:
@@ -63,12 +64,35 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         CredentialsRefused: it cannot be written.
     """
-    draft = path.with_name(path.name + ".new")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        replace_text(path, text, 0o644)
     except OSError as error:
         raise CredentialsRefused(f"{path}: {error.strerror}") from None
+
+
+def replace_text(path: Path, text: str, mode: int) -> None:
+    """Write a file in one step: readers see the old text or the new one.
+
+    Args:
+        path: the file; a link there is replaced, not followed.
+        text: written as UTF-8.
+        mode: permissions, of which the umask takes away.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)  # of a process that died
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)  # never through a link
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def from_base64(text: object) -> bytes:

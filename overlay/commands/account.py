@@ -97,7 +97,7 @@ def restore(
     from overlay.accounts import AccountKey
     from overlay.admission import Account
 
-    loaded, joined = pick(profile_path(profile), overlay)
+    loaded, joined = pick(profile_path(profile), overlay, new_account=True)
     device, path = _device(loaded, joined), _account_path(joined)
     key = AccountKey.from_words(read_words(words))
     old = joined.account
@@ -170,7 +170,7 @@ def import_(
     """
     from overlay.admission import Account, load_account
 
-    loaded, joined = pick(profile_path(profile), overlay)
+    loaded, joined = pick(profile_path(profile), overlay, new_account=True)
     device, found, old = _device(loaded, joined), load_account(file), joined.account
     if not any(d.device == device and d.verify() for d in found.delegations):
         raise ConfigError(f"{file} holds no delegation for this device, {device}")
@@ -258,11 +258,16 @@ def _save(
     certificates: Sequence[bytes],
     path: Path,
 ) -> None:
-    """Write an account with more in it; of a device's delegations only the newest stays."""
+    """Write an account with more in it; of a device's delegations only the newest stays.
+
+    Those of other devices that have ended go, too: the file has room for so many only.
+    """
     from overlay.admission import Account, save_account
 
-    newest = {
-        d.device: d for d in sorted((*account.delegations, *delegations), key=lambda d: d.seq)
+    now = time.time()
+    held = [d for d in account.delegations if d.not_after > now]
+    newest = {d.device: d for d in sorted((*held, *delegations), key=lambda d: d.seq)} or {
+        d.device: d for d in account.delegations
     }
     ders = tuple(dict.fromkeys((*account.certificates, *certificates)))
     save_account(Account(tuple(newest.values()), ders), path)

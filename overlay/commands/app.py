@@ -4,7 +4,7 @@ import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from overlay.errors import OverlayError
 
 GROUP = "p2psip.commands"
 HELP = "--help"
+EXTRA = "unexpected extra argument"
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException; typer may bring its own click
 
 
 def build(arguments: Sequence[str] = ()) -> typer.Typer:
@@ -48,17 +50,27 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no block characters
             stream.reconfigure(errors="replace")
     try:
-        build(arguments)(args=list(arguments), prog_name="p2psip")
+        status = build(arguments)(args=list(arguments), prog_name="p2psip", standalone_mode=False)
+    except USAGE_ERROR as error:
+        error.show()
+        if EXTRA in error.format_message():
+            print("A profile is named with: -p PROFILE", file=sys.stderr)
+        status = error.exit_code
+    except typer.Abort:
+        status = 130
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        status = end.code
     except (OverlayError, HipError) as error:
-        print(f"p2psip: {error}", file=sys.stderr)
-        return 1
+        status = _fail(str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"p2psip: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
-    return 0
+        status = _fail(f"{where}{error.strerror or error}")
+    return status if isinstance(status, int) else int(status is not None)
+
+
+def _fail(sentence: str) -> int:
+    print(f"p2psip: {sentence}", file=sys.stderr)
+    return 1
 
 
 def _run(

@@ -1,7 +1,6 @@
 """``p2psip init``: a device identity, an account and a profile that works at once."""
 
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from overlay.commands.run import PROFILE_NAME, user_folder
+from overlay.commands.run import PROFILE_NAME, one_of, user_folder
 from overlay.commands.terminal import JsonOption, emit, read_words
 from overlay.contacts import replace_file, toml_string
 from overlay.errors import ConfigError
@@ -20,7 +19,7 @@ ACCOUNT_NAME: Final = "account.p2psip"
 OVERLAY_NAME: Final = "overlay.toml"
 
 PROFILE: Final = """\
-# A peer. Run it with: p2psip run {folder}
+# A peer. All commands take the folder of this file as their --profile: p2psip run -p FOLDER
 # Paths are relative to this file.
 
 [peer]
@@ -61,9 +60,16 @@ class Made:
 def command(
     folder: Annotated[
         Path | None,
-        typer.Argument(help="Where to put it; default: the user's own.", show_default=False),
+        typer.Argument(
+            help="Where to put it. Default: $P2PSIP_PROFILE, else the user's own.",
+            show_default=False,
+        ),
     ] = None,
     *,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", "-p", help="The same, as for every other command."),
+    ] = None,
     overlay: Annotated[
         Path | None,
         typer.Option(help="Overlay file to join; without it a new open overlay begins."),
@@ -90,7 +96,7 @@ def command(
     Example: p2psip init --overlay family.toml
     """
     made = make(
-        user_folder() if folder is None else folder,
+        _folder(one_of(folder, profile)),
         overlay=overlay,
         domain=domain,
         seeds=tuple(seed or ()),
@@ -109,6 +115,18 @@ def command(
     if made.words is not None:
         value["words"] = made.words
     emit(value, _lines(made, sip), as_json=as_json)
+
+
+def _folder(given: Path | None) -> Path:
+    """The folder that is meant; its profile may be named in its place."""
+    if given is None:
+        named = os.environ.get("P2PSIP_PROFILE")
+        given = Path(named) if named else user_folder()
+    if given.name == PROFILE_NAME:
+        return given.parent
+    if given.suffix == ".toml":
+        raise ConfigError(f"{given}: init makes a folder, and in it {PROFILE_NAME}; name that")
+    return given
 
 
 def make(
@@ -157,12 +175,8 @@ def make(
     now = time.time()
     delegation = account.delegate(device.hit, int(now) + DELEGATION_LIFE, int(now * 1000))
     save_account(Account((delegation,)), folder / ACCOUNT_NAME)
-    if overlay:
-        shutil.copyfile(overlay, folder / OVERLAY_NAME)
-    else:
-        save_overlay(info, folder / OVERLAY_NAME)
+    save_overlay(info, folder / OVERLAY_NAME)
     text = PROFILE.format(
-        folder=folder,
         key=KEY_NAME,
         account=ACCOUNT_NAME,
         overlay=OVERLAY_NAME,

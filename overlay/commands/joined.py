@@ -9,15 +9,22 @@ if TYPE_CHECKING:
     from overlay.config import JoinedOverlay, Profile
 
 
-def pick(profile: Path, name: str = "") -> "tuple[Profile, JoinedOverlay]":
+def pick(
+    profile: Path, name: str = "", *, new_account: bool = False
+) -> "tuple[Profile, JoinedOverlay]":
     """Read a profile and pick one of its overlays: the named one, or the only one.
+
+    Args:
+        profile: its file.
+        name: of the overlay, or empty.
+        new_account: the account file needn't be there.
 
     Raises:
         ConfigError: the profile is wrong, or it isn't clear which overlay is meant.
     """
     from overlay.config import load_profile
 
-    loaded = load_profile(profile)
+    loaded = load_profile(profile, new_account=new_account)
     names = ", ".join(loaded.overlays)
     if not name and len(loaded.overlays) == 1:
         (name,) = loaded.overlays

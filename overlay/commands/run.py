@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     )
     _allow_many_sockets()
     try:
-        path = profile_path(options.profile or options.profile_option)
+        path = profile_path(one_of(options.profile, options.profile_option))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(path, as_json=options.json, keylog=options.keylog))
     except (OverlayError, HipError) as error:
@@ -71,10 +71,25 @@ def profile_path(given: Path | None) -> Path:
     if given is None:
         named = os.environ.get("P2PSIP_PROFILE")
         given = Path(named) if named else user_folder()
-    path = given / PROFILE_NAME if given.is_dir() or given.suffix != ".toml" else given
+    is_folder = not given.is_file() and (given.is_dir() or given.suffix != ".toml")
+    path = given / PROFILE_NAME if is_folder else given
     if not path.is_file():
-        raise ConfigError(f"{path}: no profile there; make one with: p2psip init {path.parent}")
+        raise ConfigError(
+            f"{path}: no profile there; make one with: p2psip init {path.parent}, or name "
+            "another one with: -p PROFILE"
+        )
     return path
+
+
+def one_of(positional: Path | None, option: Path | None) -> Path | None:
+    """The profile that was named, by either way.
+
+    Raises:
+        ConfigError: both ways, and not the same.
+    """
+    if positional is not None and option is not None and positional != option:
+        raise ConfigError(f"a profile was named twice: {positional} and -p {option}")
+    return positional or option
 
 
 async def _run(path: Path, *, as_json: bool, keylog: Path | None) -> None:
@@ -153,7 +168,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="profile, or the folder it is in; default: $P2PSIP_PROFILE, else the user's own",
     )
-    parser.add_argument("-p", "--profile", dest="profile_option", type=Path, metavar="PROFILE")
+    parser.add_argument(
+        "-p",
+        "--profile",
+        dest="profile_option",
+        type=Path,
+        metavar="PROFILE",
+        help="the same, as for every other command",
+    )
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what happens to stderr")
     parser.add_argument(

@@ -1,5 +1,6 @@
 """What is asked of the peer that runs: ``status``, ``resolve``, ``trace``, ``stop``."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -33,7 +34,8 @@ def status(
     """
     path = control_path(peer_table(profile).state)
     value = ask(path, "status", timeout=10 + wait, wait=wait)
-    emit(value, status_lines(value), as_json=as_json)
+    with _readable():
+        emit(value, status_lines(value), as_json=as_json)
 
 
 def resolve(
@@ -47,7 +49,8 @@ def resolve(
     """
     path = control_path(peer_table(profile).state)
     value = ask(path, "resolve", timeout=RESOLVE_TIMEOUT, aor=aor)
-    emit(value, resolve_lines(value), as_json=as_json)
+    with _readable():
+        emit(value, resolve_lines(value), as_json=as_json)
 
 
 def trace(
@@ -63,10 +66,8 @@ def trace(
     calls = value.get("calls", [])
     if call and not calls:
         raise ConfigError(f"no call whose name starts with {call!r}; list all with: p2psip trace")
-    try:
+    with _readable():
         lines = [line for c in calls for line in (*waterfall(CallTrace.from_json(c)), "")]
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"the peer's answer cannot be read: {error}") from None
     emit(value, lines or ["no calls yet"], as_json=as_json)
 
 
@@ -76,6 +77,17 @@ def stop(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     Example: p2psip stop
     """
     emit(ask(control_path(peer_table(profile).state), "stop"), (), as_json=as_json)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Drawing what another version of the peer answers may fail in many ways: one sentence."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ConfigError(
+            "the peer's answer cannot be read: is it another version? restart it, or see --json"
+        ) from None
 
 
 def status_lines(value: Mapping[str, Any]) -> Iterator[str]:

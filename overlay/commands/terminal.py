@@ -35,11 +35,11 @@ def peer_table(given: Path | None) -> "PeerTable":
         ConfigError: no profile, or the table is wrong.
     """
     from overlay.config import PeerTable, check_table
-    from overlay.textfile import parse_toml
+    from overlay.textfile import parse_toml, read_text
 
     path = profile_path(given)
     try:
-        document = parse_toml(path.read_bytes().decode())
+        document = parse_toml(read_text(path))
     except ValueError as error:
         raise ConfigError(f"{path}: no TOML: {error}") from None
     table = document.get("peer", {})

@@ -242,3 +242,25 @@ def test_nothing_private_stands_in_an_account_file() -> None:
     text = format_account(Account((ALICE.delegation,), (CERT,)))
     assert "PRIVATE" not in text
     assert CA.pem().decode() not in text
+
+
+def test_a_certificate_that_a_ca_gave_in_another_overlay_admits_nobody() -> None:
+    elsewhere = found_overlay("other.example", ca=CA.host_id, admission="enrolled", rng=counted)
+    strange = certificate(ALICE, "sip:alice@other.example", overlay=elsewhere)
+    shown = Credentials(ALICE.delegation, (strange,))
+    assert admit(shown, elsewhere, ALICE.device.hit, WALL).account == ALICE.account.hit
+    assert refusal(shown) == "certificate without a name here"
+
+
+def test_an_account_file_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "account.p2psip"
+    save_account(Account((ALICE.delegation,)), path)
+    many = tuple(ALICE.account.delegate(ALICE.device.hit, WALL + DAY, n) for n in range(65))
+    for account in (
+        Account(many),
+        Account((ALICE.delegation,), (CERT,) * 65),
+        Account((ALICE.delegation,), (bytes(200_000),)),
+    ):
+        with pytest.raises(CredentialsRefused):
+            save_account(account, path)
+    assert load_account(path) == Account((ALICE.delegation,))

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -536,3 +538,155 @@ def test_run_never_imports_the_command_lines_libraries() -> None:
     )
     assert done.stdout.strip() == "[]"
     assert sentence(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["stop"], ["resolve", "sip:a@b.c"], ["trace", "x"], ["account", "show"]],
+)
+def test_a_profile_in_the_wrong_place_is_told_its_right_one(
+    cli: Any, peer: dict[str, Any], command: list[str]
+) -> None:
+    status, _, err = cli(*command, Path(peer["profile"]).parent)
+    assert status == 2
+    assert "-p PROFILE" in err
+
+
+@pytest.mark.parametrize("how", ["folder", "file", "folder/profile.toml", "other name"])
+def test_one_way_to_name_a_profile_works_everywhere(
+    cli: Any, tmp_path: Path, peer: dict[str, Any], how: str
+) -> None:
+    given = Path(peer["profile"])
+    if how == "folder":
+        given = given.parent
+    elif how == "other name":
+        given = given.rename(given.with_name("peer.conf"))
+    for command in (["status"], ["resolve", "x@y"], ["trace"], ["stop"]):
+        for option in ("-p", "--profile"):
+            status, _, err = cli(*command, option, given)
+            assert status == 1
+            assert "no peer runs" in sentence(err)
+            assert "p2psip run -p PROFILE" in err
+    assert cli("account", "show", "-p", given)[0] == 0
+    assert cli("contact", "list", "-p", given)[0] == 0
+    if how != "other name":
+        status, _, err = cli("init", "-p", given)
+        assert status == 1
+        assert "exists" in sentence(err)
+    (given.parent if given.is_file() else given).joinpath("device.pem").unlink()
+    for where in ((given,), ("-p", given), ("--profile", given)):
+        status, _, err = cli("run", *where)
+        assert status == 1
+        assert "device.pem" in sentence(err)
+
+
+def test_init_takes_the_profile_option_too(cli: Any, tmp_path: Path) -> None:
+    for given in (tmp_path / "a", tmp_path / "b" / "profile.toml"):
+        status, out, _ = cli("init", "-p", given, "--json")
+        assert status == 0
+        folder = given if given.suffix != ".toml" else given.parent
+        assert json.loads(out)["profile"] == str(folder / "profile.toml")
+    status, _, err = cli("init", tmp_path / "c", "-p", tmp_path / "d")
+    assert status == 1
+    assert "twice" in sentence(err)
+    status, _, err = cli("init", "-p", tmp_path / "other.toml")
+    assert status == 1
+    assert "profile.toml" in sentence(err)
+
+
+def test_run_does_not_choose_between_two_profiles(
+    cli: Any, tmp_path: Path, peer: dict[str, Any]
+) -> None:
+    status, _, err = cli("run", peer["profile"], "-p", tmp_path / "other")
+    assert status == 1
+    assert "twice" in sentence(err)
+
+
+@pytest.mark.parametrize("name", ["a\nb = 1", os.fsdecode(b"\xff\xfe"), 'q"uo\\te', "ä"])
+def test_init_works_in_a_folder_of_any_name(cli: Any, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    status, _, err = cli("init", folder)
+    assert (status, err) == (0, "")
+    assert cli("account", "show", "-p", folder)[0] == 0
+
+
+def test_init_follows_no_link_to_elsewhere(cli: Any, tmp_path: Path) -> None:
+    cli("overlay", "new", "example.org", "--folder", tmp_path / "net")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "overlay.toml").symlink_to(tmp_path / "elsewhere")
+    cli("init", tmp_path / "a", "--overlay", tmp_path / "net" / "overlay.toml")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_account_is_restored_into_a_profile_that_lost_its_file(
+    cli: Any, peer: dict[str, Any]
+) -> None:
+    path = Path(peer["profile"]).with_name("account.p2psip")
+    saved = path.rename(path.with_name("saved"))
+    status, _, err = cli("account", "restore", "-p", peer["profile"], stdin=peer["words"])
+    assert (status, err) == (0, "")
+    shown = json.loads(cli("account", "show", "--json", "-p", peer["profile"])[1])
+    assert shown["account"] == peer["account"]
+    path.unlink()
+    assert cli("account", "import", saved, "-p", peer["profile"])[0] == 0
+    path.unlink()
+    status, _, err = cli("account", "show", "-p", peer["profile"])
+    assert status == 1
+    assert "p2psip account restore" in sentence(err)
+
+
+def test_no_word_of_an_account_is_ever_repeated(cli: Any, peer: dict[str, Any]) -> None:
+    words = peer["words"].split()
+    slips = [
+        ",".join(words),
+        ", ".join(words),
+        " ".join(w + "x" for w in words),
+        " ".join([*words[1:], words[0]]),
+        " ".join(words[:-1]),
+        peer["words"] + " more",
+    ]
+    for text in slips:
+        status, out, err = cli("account", "restore", "-p", peer["profile"], stdin=text)
+        if status == 0:  # the checksum has eight bits only
+            continue
+        said = set(sentence(err).replace(",", " ").replace("'", " ").split())
+        assert out == ""
+        assert not {w + end for w in words if len(w) > 4 for end in ("", "x")} & said - {"words"}
+
+
+def test_a_delegation_that_has_ended_is_not_kept_for_ever(
+    cli: Any, peer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_after = time.time() + 401 * 86_400
+    tablet = HostIdentity.generate().hit
+    out = Path(peer["profile"]).with_name("tablet.toml")
+    where = ("--out", out, "-p", peer["profile"])
+    assert cli("account", "delegate", tablet, *where, stdin=peer["words"])[0] == 0
+    monkeypatch.setattr(time, "time", lambda: long_after)
+    assert cli("account", "restore", "-p", peer["profile"], stdin=peer["words"])[0] == 0
+    shown = json.loads(cli("account", "show", "--json", "-p", peer["profile"])[1])
+    assert [d["hit"] for d in shown["devices"]] == [peer["hit"]]
+
+
+@pytest.mark.parametrize("command", [["status"], ["resolve", "x"], ["trace"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "value", [{}, {"uptime": "x"}, {"calls": 5}, {"calls": [{}]}, {"aor": 1, "targets": [1]}]
+)
+def test_an_answer_of_another_version_is_a_sentence(
+    cli: Any, peer: dict[str, Any], command: list[str], value: object
+) -> None:
+    path = control_path(Path(peer["profile"]).parent / "state")
+    Answering(path, {"ok": value}).start()
+    status, _, err = cli(*command, "-p", peer["profile"])
+    if status or command != ["trace"]:  # no calls at all is an answer, too
+        assert status == 1
+        sentence(err)
+
+
+def test_every_command_refuses_a_profile_that_is_far_too_long(cli: Any, tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_bytes(b"#" * 300_000)
+    for command in (["status"], ["contact", "list"], ["account", "show"]):
+        status, _, err = cli(*command, "-p", path)
+        assert status == 1
+        assert "longer than" in sentence(err)

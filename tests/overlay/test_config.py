@@ -222,3 +222,10 @@ def test_any_text_is_a_profile_or_refused(
 )
 def test_an_address_has_a_port(text: str, address: tuple[str, int] | None) -> None:
     assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0b:1", "é.example:1", "a b:1", "[::1:1", "::1:1", "a..b:1", "h:000001", "h:65536"]
+)
+def test_what_no_socket_would_take_is_no_address(text: str) -> None:
+    assert parse_address(text) is None

@@ -184,3 +184,19 @@ def test_a_seed_is_a_hit_and_a_place(text: str, seed: Seed) -> None:
 def test_what_is_no_seed_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_seed(text)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["h:00000199999", "h:0", "a..b:1", "a" * 64 + ".b:1", "-a:1", ".:1", "[::1%]:1", "[a]:1"],
+)
+def test_a_seed_that_no_resolver_would_take_is_refused(place: str) -> None:
+    with pytest.raises(ValueError, match=r"host|port|bracket"):
+        parse_seed(f"{CA.hit}@{place}")
+
+
+@pytest.mark.parametrize(
+    "place", ["a.example:1", "a_b.example.:1", "192.0.2.1:1", "[::1]:1", "[fe80::1%eth0]:1"]
+)
+def test_seeds_are_names_or_addresses(place: str) -> None:
+    assert str(parse_seed(f"{CA.hit}@{place}")) == f"{CA.hit}@{place}"

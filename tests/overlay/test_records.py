@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hipctl import HostId, HostIdentity, issue_certificate
+from hipctl import HostId, HostIdentity, Rejected, issue_certificate
 from hipctl.constants import EccCurve
 from overlay import proofs
 from overlay.accounts import AccountKey
@@ -336,7 +336,8 @@ def test_a_ca_cannot_take_a_name_that_certifies_itself_or_is_reserved() -> None:
             not_after=WALL + DAY,
             serial=b"12345678",
         )
-        assert proofs.certified(der, OVERLAY, WALL).aors == ()
+        with pytest.raises(Rejected, match="without a name here"):
+            proofs.certified(der, OVERLAY, WALL)
         assert refusal(signed(replace(ALICE_REG, aor=aor, certificate=der))) in {
             "reserved user",
             "certificate for a name that certifies itself",
