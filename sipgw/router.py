@@ -11,8 +11,8 @@ from typing import Final
 
 from hipctl import Hit
 from overlay import Evidence, MalformedAor, Target, Verdict, canonical_aor
-from sipgw import emergency
-from sipgw.actions import Action, Publish, Resolve, Verify, Withdraw
+from sipgw import emergency, stun
+from sipgw.actions import Action, Publish, Resolve, Transmit, Verify, Withdraw
 from sipgw.call import Call
 from sipgw.core import Asked, Destination, Media
 from sipgw.dialog import Address, Overlay, Party, client_address
@@ -65,6 +65,10 @@ class Router:
 
     def on_datagram(self, data: bytes, party: Party, now: float) -> list[Action]:
         """Take a datagram of a client or gateway."""
+        if data[:1] < b"\x02" and data and len(party) == 2:
+            alive = stun.answer(data, party)
+            if alive is not None:
+                return [Transmit(alive, party)]
         self.switch.feed(data, party, now)
         return self._flush()
 

@@ -1,6 +1,7 @@
 """How calls end, or never begin: CANCEL in each phase, refusals, time-outs, glare, lost ACKs."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from scenarios.calls import ALICE, BOB, CAROL, Stage, two_peers
@@ -266,7 +267,7 @@ def test_early_media_is_heard_before_the_answer() -> None:
 
 def test_a_peer_that_stays_away_ends_the_call_and_one_that_returns_does_not() -> None:
     async def scenario() -> None:
-        async with two_peers() as (stage, alice, bob):
+        async with two_peers() as (stage, alice, _):
             one, two = stage.peers
             await alice.invite(BOB)
             await asyncio.sleep(5)
@@ -286,7 +287,7 @@ def test_a_peer_that_stays_away_ends_the_call_and_one_that_returns_does_not() ->
 
 
 def test_a_call_without_any_media_ends_only_when_the_profile_says_so() -> None:
-    async def scenario(**table: float) -> int:
+    async def scenario(**table: Any) -> int:
         async with two_peers(**table) as (stage, alice, _):
             await alice.invite(BOB)
             await asyncio.sleep(1200)

@@ -1,6 +1,7 @@
 """Several bindings and devices of one callee; messages; the echo."""
 
 import asyncio
+from functools import partial
 
 from scenarios.calls import ALICE, BOB, CAROL, Stage, two_peers
 
@@ -46,7 +47,7 @@ def test_all_devices_and_bindings_ring_and_the_first_to_answer_wins() -> None:
         await stop(stage)
 
     for winner in range(3):
-        simulate(lambda winner=winner: scenario(winner))
+        simulate(partial(scenario, winner))
 
 
 def test_two_that_answer_at_the_same_moment_leave_one_call() -> None:
@@ -148,6 +149,7 @@ def test_the_echo_answers_and_returns_what_it_hears_from_another_source() -> Non
             assert len(alice.heard_rtp) == 4
             assert alice.heard_rtp[0][8:12] != bytes.fromhex("01020304")
             assert alice.heard_rtp[0][12:] == bytes(160)
+            assert alice.talk is not None
             alice.rtp.send(b"\x00\x01" + bytes(18), (alice.gateway[0], alice.talk.media_port))
             await asyncio.sleep(40)
             assert len(alice.heard_rtp) == 4  # STUN and the like are not echoed
@@ -165,7 +167,7 @@ def test_the_echo_answers_and_returns_what_it_hears_from_another_source() -> Non
 
 
 def test_calls_survive_loss_and_duplication_between_client_and_gateway() -> None:
-    async def scenario(seed: int) -> None:
+    async def scenario(seed: int) -> int:
         async with two_peers(seed) as (stage, alice, bob):
             for wire in stage.wires:
                 wire.loss, wire.duplication = 0.2, 0.2
@@ -177,6 +179,6 @@ def test_calls_survive_loss_and_duplication_between_client_and_gateway() -> None
                 assert (await bob.say("BYE")).status in (200, 481)
             await asyncio.sleep(70)
             assert stage.calls() == stage.sides() == 0
+            return final.status
 
-    for seed in range(8):
-        simulate(lambda seed=seed: scenario(seed))
+    assert sum(simulate(partial(scenario, seed)) == 200 for seed in range(8)) >= 5

@@ -185,7 +185,7 @@ def test_petnames_and_the_gateways_own_address_may_be_dialled() -> None:
         async with two_peers() as (stage, alice, bob):
             stage.peers[0].book.names["grandma"] = BOB
             for uri in ("sip:Grandma@example.org", "sip:grandma@127.0.0.1:5060",
-                        "sip:bob@127.0.0.1",                         "sip:bob@EXAMPLE.org;transport=udp"):  # fmt: skip
+                        "sip:bob@127.0.0.1", "sip:bob@EXAMPLE.org;transport=udp"):  # fmt: skip
                 final = await alice.request("MESSAGE", uri, body=b"hi", kind="text/plain")
                 assert final.status == 200, uri
             assert len(bob.requests("MESSAGE")) == 4

@@ -1,12 +1,12 @@
-"""Random scripts and random bytes: nothing raises, nothing leaks, every request gets its answer."""
+"""Random scripts and random bytes: nothing raises, nothing leaks."""
 
 import asyncio
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from scenarios.calls import ALICE, BOB, Stage, two_peers
+
 from sim.loop import simulate
 
 STEPS = st.lists(
@@ -106,13 +106,13 @@ def test_whatever_happens_every_port_comes_back_and_no_call_stays(steps: list[An
 
 
 INVITE = (
-    "INVITE sip:bob@example.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:5999;branch=z9hG4bK1\r\n"
-    "Max-Forwards: 70\r\nFrom: <sip:alice@example.org>;tag=1\r\nTo: <sip:bob@example.org>\r\n"
-    "Call-ID: 1\r\nCSeq: 1 INVITE\r\nContact: <sip:alice@127.0.0.1:5999>\r\n"
-    "Content-Type: application/sdp\r\nContent-Length: 95\r\n\r\n"
-    "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
-    "m=audio 7000 RTP/AVP 0\r\n"
-).encode()
+    b"INVITE sip:bob@example.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:5999;branch=z9hG4bK1\r\n"
+    b"Max-Forwards: 70\r\nFrom: <sip:alice@example.org>;tag=1\r\nTo: <sip:bob@example.org>\r\n"
+    b"Call-ID: 1\r\nCSeq: 1 INVITE\r\nContact: <sip:alice@127.0.0.1:5999>\r\n"
+    b"Content-Type: application/sdp\r\nContent-Length: 95\r\n\r\n"
+    b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+    b"m=audio 7000 RTP/AVP 0\r\n"
+)
 METHODS = [b"INVITE", b"ACK", b"BYE", b"CANCEL", b"OPTIONS", b"REGISTER", b"MESSAGE", b"PRACK"]
 
 
