@@ -147,7 +147,7 @@ class Session:
         self.node: Any = None
         self.offered = 0.0
         self.hello: bytes | None = None  # request id of the HELLO in flight
-        self.pending: set[bytes] = set()
+        self.pending: dict[bytes, None] = {}  # in order, so that a simulation repeats
         self.srtt = 0.0
         self.var = 0.0
         self.tokens = BURST
@@ -317,7 +317,7 @@ class Rpc:
         data = encode_request(kind, request_id, fields)
         pending = _Pending(session, kind, data, token, now, session.timeout())
         self._pending[request_id] = pending
-        session.pending.add(request_id)
+        session.pending[request_id] = None
         heapq.heappush(self._heap, (pending.at, request_id))
         if kind == Kind.HELLO:
             session.hello = request_id
@@ -562,7 +562,7 @@ class Rpc:
 
     def _forget(self, request_id: bytes, pending: _Pending) -> None:
         del self._pending[request_id]
-        pending.session.pending.discard(request_id)
+        pending.session.pending.pop(request_id, None)
         if pending.session.hello == request_id:
             pending.session.hello = None
 
