@@ -62,11 +62,15 @@ class Path:
 
     def add(self, entry: _Entry) -> bool:
         """Take a candidate; False if it is too far to matter in a list that is full."""
-        if len(self._entries) >= self._limit:
-            if self._entries[-1].distance < entry.distance:
+        entries = self._entries
+        if len(entries) >= self._limit:
+            # who was asked stays, else it would be asked again when somebody tells of it anew
+            at = next(
+                (i for i in reversed(range(len(entries))) if entries[i].state is State.NEW), -1
+            )
+            if at < 0 or entries[at].distance < entry.distance:
                 return False
-            if self._entries[-1].state is State.NEW:
-                self._entries.pop()
+            del entries[at]
         insort(self._entries, entry)
         return True
 
