@@ -96,7 +96,10 @@ def ping(  # noqa: PLR0917  options, in the order of the help
     """
     asked = _Ping(*_target(target), count, interval, timeout, bytes(size), as_json)
     any_port = "[::]:0" if ":" in asked.address[0] else "0.0.0.0:0"
-    config = HostConfig(listen=(_address(listen or any_port),), keylog=keylog)
+    ours = _address(listen or any_port)
+    if (":" in ours[0]) is not (":" in asked.address[0]):
+        raise _Refused(f"{ours[0]} cannot speak to {asked.address[0]}; use two of one IP version")
+    config = HostConfig(listen=(ours,), keylog=keylog)
     _run(_ping(asked, _load(identity), config))
     raise typer.Exit(0 if asked.seconds else 1)
 
@@ -250,9 +253,15 @@ def _target(text: str) -> tuple[Hit, Address]:
     if not at:
         raise _Refused(f"{text!r} does not say where; write HIT@ADDR or HIT@ADDR:PORT")
     try:
-        return Hit.parse(hit), _address(address, HIP_PORT)
+        peer = Hit.parse(hit)
     except ValueError as error:
         raise _Refused(f"{hit!r} is no HIT ({error}); the peer's `hipctl show` tells it") from None
+    found = _address(address, HIP_PORT)
+    try:
+        contact_from_addresses([found])
+    except ValueError as error:
+        raise _Refused(f"nobody can be reached there: {error}") from None
+    return peer, found
 
 
 def _address(text: str, default_port: int | None = None) -> Address:
@@ -264,7 +273,9 @@ def _address(text: str, default_port: int | None = None) -> Address:
     if not (port.isascii() and port.isdecimal() and int(port) < 65_536):
         raise _Refused(f"{text!r} has no port; write ADDR:PORT, e.g. 192.0.2.1:{HIP_PORT}")
     with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(host)), int(port)
+        ip = ipaddress.ip_address(host)
+        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+        return str(mapped or ip), int(port)
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):

@@ -130,6 +130,8 @@ def is_public(address: str) -> bool:
 
 def _encode_address(address: Address) -> bytes:
     ip, port = ipaddress.ip_address(address[0]), address[1]
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = ip.ipv4_mapped or ip
     reason = _refuse(ip, port)
     if reason:
         raise ValueError(f"{address[0]} port {port}: {reason}")

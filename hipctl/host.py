@@ -8,7 +8,6 @@ callback; and back through ``inner`` and ``sa.seal`` to the socket.
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,12 +18,7 @@ from hipctl import contact as contacts
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
 from hipctl.echo import Echoes
 from hipctl.engine import Engine, Inbound, Outbound
-from hipctl.errors import (
-    AssociationFailed,
-    MalformedPacket,
-    PortInUse,
-    Rejected,
-)
+from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse, Rejected
 from hipctl.esp import SUITES, SequenceExhausted, payload_limit
 from hipctl.hostconfig import HostConfig, check, open_keylog
 from hipctl.identity import Hit, HostIdentity
@@ -43,9 +37,11 @@ from hipctl.inner import (
     udp,
 )
 from hipctl.interface import AssociationDown, AssociationUp, Event, OnDatagram
+from hipctl.loopback import Loopback
+from hipctl.ports import Ports
 from hipctl.sansio import Driver
 from hipctl.solver import Solver
-from hipctl.udp import DatagramPort, OpenPort, open_udp, outgoing_addresses
+from hipctl.udp import OpenPort, open_udp
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +50,7 @@ _KEEPALIVE = b"\xff"  # what NATs are kept open with where ESP is (RFC 3948 §2.
 
 _FIRST_FREE_PORT = 49_152
 _TIMED_EXCHANGES = 1_024
-_CONTACT_SECONDS = 10.0  # how long we trust that our own addresses are what they were
+_MISTAKES = (Exception, asyncio.CancelledError)  # the latter ends uvloop, from a cancelled future
 _HEADERS = {4: 20 + 8, 6: 40 + 8}  # bytes of outer IP and UDP
 
 
@@ -120,9 +116,6 @@ class LocalHost:
             settings = replace(settings, first_generation=int(time.time()))
         self.engine = Engine(identities, settings, rng)
         self._hits = tuple(identity.hit for identity in identities)
-        self._open_port = open_port
-        self._ports: list[DatagramPort] = []
-        self._send4 = self._send6 = self._send_nowhere
         self._inbound = self.engine.inbound
         self._heard = self.engine.heard
         self._endpoints: dict[tuple[Hit, int], LocalEndpoint] = {}
@@ -132,13 +125,15 @@ class LocalHost:
         self._waiting: dict[Pair, set[asyncio.Future[None]]] = {}
         self._watchers: dict[object, Callable[[Event], None]] = {}
         self._counters: Counter[str] = Counter()
+        self._ports = Ports(open_port, self._on_datagram, self._counters)
+        self._open = False
         self._sent = self._received = 0
         self._began: dict[Pair, float] = {}
-        self._found: tuple[float, list[Address]] = (float("-inf"), [])
         self._always_fits = min(self._limit(suite, 6) for suite in SUITES)
         self._keylog: int | None = None
         self._driver: Driver[Action]
         self._solver: Solver
+        self._loopback: Loopback
         self._now: Callable[[], float]
 
     async def __aenter__(self) -> Self:
@@ -146,16 +141,12 @@ class LocalHost:
         self._loop, self._now = loop, loop.time
         self._driver = Driver(self.engine, self._perform)
         self._solver = Solver(self._on_solved)
+        self._loopback = Loopback(self._deliver, loop.call_soon)
         if self._config.keylog:
             self._keylog = open_keylog(self._config.keylog)
         try:
-            for address in self._config.listen:
-                port = await self._open_port(address, self._on_datagram, self._counters)
-                self._ports.append(port)
-                if ":" in address[0]:
-                    self._send6 = port.send if self._send6 == self._send_nowhere else self._send6
-                else:
-                    self._send4 = port.send if self._send4 == self._send_nowhere else self._send4
+            self._open = True
+            await self._ports.open(self._config.listen)
         except BaseException:
             await self.__aexit__()
             raise
@@ -163,19 +154,18 @@ class LocalHost:
 
     async def __aexit__(self, *_: object) -> None:
         """Send CLOSE to every peer, without waiting for their answers, and free everything."""
-        if self._ports:
+        if self._open:
             self._driver.feed(self.engine.close_all)
+            self._open = False
         self._driver.close()
-        for port in self._ports:
-            port.close()
-        self._ports.clear()
-        self._send4 = self._send6 = self._send_nowhere
-        await self._solver.close()
+        self._ports.close()
+        self._loopback.close()
         for pair in list(self._waiting):
             self._release(pair, AssociationFailed("this host was closed"))
         if self._keylog is not None:
             os.close(self._keylog)
             self._keylog = None
+        await self._solver.close()
         await asyncio.sleep(0)  # transports close in the loop's next iteration
 
     # interface.Host
@@ -221,11 +211,7 @@ class LocalHost:
         """See ``interface.Host``."""
         if self._config.announce:
             return contacts.contact_from_addresses(self._config.announce)
-        at, found = self._found
-        now = self._now()
-        if now >= at + _CONTACT_SECONDS:
-            found = [address for port in self._ports for address in self._reachable(port.address)]
-            self._found = now, found
+        found = self._ports.reachable(self._config.announce_private, self._now())
         return contacts.contact_from_addresses(found[: contacts.MOST_ENTRIES])
 
     def groups(self, contact: bytes) -> frozenset[bytes]:
@@ -240,6 +226,8 @@ class LocalHost:
         """See ``interface.Host``."""
         if peer in self._hits or (local is None and self.connected(peer)):
             return
+        if not self._open:
+            raise AssociationFailed("this host is closed")
         pair = (local or self._hits[0], peer)
         if pair in self.engine.outbound:
             return
@@ -280,11 +268,12 @@ class LocalHost:
     @property
     def addresses(self) -> Sequence[Address]:
         """Where we listen, with the ports that the kernel chose where 0 was asked for."""
-        return [port.address for port in self._ports]
+        return self._ports.addresses
 
     def disconnect(self, peer: Hit, local: Hit | None = None) -> None:
         """Close the association (RFC 7401 §6.14); does nothing where there is none."""
-        self._driver.feed(lambda now: self.engine.close(local or self._hits[0], peer, now))
+        if self._open:
+            self._driver.feed(lambda now: self.engine.close(local or self._hits[0], peer, now))
 
     async def ping(
         self, peer: Hit, *, local: Hit | None = None, data: bytes = b"", timeout: float = 1.0
@@ -319,7 +308,7 @@ class LocalHost:
     def send_sealed(self, outbound: Outbound, next_header: int, payload: bytes) -> None:
         """Seal an upper-layer packet, in fragments if need be, and put it on the wire."""
         sa, address = outbound.sa, outbound.address
-        send = self._send6 if ":" in address[0] else self._send4
+        send = self._ports.send6 if ":" in address[0] else self._ports.send4
         try:
             if len(payload) <= self._always_fits:
                 send(sa.seal(next_header, payload), address)
@@ -350,7 +339,9 @@ class LocalHost:
         if len(data) > LONGEST_DATAGRAM:
             raise ValueError(f"a datagram has at most {LONGEST_DATAGRAM} bytes")
         if to in self._hits:
-            self._loop.call_soon(self._deliver, to, port, bytes(data), endpoint.hit, endpoint.port)
+            source = endpoint.hit, endpoint.port
+            if self._open and not self._loopback.send(to, port, data, *source):
+                self._counters["too much for our own HITs"] += 1
         else:
             payload = udp(pseudo_header(endpoint.hit, to), endpoint.port, port, data)
             self._send_inner(endpoint.hit, to, UDP, payload)
@@ -364,17 +355,14 @@ class LocalHost:
         outbound = self.engine.outbound.get((local, peer))
         if outbound:
             self.send_sealed(outbound, next_header, payload)
-        elif self._ports:
+        elif self._open:
             self._begin((local, peer))
             self._driver.feed(
                 lambda now: self.engine.enqueue(local, peer, next_header, payload, now)
             )
 
     def _send_control(self, data: bytes, to: Address) -> None:
-        (self._send6 if ":" in to[0] else self._send4)(_NON_ESP + data, to)
-
-    def _send_nowhere(self, data: bytes, to: Address) -> None:
-        self._counters["no port of this address family"] += 1
+        (self._ports.send6 if ":" in to[0] else self._ports.send4)(_NON_ESP + data, to)
 
     def _limit(self, suite: int, ip_version: int) -> int:
         return payload_limit(suite, self._config.mtu - _HEADERS[ip_version])
@@ -390,9 +378,10 @@ class LocalHost:
         try:
             next_header, payload = inbound.sa.open(data)
             self._received += 1
-            actions = self._heard(spi, source, self._now())
-            if actions:
-                self._driver.feed(lambda now: actions)
+            if inbound.awaited:
+                self._driver.feed(lambda now: self._heard(spi, source, now))
+            else:
+                inbound.heard_at = self._now()
             if next_header == FRAGMENT:
                 whole = self._reassembly.add((inbound.local, inbound.peer), payload, self._now())
                 if whole is None:
@@ -425,7 +414,7 @@ class LocalHost:
             return
         try:
             endpoint.on_datagram(data, peer, port)
-        except Exception:  # whatever a service does wrong, the host serves the others
+        except _MISTAKES:  # whatever a service does wrong, the host serves the others
             self._failed("a datagram's receiver")
 
     def _on_icmp(self, inbound: Inbound, payload: bytes) -> None:
@@ -462,6 +451,9 @@ class LocalHost:
                 if began is not None:
                     measured = time.perf_counter() - began
                     action = replace(action, seconds=max(action.seconds, measured))
+                outbound = self.engine.outbound.get((local, peer))
+                if outbound:
+                    self._ports.associated(outbound.address)
                 self._release((local, peer), None)
                 self._emit(action)
             case AssociationDown(local=local, peer=peer, reason=reason):
@@ -498,21 +490,8 @@ class LocalHost:
         for on_event in list(self._watchers.values()):
             try:
                 on_event(event)
-            except Exception:  # as in _deliver
+            except _MISTAKES:  # as in _deliver
                 self._failed("a watcher of associations")
 
     def _on_solved(self, ask: SolvePuzzle, answer: bytes | None) -> None:
         self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, answer, now))
-
-    # our own addresses
-
-    def _reachable(self, bound: Address) -> list[Address]:
-        host, port = bound
-        if host == "0.0.0.0":  # noqa: S104
-            candidates = outgoing_addresses(socket.AF_INET)
-        elif host == "::":
-            candidates = outgoing_addresses(socket.AF_INET6)
-        else:
-            candidates = [host]
-        private = self._config.announce_private
-        return [(ip, port) for ip in candidates if private or contacts.is_public(ip)]

@@ -1,7 +1,9 @@
 """What may be chosen about one host, and what is refused."""
 
+import ipaddress
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +18,23 @@ _log = logging.getLogger(__name__)
 
 HIP_PORT = 10_500  # RFC 9028 §7.3
 
+_SMALLEST_MTU = 256
+_LARGEST_MTU = 65_535  # of an IPv4 packet
+
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
     """How a host is set up.
 
     Attributes:
-        listen: IP addresses and UDP ports; the first of a family is the one we send from.
+        listen: IP addresses and UDP ports, 0 for a free one. What we begin leaves from the first
+            of a family, answers from where they were asked for. A machine with several addresses
+            of one family lists them: at 0.0.0.0 the kernel's routes choose where answers leave
+            from, and a NAT before the other host may not let them pass.
         announce: what contacts say, at most two; empty for what can be found out.
         announce_private: whether what is found out may be private, link-local or loopback.
-        mtu: bytes of the largest outer packet; longer datagrams travel as fragments.
+        mtu: bytes of the largest outer packet, 256 to 65,535; longer datagrams travel in
+            fragments.
         keylog: append the keys of every exchange to this file: for debugging only.
         engine: puzzle, lifetimes and limits.
     """
@@ -48,29 +57,45 @@ def check(identities: Sequence[HostIdentity], config: HostConfig) -> None:
         raise HostConfigRefused("a host needs an identity; make one with: hipctl keygen")
     if not config.listen:
         raise HostConfigRefused("a host must listen somewhere, e.g. on 0.0.0.0 port 10500")
-    if config.mtu < 256:
-        raise HostConfigRefused(f"an mtu of {config.mtu} is too small; 1280 fits everywhere")
+    for address in config.listen:
+        _check_listen(address)
+    if not _SMALLEST_MTU <= config.mtu <= _LARGEST_MTU:
+        raise HostConfigRefused(
+            f"an mtu of {config.mtu} lies outside {_SMALLEST_MTU}-{_LARGEST_MTU}; 1280 always fits"
+        )
     try:
         contacts.contact_from_addresses(config.announce)
     except ValueError as error:
         raise HostConfigRefused(f"announce: {error}") from None
 
 
+def _check_listen(address: Address) -> None:
+    host, port = address
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        raise HostConfigRefused(f"listen: {host!r} is no IP address; write one of ours") from None
+    if ip.is_multicast:
+        raise HostConfigRefused(f"listen: {host} is a group of hosts; write an address of ours")
+    if not 0 <= port < 65_536:
+        raise HostConfigRefused(f"listen: {port} is no port; choose one in 1-65535")
+
+
 def open_keylog(path: Path) -> int:
     """Open the key log for appending, readable by its owner only; say so in the log.
 
     Raises:
-        KeyFileRefused: it cannot be written.
+        KeyFileRefused: it cannot be written, or others could read what is written.
     """
     _log.warning("writing the keys of every association to %s: anybody with it reads them", path)
     try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
         raise KeyFileRefused(f"{path}: {error.strerror}; choose another file") from None
-    try:
-        os.fchmod(descriptor, 0o600)  # it may have been there, for all to read
-    except OSError:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
         os.close(descriptor)
-        raise KeyFileRefused(f"{path} is not yours; choose another file") from None
+        raise KeyFileRefused(f"{path} is no file of yours; choose another file")
+    os.fchmod(descriptor, 0o600)  # it may have been there, for all to read
     return descriptor

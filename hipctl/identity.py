@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -232,8 +232,10 @@ class HostIdentity:
         """
         try:
             key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:
-            raise KeyFileRefused(f"no unencrypted PEM private key: {error}") from None
+        except (ValueError, TypeError, UnsupportedAlgorithm):  # its texts are OpenSSL's: no help
+            raise KeyFileRefused(
+                "no unencrypted PEM private key of a kind we know; make one with: hipctl keygen"
+            ) from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _LABELS:
             raise KeyFileRefused("a Host Identity is an ECDSA key on P-256 or P-384")
         return cls(key)
@@ -250,8 +252,12 @@ class HostIdentity:
             raise KeyFileRefused(f"{path} exists; choose another name or remove it") from None
         except OSError as error:
             raise KeyFileRefused(f"{path}: {error.strerror}") from None
-        with os.fdopen(fd, "wb") as file:
-            file.write(self.pem())
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(self.pem())
+        except OSError as error:  # half a key is of no use, and in the way
+            path.unlink(missing_ok=True)
+            raise KeyFileRefused(f"{path}: {error.strerror}") from None
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -1,4 +1,8 @@
-"""Shell: solves puzzles, easy ones at once and hard ones beside the loop."""
+"""Shell: solves puzzles, easy ones at once and hard ones beside the loop, one slice at a time.
+
+Hashing holds the interpreter's lock: several threads of it would starve the loop, and with it
+every call, as long as strangers' puzzles last.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -19,6 +23,7 @@ class Solver:
         self._on_solved = on_solved
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
 
     def solve(self, ask: SolvePuzzle) -> None:
         """Solve it now, or begin to; the engine bounds how many run."""
@@ -38,8 +43,9 @@ class Solver:
     async def _solve_slowly(self, ask: SolvePuzzle) -> None:
         start, answer = ask.start, None
         while answer is None and self._loop.time() < ask.deadline:
-            answer = await self._loop.run_in_executor(
-                None, puzzle.solve, ask.k, ask.prefix, ask.rhash, start, SLICE
-            )
+            async with self._turn:
+                answer = await self._loop.run_in_executor(
+                    None, puzzle.solve, ask.k, ask.prefix, ask.rhash, start, SLICE
+                )
             start += SLICE
         self._on_solved(ask, answer)

@@ -123,6 +123,15 @@ async def open_udp(
     return port
 
 
+def own_addresses(bound: str) -> list[str]:
+    """At which IP addresses a port is that is bound to ``bound``."""
+    if bound == "0.0.0.0":  # noqa: S104
+        return outgoing_addresses(socket.AF_INET)
+    if bound == "::":
+        return outgoing_addresses(socket.AF_INET6)
+    return [bound]
+
+
 def outgoing_addresses(family: int) -> list[str]:
     """The address from which this machine would speak to the Internet; nothing is sent."""
     with (

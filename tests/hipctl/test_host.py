@@ -1,6 +1,7 @@
 """LocalHost in virtual time over a simulated network, with what a network does to datagrams."""
 
 import asyncio
+import os
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -28,6 +29,7 @@ from hipctl import (
     contact_from_addresses,
 )
 from hipctl.contact import Server, encode_contact
+from hipctl.hostconfig import open_keylog
 from hipctl.inner import LONGEST_DATAGRAM
 from sim.loop import simulate
 from sim.net import Address, Net
@@ -133,7 +135,7 @@ def test_exchange_and_datagrams_survive_a_bad_network(seed: int) -> None:
     run(net, scenario)
 
 
-@pytest.mark.parametrize("size", [0, 1, 1_100, 1_163, 1_200, 1_232, 4_000, LONGEST_DATAGRAM])
+@pytest.mark.parametrize("size", [0, 1, 2, 1_100, 1_163, 1_200, 1_232, 4_000, LONGEST_DATAGRAM])
 def test_datagrams_of_every_size_arrive_within_the_mtu(size: int) -> None:
     net = Net()
 
@@ -267,6 +269,137 @@ def test_the_end_of_a_host_is_told_to_its_peers() -> None:
     run(Net(), scenario)
 
 
+def test_a_closed_host_does_nothing_any_more() -> None:
+    net = Net()
+
+    def from_a() -> int:
+        return sum(source == ADDRESSES[0] for _, source, _, _ in net.log)
+
+    async def scenario(hosts: Hosts) -> None:
+        a = hosts[0]
+        heard: Heard = []
+        end = a.open(A, 8, lambda *args: heard.append(args))
+        trying = [
+            asyncio.create_task(a.connect(B)),
+            asyncio.create_task(a.connect(Hit.parse("2001:22::9"), timeout=9)),
+        ]
+        await asyncio.sleep(0)
+        a.watch(lambda event: end.send(b"up or down, I speak", B, 7))
+        end.send(b"to myself", A, 8)
+        await a.__aexit__()
+        for failed in await asyncio.gather(*trying, return_exceptions=True):
+            assert isinstance(failed, AssociationFailed)
+        sent, before = from_a(), asyncio.get_running_loop().time()
+        end.send(b"late", B, 7)
+        end.send(b"late", A, 8)
+        a.disconnect(B)
+        with pytest.raises(AssociationFailed, match="closed"):
+            await a.connect(C)
+        assert asyncio.get_running_loop().time() == before
+        await asyncio.sleep(60)
+        assert from_a() == sent
+        assert heard == []
+        await a.__aexit__()
+
+    run(net, scenario)
+
+
+def test_an_endpoint_may_close_itself_and_its_host_while_it_is_called() -> None:
+    async def scenario(hosts: Hosts) -> None:
+        a, b, _ = hosts
+        raised = collect_exceptions()
+        heard: Heard = []
+        closing: list[asyncio.Task[None]] = []
+
+        def once(*args: object) -> None:
+            heard.append(args)  # type: ignore[arg-type]
+            answering.send(b"bye", A, 8)
+            answering.close()
+            closing.append(asyncio.create_task(b.__aexit__()))
+
+        answering = b.open(B, 7, once)
+        end = a.open(A, 8, lambda *args: heard.append(args))
+        await a.connect(B)
+        end.send(bytes(9_000), B, 7)
+        end.send(b"nobody is there", B, 7)
+        await asyncio.sleep(1)
+        assert [data for data, _, _ in heard] == [bytes(9_000), b"bye"]
+        assert closing[0].done()
+        assert raised == []
+
+    run(Net(), scenario)
+
+
+def test_a_flood_to_our_own_hits_is_bounded_and_counted() -> None:
+    async def scenario(hosts: Hosts) -> None:
+        c = hosts[2]
+        heard = 0
+
+        def count(*_: object) -> None:
+            nonlocal heard
+            heard += 1
+
+        c.open(D, 7, count)
+        end = c.open(C, 8, lambda *_: None)
+        for _ in range(1_000):
+            end.send(bytes(LONGEST_DATAGRAM), D, 7)
+        await asyncio.sleep(0)
+        assert 0 < heard < 100
+        assert c.counters()["too much for our own HITs"] == 1_000 - heard
+
+    run(Net(), scenario)
+
+
+@pytest.mark.parametrize("beginner", [0, 1])
+def test_answers_come_from_the_address_that_was_asked(beginner: int) -> None:
+    net = Net()
+    beside: Address = ("10.0.0.22", 10500)
+
+    async def scenario() -> None:
+        one = HostConfig(listen=(ADDRESSES[0],), engine=EngineConfig(k=2))
+        several = HostConfig(listen=(ADDRESSES[1], beside), engine=EngineConfig(k=2))
+        async with (
+            LocalHost(KEYS[:1], one, open_port=net.open) as a,
+            LocalHost(KEYS[1:2], several, open_port=net.open) as b,
+        ):
+            a.learn(B, contact_from_addresses([beside]))
+            b.learn(A, contact_from_addresses([ADDRESSES[0]]))
+
+            def echo(data: bytes, hit: Hit, port: int) -> None:
+                end.send(data, hit, port)
+
+            a.open(A, 8, lambda *_: None)
+            end = b.open(B, 7, echo)
+            if beginner:
+                await b.connect(A)
+            for size in (10, 5_000):
+                a.open(A, 0, lambda *_: None).send(bytes(size), B, 7)
+                await asyncio.sleep(1)
+            await a.ping(B)
+            a.disconnect(B)
+            await asyncio.sleep(1)
+        sent = [source for _, source, to, _ in net.log if to == ADDRESSES[0]]
+        assert set(sent) == {ADDRESSES[1] if beginner else beside}
+        assert len(sent) > 8
+
+    simulate(scenario)
+
+
+def test_an_association_that_data_completed_is_looked_after_in_time() -> None:
+    net = Net()
+
+    async def scenario(hosts: Hosts) -> None:
+        a, b, _ = hosts
+        a.open(A, 8, lambda *_: None).send(b"first", B, 7)
+        await asyncio.sleep(1)
+        assert b.connected(A)
+        net.filter = lambda *_: None
+        await asyncio.sleep(6)
+        assert not b.connected(A)
+
+    run(net, scenario, EngineConfig(k=1, unused_lifetime=2.0))
+
+
 def test_disconnect_closes_on_both_sides() -> None:
     async def scenario(hosts: Hosts) -> None:
         a, b, _ = hosts
@@ -316,17 +449,26 @@ def test_a_callback_that_raises_is_counted_and_others_go_on(
         def broken(*_: object) -> None:
             raise RuntimeError("a service's mistake")
 
+        def cancelled(*_: object) -> None:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            future.result()
+
+        raised = collect_exceptions()
         heard: Heard = []
         b.watch(broken)
+        b.open(B, 5, cancelled)
         b.open(B, 6, broken)
         b.open(B, 7, lambda *args: heard.append(args))
         end = a.open(A, 8, lambda *_: None)
         for _ in range(3):
             end.send(b"", B, 6)
+        end.send(b"", B, 5)
         end.send(b"", B, 7)
         await asyncio.sleep(1)
         assert len(heard) == 1
-        assert b.counters()["callback failed"] == 4
+        assert b.counters()["callback failed"] == 5
+        assert raised == []
 
     run(Net(), scenario)
     assert "a service's mistake" in caplog.text
@@ -527,12 +669,24 @@ def test_the_keylog_is_private_and_warned_about(
 def test_a_keylog_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-        for file in (tmp_path, tmp_path / "no" / "folder", tmp_path / "link"):
+        os.mkfifo(tmp_path / "fifo", 0o600)
+        reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        files = [tmp_path, tmp_path / "no" / "folder", tmp_path / "link", tmp_path / "fifo"]
+        if os.geteuid() == 0:
+            (tmp_path / "others").touch(0o600)
+            os.chown(tmp_path / "others", 65_534, -1)
+            files.append(tmp_path / "others")
+        for file in (*files, Path("/dev/null")):
             config = HostConfig(listen=(ADDRESSES[0],), keylog=file)
             with pytest.raises(KeyFileRefused, match="another file"):
                 await LocalHost(KEYS[:1], config, open_port=Net().open).__aenter__()
+        os.close(reader)
+        with pytest.raises(KeyFileRefused):  # without a reader it would wait for one
+            open_keylog(tmp_path / "fifo")
 
+    mode = Path("/dev/null").stat().st_mode
     simulate(scenario)
+    assert Path("/dev/null").stat().st_mode == mode
 
 
 @pytest.mark.parametrize(
@@ -540,8 +694,14 @@ def test_a_keylog_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     [
         ([], HostConfig()),
         (KEYS, HostConfig(listen=())),
+        (KEYS, HostConfig(listen=(("nobody.invalid", 10500),))),
+        (KEYS, HostConfig(listen=(("10.0.0.1", 65_536),))),
+        (KEYS, HostConfig(listen=(("10.0.0.1", -1),))),
+        (KEYS, HostConfig(listen=(("224.0.0.1", 10500),))),
         (KEYS, HostConfig(mtu=100)),
+        (KEYS, HostConfig(mtu=65_536)),
         (KEYS, HostConfig(announce=(("224.0.0.1", 1),))),
+        (KEYS, HostConfig(announce=(("::ffff:224.0.0.1", 1),))),
         (KEYS, HostConfig(announce=(("11.0.0.1", 1),) * 3)),
     ],
 )

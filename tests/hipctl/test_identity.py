@@ -1,3 +1,5 @@
+import base64
+import errno
 import json
 import os
 from pathlib import Path
@@ -131,3 +133,28 @@ def test_a_hit_is_an_orchid_and_reads_as_ipv6() -> None:
 
 
 FIXED = HostIdentity.from_secret(7)
+
+
+def test_keys_of_curves_that_nobody_knows_are_refused() -> None:
+    sm2 = (  # made with: openssl genpkey -algorithm SM2
+        b"-----BEGIN PRIVATE KEY-----\n"
+        + base64.b64encode(
+            bytes.fromhex("3025020100301306072a8648ce3d020106082a811ccf5501822d040b30090201010404")
+            + b"\x01\x02\x03\x04"
+        )
+        + b"\n-----END PRIVATE KEY-----\n"
+    )
+    with pytest.raises(KeyFileRefused, match="of a kind we know"):
+        HostIdentity.from_pem(sm2)
+
+
+def test_a_key_that_could_not_be_written_whole_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(identity: HostIdentity) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HostIdentity, "pem", full)
+    with pytest.raises(KeyFileRefused, match="No space left"):
+        HostIdentity.generate().save(tmp_path / "key.pem")
+    assert list(tmp_path.iterdir()) == []

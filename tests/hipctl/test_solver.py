@@ -1,6 +1,7 @@
 """Puzzles that are easy, hard, and not worth solving any more."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -42,6 +43,31 @@ def test_after_its_deadline_a_hard_puzzle_is_given_up() -> None:
         assert answers == [None]
 
     simulate(scenario)
+
+
+def test_hard_puzzles_take_turns_and_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once: list[str] = []
+    most, slices = 0, 0
+
+    def solve(*_: object) -> None:
+        nonlocal most, slices
+        at_once.append("")
+        most, slices = max(most, len(at_once)), slices + 1
+        threading.Event().wait(0.001)
+        at_once.pop()
+
+    async def scenario() -> None:
+        given_up = asyncio.Event()
+        solver = Solver(lambda *_: given_up.set())
+        for _ in range(8):
+            solver.solve(ask(20, deadline=asyncio.get_running_loop().time() + 0.05))
+        await given_up.wait()
+        await solver.close()
+
+    monkeypatch.setattr(puzzle, "solve", solve)
+    asyncio.run(scenario())
+    assert most == 1
+    assert slices > 8
 
 
 def test_closing_gives_up_silently() -> None:

@@ -74,6 +74,34 @@ def test_datagrams_of_every_size_go_both_ways(loop: Any, address: str) -> None:
     run(scenario(), loop)
 
 
+def test_answers_come_from_the_address_that_was_asked() -> None:
+    async def scenario() -> None:
+        several = HostConfig(listen=(("127.0.0.1", 0), ("127.0.0.2", 0)))
+        async with LocalHost([ONE], loopback()) as one, LocalHost([OTHER], several) as other:
+            one.learn(OTHER.hit, contact([other.addresses[1]]))
+            await one.ping(OTHER.hit)
+            (row,) = one.status()
+            assert row["address"] == list(other.addresses[1])
+
+    run(scenario(), uvloop.new_event_loop)
+
+
+def test_a_callback_that_was_cancelled_does_not_end_the_loop() -> None:
+    async def scenario() -> None:
+        async with LocalHost([ONE], loopback()) as one, LocalHost([OTHER], loopback()) as other:
+            one.learn(OTHER.hit, other.contact(OTHER.hit))
+
+            def cancelled(*_: object) -> None:
+                raise asyncio.CancelledError
+
+            other.open(OTHER.hit, 7, cancelled)
+            one.open(ONE.hit, 8, lambda *_: None).send(b"", OTHER.hit, 7)
+            await one.ping(OTHER.hit)
+            assert other.counters()["callback failed"] == 1
+
+    run(scenario(), uvloop.new_event_loop)
+
+
 def test_garbage_on_a_real_socket_leaves_the_host_and_its_memory_alone() -> None:
     async def scenario() -> None:
         async with LocalHost([ONE], loopback()) as one, LocalHost([OTHER], loopback()) as other:
@@ -208,6 +236,10 @@ def arguments(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
         ("2001:22::1@127.0.0.1:x", "ADDR:PORT"),
         ("2001:22::1@127.0.0.1:70000", "ADDR:PORT"),
         ("2001:22::1@nobody.invalid:1", "check the name"),
+        ("2001:22::1@127.0.0.1:0", "1-65535"),
+        ("2001:22::1@224.0.0.1:10500", "one host"),
+        ("2001:22::1@0.0.0.0", "one host"),
+        ("2001:22::1@[2001:22::1]", "no locator"),
     ],
 )
 def test_a_target_that_is_none_is_explained(
@@ -216,6 +248,19 @@ def test_a_target_that_is_none_is_explained(
     arguments(monkeypatch, "ping", target)
     assert main() == 1
     assert advice in capsys.readouterr().err
+
+
+def test_both_ends_of_a_ping_must_be_of_one_ip_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments(monkeypatch, "ping", "2001:22::1@127.0.0.1:9", "--listen", "[::1]:0")
+    assert main() == 1
+    assert "one IP version" in capsys.readouterr().err
+    arguments(monkeypatch, "ping", "2001:22::1@[::ffff:127.0.0.1]:9", "--timeout", "0.05")
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    assert "at 127.0.0.1:9" in capsys.readouterr().out
 
 
 def test_key_files_are_made_once_shown_and_kept_private(
