@@ -17,7 +17,7 @@ from sipgw.errors import MalformedSdp, MediaExhausted
 from sipgw.forking import BRANCHES, best_of, status_of
 from sipgw.message import MalformedMessage, Request, Response, reply
 from sipgw.midcall import Accepted, Midcall
-from sipgw.passing import answer, carries_sdp, pass_headers
+from sipgw.passing import answer, carries_sdp, hides_sdp, pass_headers
 from sipgw.session import CALLER, Session
 
 FIRST_ANSWER = 8.0  # seconds until a branch that says nothing at all is given up
@@ -240,6 +240,8 @@ class Call:
         passed = answer(
             self.invite, a.local_tag, response, a.contact, self.core.hidden(party, response)
         )
+        if hides_sdp(response):
+            raise MalformedSdp("multipart")
         passed.body = response.body
         if carries_sdp(response):
             leg = self.session.callee(party)

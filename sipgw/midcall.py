@@ -14,12 +14,13 @@ from sipgw.core import Asked, Core
 from sipgw.dialog import Dialog, Order, Party
 from sipgw.errors import MalformedSdp, MediaExhausted
 from sipgw.message import MalformedMessage, Request, Response, reply
-from sipgw.passing import answer, carries_sdp, pass_headers
+from sipgw.passing import answer, carries_sdp, hides_sdp, pass_headers
 from sipgw.session import Session
 
 PASSED: Final = frozenset(
     {"INVITE", "UPDATE", "INFO", "PRACK", "MESSAGE", "REFER", "NOTIFY", "OPTIONS"}
 )
+OFFERING: Final = frozenset({"INVITE", "UPDATE", "PRACK"})
 GIVE_UP: Final = 64 * T1  # seconds without ACK until the dialog is over, §13.3.1.4
 RETRY_AFTER: Final = "2"  # seconds, of a 500 to a second INVITE, §14.2
 Over = Callable[[Dialog | None, str, float], None]
@@ -149,6 +150,8 @@ class Midcall:
             and "replaces=" in (request.headers.first("refer-to") or "").lower()
         ):  # names a dialog of one leg, which the other does not know
             self._refuse(asked, 501, now)
+        elif request.method in OFFERING and hides_sdp(request):
+            self._refuse(asked, 415, now)
         elif not self._glare(dialog, asked, now):
             self._pass(dialog, asked, now)
 
@@ -205,6 +208,8 @@ class Midcall:
             asked.on_cancel = lambda at: core.cancel(transaction, at)
 
     def _carry(self, message: Request | Response, sender: Dialog, receiver: Dialog) -> bytes:
+        if hides_sdp(message) and message.cseq.method in OFFERING:
+            raise MalformedSdp("multipart")
         if not carries_sdp(message):
             return message.body
         return self._session.carry(

@@ -53,6 +53,14 @@ def carries_sdp(message: Request | Response) -> bool:
     return bool(message.body) and message.content_type == SDP
 
 
+def hides_sdp(message: Request | Response) -> bool:
+    """Whether a session description may be inside a body that we don't take apart.
+
+    Passed on unread, it would tell a client's address and lead media past the relay.
+    """
+    return bool(message.body) and message.content_type.startswith("multipart/")
+
+
 def pass_headers(
     source: Request | Response, onto: Request | Response, hosts: tuple[str, ...]
 ) -> None:

@@ -20,6 +20,7 @@ from sipgw.echo import USER as ECHO
 from sipgw.echocall import EchoCall
 from sipgw.message import NameAddr, Request, Response, Uri, reply, unescape
 from sipgw.pager import Pager
+from sipgw.passing import SDP, hides_sdp
 from sipgw.registrar import Change, Registered, Registrar
 from sipgw.switch import House, Limits, Running, Switch
 
@@ -135,7 +136,11 @@ class Router:
 
     def _on_request(self, asked: Asked, now: float) -> None:
         request = asked.request
-        if request.method in _ELSEWHERE:
+        if request.method == "INVITE" and hides_sdp(request):
+            response = self._reply(asked, 415)
+            response.headers.add("Accept", SDP)
+            self.switch.respond(asked, response, now)
+        elif request.method in _ELSEWHERE:
             status = _ELSEWHERE[request.method]
             response = self._reply(asked, status)
             if status == 405:

@@ -1,6 +1,7 @@
 """How calls end, or never begin: CANCEL in each phase, refusals, time-outs, glare, lost ACKs."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -322,5 +323,47 @@ def test_more_calls_than_allowed_are_503() -> None:
             await alice.invite(BOB)
             assert (await alice.invite(CAROL)).status == 503
             assert stage.calls() == 2
+
+    simulate(scenario)
+
+
+def test_a_reliable_provisional_answer_is_acknowledged_across_both_peers() -> None:
+    async def scenario() -> None:
+        async with two_peers() as (stage, alice, bob):
+            bob.answer, bob.ring = None, 0
+            call = asyncio.create_task(alice.invite(BOB))
+            await asyncio.sleep(1)
+            invite = bob.requests("INVITE")[0]
+            bob.respond(invite, 183, bob.sdp(), Require="100rel", RSeq="77")
+            await asyncio.sleep(1)
+            progress = next(m for m in alice.heard if m.status == 183)
+            assert (progress["RSeq"], progress["Require"]) == ("77", "100rel")
+            assert alice.talk is not None
+            early = dataclasses.replace(alice.talk)
+            early.remote, early.target = progress["To"], progress.contact
+            prack = alice.in_dialog(early, "PRACK", 2).decode()
+            prack = prack.replace("CSeq:", f"RAck: 77 {progress.cseq} INVITE\r\nCSeq:", 1)
+            assert (await alice.transact(prack.encode())).status == 200
+            assert bob.requests("PRACK")[0]["RAck"] == f"77 {invite.cseq} INVITE"
+            alice.cancel()
+            assert (await call).status == 487
+            await asyncio.sleep(40)
+            assert stage.calls() == stage.sides() == 0
+
+    simulate(scenario)
+
+
+def test_a_body_that_may_hide_an_offer_is_refused() -> None:
+    async def scenario() -> None:
+        async with two_peers() as (_, alice, bob):
+            kind = "multipart/mixed;boundary=x"
+            hidden = b"--x\r\nContent-Type: application/sdp\r\n\r\n" + alice.sdp() + b"--x--"
+            assert (await alice.request("INVITE", BOB, body=hidden, kind=kind)).status == 415
+            await alice.invite(BOB)
+            await asyncio.sleep(1)
+            assert (await bob.say("INVITE", hidden, kind)).status == 415
+            assert (await bob.say("UPDATE", hidden, kind)).status == 415
+            assert len(alice.requests("INVITE")) == 0
+            assert (await alice.say("BYE")).status == 200
 
     simulate(scenario)
