@@ -122,10 +122,13 @@ class ContactBook:
         return aor
 
     def _stamp(self) -> tuple[int, int, int] | None:
+        """What changes when the file does; None where there is none."""
         try:
             stat = self._path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:
+            return 0, 0, 0  # there, but out of reach: no reason to forget who is blocked
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _read(self, stamp: tuple[int, int, int] | None) -> None:

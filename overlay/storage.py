@@ -128,7 +128,7 @@ class Storage:
             self.counters[outcome.reason] += 1
         return outcome
 
-    def _judge(
+    def _judge(  # noqa: C901, PLR0911
         self, data: bytes | Record, sender: Hit, wall: float, near: Callable[[bytes], bool]
     ) -> Outcome:
         try:
@@ -162,10 +162,14 @@ class Storage:
         if record.seq == held.seq and record.body == held.body:
             return Outcome(Code.HELD, "", held)  # signed twice: the same statement
         if equivocates(record, held):
+            try:
+                self._check(record, wall)  # or anybody could accuse an owner
+            except RecordRefused as error:
+                return Outcome(Code.REFUSED, error.reason, record)
             self.counters["equivocation"] += 1
         return Outcome(Code.STALE, "a newer one is held", held)
 
-    def _excess(
+    def _excess(  # noqa: PLR0911
         self, record: Record, sender: Hit, held: _Held | None, slots: dict[Slot, _Held] | None
     ) -> str:
         limits = self._limits

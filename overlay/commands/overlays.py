@@ -59,7 +59,7 @@ def new(
         seeds=seeds,
         rng=os.urandom,
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700 if key else 0o777, parents=True, exist_ok=True)
     if key:
         key.save(key_file)
     save_overlay(info, target)

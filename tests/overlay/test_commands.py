@@ -383,6 +383,7 @@ def issue(cli: Any, net: Path, aor: str, account: Path, out: Path) -> tuple[int,
 
 
 def test_the_cas_key_is_private(enrolled: dict[str, Any], tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "net").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "net" / "ca.pem").stat().st_mode) == 0o600
 
 

@@ -114,6 +114,18 @@ def test_a_file_that_goes_bad_while_we_run_keeps_the_last_good_content(tmp_path:
     assert "no TOML" in book.problem
 
 
+def test_a_file_that_gets_out_of_reach_does_not_unblock_anybody(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    book = ContactBook(path)
+    book.block("sip:eve@example.org")
+    path.unlink()
+    path.symlink_to(path)  # stat fails, as in a folder that may not be searched
+    assert book.blocked() == {"sip:eve@example.org"}
+    assert book.problem
+    with pytest.raises(ConfigError, match=r"c\.toml"):
+        ContactBook(path)
+
+
 def test_an_unwritable_place_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):

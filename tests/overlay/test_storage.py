@@ -9,7 +9,7 @@ from scenarios.swarm import EPOCH, identity, node_record, overlay_info
 from hipctl import Hit
 from overlay.errors import RecordRefused
 from overlay.messages import Code
-from overlay.records import Record, node_key, sign_record
+from overlay.records import Record, check_record, node_key, sign_record
 from overlay.storage import Forget, Limits, Persist, Storage
 from overlay.store import MAX_CONTACTS, MemoryStore, SqliteStore, Store
 
@@ -71,6 +71,17 @@ def test_of_two_records_with_one_seq_all_keep_the_same_and_count_it() -> None:
         kept.add(held.values(one.key, None, EPOCH)[0].raw)
         assert held.counters["equivocation"] == 1
     assert len(kept) == 1
+
+
+def test_nobody_else_can_accuse_an_owner_of_equivocation() -> None:
+    one, other = record(seq=5), node_record(identity(1), OVERLAY, 5, EPOCH + 1)
+    kept, lost = sorted((one, other), key=lambda r: r.digest)
+    held = Storage(OVERLAY.id, lambda record, wall: check_record(record, OVERLAY, wall))
+    assert offer(held, kept) is Code.STORED
+    assert offer(held, lost.raw[:-64] + bytes(63) + b"\1") is Code.REFUSED
+    assert held.counters["equivocation"] == 0
+    assert offer(held, lost) is Code.STALE
+    assert held.counters["equivocation"] == 1
 
 
 def test_each_reason_to_refuse() -> None:
