@@ -5,16 +5,22 @@ and keeps records where they belong when nodes come and go.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from statistics import median_high
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from hipctl import Hit
 from hipctl.sansio import Timers
-from overlay.admission import Admitted
-from overlay.constants import ALPHA, REPLICAS, K
+from overlay.environment import (
+    Action,
+    Environment,
+    Finished,
+    Joined,
+    Learn,
+    Remember,
+    Settings,
+)
 from overlay.lookup import Candidate, Lookup
 from overlay.messages import (
     MAX_ANSWER,
@@ -42,9 +48,21 @@ from overlay.rpc import (
     Refused,
     Rpc,
     Send,
-    Session,
 )
-from overlay.storage import Forget, Limits, Persist, Storage
+from overlay.session import Session
+from overlay.storage import Storage
+from overlay.transfers import Transfers
+
+__all__ = [
+    "Action",
+    "Environment",
+    "Finished",
+    "Joined",
+    "Kademlia",
+    "Learn",
+    "Remember",
+    "Settings",
+]
 
 GET_WIDTH: Final = 8  # so many of the nearest must say no before nobody is found
 REFRESH_WIDTH: Final = 8
@@ -58,90 +76,9 @@ QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams 
 REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
 REJOIN_BATCH: Final = 8
 OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is offered one again
-TRANSFER_SLICE: Final = 64  # keys looked at in one go when a node came or went
 TRANSFER_PAUSE: Final = 0.02
-TRANSFER_SLACK: Final = 120  # seconds that a node takes to become known, and clocks differ
-MAX_TRANSFERS: Final = 64  # nodes that came or went and still have to be looked at
 MAX_REPAIRED: Final = 4_096
 CLOCKS: Final = 5  # neighbours whose clocks correct ours
-
-
-class Learn(NamedTuple):
-    """Action: ``host.learn(hit, contact)``."""
-
-    hit: Hit
-    contact: bytes
-
-
-class Remember(NamedTuple):
-    """Action: note a contact for the next start."""
-
-    hit: Hit
-    contact: bytes
-
-
-class Finished(NamedTuple):
-    """Action: what was asked for with ``handle`` is done."""
-
-    handle: Any
-    outcome: Outcome
-
-
-class Joined(NamedTuple):
-    """Action: the table is filled as far as it can be."""
-
-    contacts: int
-
-
-Action = Send | Learn | Remember | Finished | Joined | Persist | Forget
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Parameters of Kademlia and of the storage.
-
-    Attributes:
-        k: bucket size.
-        alpha: requests of a lookup in flight.
-        replicas: nodes that hold a record.
-        per_group: contacts of a bucket in one /24, /48 or behind one server; None: any.
-        paths: disjoint paths of a get.
-        limits: byte quotas.
-    """
-
-    k: int = K
-    alpha: int = ALPHA
-    replicas: int = REPLICAS
-    per_group: int | None = None
-    paths: int = 1
-    limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """What the engine is told by those who know; all of it pure.
-
-    Attributes:
-        local: our HIT.
-        overlay_id: 32 bytes.
-        node_id: HIT -> 20 bytes.
-        contact: our contact now.
-        groups: opaque group labels of a contact.
-        admit: judges (credentials, HIT, wall); raises CredentialsRefused.
-        check: judges (record, wall); raises RecordRefused.
-        connected: whether there is an association with a HIT.
-        rng: randomness.
-    """
-
-    local: Hit
-    overlay_id: bytes
-    node_id: Callable[[Hit], bytes]
-    contact: Callable[[], bytes]
-    groups: Callable[[bytes], frozenset[bytes]]
-    admit: Callable[[bytes, Hit, float], Admitted]
-    check: Callable[[Record, float], object]
-    connected: Callable[[Hit], bool]
-    rng: Callable[[int], bytes]
 
 
 class Kademlia:
@@ -188,7 +125,7 @@ class Kademlia:
         self._refreshing: deque[tuple[int, int]] = deque()  # id, width
         self._refresh: Operation | None = None
         self._looked = float("-inf")  # when we last looked for our own neighbourhood
-        self._transfers: deque[tuple[Contact, bool, Iterator[bytes]]] = deque()
+        self._transfers = Transfers(self.table, self.storage, self.settings.replicas)
         self._repaired: set[bytes] = set()
         self._now = 0.0
         self._wall = 0.0
@@ -555,56 +492,16 @@ class Kademlia:
     # --- records follow the nodes
 
     def _transfer(self, node: Contact, *, came: bool) -> None:
-        if len(self.storage) and len(self._transfers) < MAX_TRANSFERS:
-            self._transfers.append((node, came, iter(self.storage.keys())))
+        session = self.rpc.sessions.get(node.hit)
+        since = session.since if session is not None and session.since else None
+        if self._transfers.begin(node, since if came else None, came=came):
             self._set("transfer", self._now + TRANSFER_PAUSE)
 
     def _on_transfer(self) -> None:
-        """Look at a slice of our keys: does the node that came, or who follows, need them?"""
-        node, came, keys = self._transfers[0]
-        looked = 0
-        for key in islice(keys, TRANSFER_SLICE):
-            looked += 1
-            target = int.from_bytes(key, "big")
-            receiver = node if came else self._successor(target, node)
-            if receiver is not None and self._hands_over(target, receiver):
-                since = self._since(receiver) if came else float("inf")
-                for record in self.storage.values(key, None, self._wall):
-                    if record.created > since + TRANSFER_SLACK:
-                        continue  # it was there already when the owner stored this
-                    fields = {int(Field.RECORD): record.raw}
-                    self._ask(SILENT, None, receiver.hit, Kind.STORE, fields)
-        if looked < TRANSFER_SLICE:
-            self._transfers.popleft()
+        for contact, record in self._transfers.step(self._wall):
+            self._ask(SILENT, None, contact.hit, Kind.STORE, {_RECORD: record.raw})
         if self._transfers:
             self._set("transfer", self._now + TRANSFER_PAUSE)
-
-    def _since(self, contact: Contact) -> float:
-        session = self.rpc.sessions.get(contact.hit)
-        return session.since if session is not None and session.since else float("inf")
-
-    def _successor(self, target: int, gone: Contact) -> Contact | None:
-        """Who has become one of the replicas because ``gone`` has left, if ``gone`` was one."""
-        replicas = self.settings.replicas
-        nearest = self.table.nearest(target, replicas)
-        if len(nearest) < replicas:
-            return None
-        last = nearest[
-            replicas - 2 if self.distance(target) < nearest[-1].long_id ^ target else -1
-        ]
-        return last if gone.long_id ^ target < last.long_id ^ target else None
-
-    def _hands_over(self, target: int, receiver: Contact) -> bool:
-        """Whether ``receiver`` should hold the key, and it is on us to hand it over."""
-        theirs = receiver.long_id ^ target
-        nearest = self.table.nearest(target, self.settings.replicas)
-        if not nearest or (
-            len(nearest) >= self.settings.replicas and theirs > nearest[-1].long_id ^ target
-        ):
-            return False
-        ours = self.distance(target)
-        nearer = sum(c.long_id ^ target < ours for c in nearest if c is not receiver)
-        return nearer < 2  # the nearest holder, and the next in case it is mistaken
 
     # --- serving
 

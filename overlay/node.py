@@ -107,7 +107,7 @@ class Node:
         rng: random bytes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         host: Host,
         local: Hit,

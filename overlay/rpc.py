@@ -27,18 +27,14 @@ from overlay.messages import (
     encode_request,
     parse,
 )
+from overlay.session import Session
 
-FIRST_TIMEOUT: Final = 0.3  # seconds, before the first sample
-LEAST_TIMEOUT: Final = 0.05
-MOST_TIMEOUT: Final = 2.0
 TRIES: Final = 3
 MAX_PENDING: Final = 1_000
 MAX_PENDING_EACH: Final = 128
 MAX_SESSIONS: Final = 4_096
 MAX_GREETS: Final = 2  # HELLOs that one request may cause
 REFUSED_FOR: Final = 60.0  # seconds during which who refused our HELLO isn't asked again
-RATE: Final = 200.0  # requests a second that a neighbour may send for long
-BURST: Final = 400.0
 STRANGERS_RATE: Final = 100.0  # HELLOs and refusals a second, all strangers together
 
 
@@ -52,7 +48,7 @@ class Send(NamedTuple):
 class Asked(NamedTuple):
     """Event: a greeted neighbour asks; answer with ``answer``."""
 
-    session: "Session"
+    session: Session
     message: Message
 
 
@@ -60,7 +56,7 @@ class Answered(NamedTuple):
     """Event: a request of ours was answered."""
 
     token: Any
-    session: "Session"
+    session: Session
     fields: dict[int, Any]
 
 
@@ -91,89 +87,10 @@ class Failed(NamedTuple):
 class Greeted(NamedTuple):
     """Event: ``session`` has proven its admission, or told a new contact."""
 
-    session: "Session"
+    session: Session
 
 
 Output = Send | Asked | Answered | Refused | Late | Failed | Greeted
-
-
-class Session:
-    """What we know of one neighbour.
-
-    Attributes:
-        hit: who, as the association proves it.
-        greeted: it has shown credentials that admit it.
-        admitted: what they proved, or None.
-        contact: how it says it may be reached.
-        features: its feature bits.
-        offset: its clock minus ours, seconds; 0.0 until told.
-        boot: 8 bytes that differ after its restart.
-        since: when it started, Unix seconds; 0 until told.
-        node: the engine's own object for this neighbour.
-        offered: when the engine last offered it a place in the table, monotonic seconds.
-    """
-
-    __slots__ = (
-        "admitted",
-        "boot",
-        "contact",
-        "credentials",
-        "features",
-        "greeted",
-        "hello",
-        "hit",
-        "node",
-        "offered",
-        "offset",
-        "pending",
-        "refilled",
-        "refused_until",
-        "since",
-        "srtt",
-        "tokens",
-        "var",
-    )
-
-    def __init__(self, hit: Hit, now: float) -> None:
-        self.hit = hit
-        self.greeted = False
-        self.admitted: Admitted | None = None
-        self.contact = b""
-        self.credentials: bytes | None = None
-        self.features = 0
-        self.offset: float | None = None
-        self.boot = b""
-        self.since = 0
-        self.node: Any = None
-        self.offered = 0.0
-        self.hello: bytes | None = None  # request id of the HELLO in flight
-        self.pending: dict[bytes, None] = {}  # in order, so that a simulation repeats
-        self.srtt = 0.0
-        self.var = 0.0
-        self.tokens = BURST
-        self.refilled = now
-        self.refused_until = 0.0
-
-    def timeout(self) -> float:
-        """Seconds after which an answer is late: SRTT + 4·var (RFC 6298's way)."""
-        if not self.srtt:
-            return FIRST_TIMEOUT
-        return min(max(self.srtt + 4 * self.var, LEAST_TIMEOUT), MOST_TIMEOUT)
-
-    def sample(self, rtt: float) -> None:
-        """Take one round trip, seconds."""
-        if not self.srtt:
-            self.srtt, self.var = rtt, rtt / 2
-        else:
-            self.var += (abs(self.srtt - rtt) - self.var) / 4
-            self.srtt += (rtt - self.srtt) / 8
-
-    def spend(self, now: float) -> bool:
-        """Take a token of its bucket; False if it asks too much."""
-        tokens = min(BURST, self.tokens + (now - self.refilled) * RATE)
-        self.refilled = now
-        self.tokens = tokens - 1 if tokens >= 1 else tokens
-        return tokens >= 1
 
 
 class _Pending:
@@ -190,7 +107,7 @@ class _Pending:
         "wait",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self, session: Session, kind: int, data: bytes, token: Any, now: float, wait: float
     ) -> None:
         self.session = session
@@ -281,7 +198,7 @@ class Rpc:
                 return
         self.sessions.popitem(last=False)
 
-    def request(
+    def request(  # noqa: PLR0917
         self, to: Hit, kind: int, fields: dict[int, Any], token: Any, now: float, wall: float
     ) -> list[Output]:
         """Ask ``to``; the outcome comes as one Answered, Refused or Failed with ``token``.
@@ -434,7 +351,9 @@ class Rpc:
         self.sessions.move_to_end(source)
         return session
 
-    def _on_answer(self, message: Message, source: Hit, now: float, wall: float) -> list[Output]:
+    def _on_answer(  # noqa: PLR0911  one for each thing that an answer can be
+        self, message: Message, source: Hit, now: float, wall: float
+    ) -> list[Output]:
         pending = self._pending.get(message.request_id)
         if pending is None:
             self.counters["answer to nothing"] += 1
@@ -487,12 +406,10 @@ class Rpc:
         code = message.fields.get(Field.CODE, 0)
         reason = message.fields.get(Field.REASON, "")
         session = pending.session
-        if code == Code.NOT_GREETED and pending.kind != Kind.HELLO:
-            if pending.greets < MAX_GREETS:
-                pending.greets += 1
-                if session.hello is not None:
-                    return []
-                return self._hello(session, None, now, wall)
+        again = pending.kind != Kind.HELLO and pending.greets < MAX_GREETS
+        if code == Code.NOT_GREETED and again:
+            pending.greets += 1
+            return self._hello(session, None, now, wall) if session.hello is None else []
         self._forget(message.request_id, pending)
         if pending.kind == Kind.HELLO:
             self.counters["HELLO refused"] += 1

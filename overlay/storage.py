@@ -128,7 +128,7 @@ class Storage:
             self.counters[outcome.reason] += 1
         return outcome
 
-    def _judge(  # noqa: C901, PLR0911
+    def _judge(  # noqa: C901, PLR0911  one return for each reason
         self, data: bytes | Record, sender: Hit, wall: float, near: Callable[[bytes], bool]
     ) -> Outcome:
         try:
@@ -169,7 +169,7 @@ class Storage:
             self.counters["equivocation"] += 1
         return Outcome(Code.STALE, "a newer one is held", held)
 
-    def _excess(  # noqa: PLR0911
+    def _excess(  # noqa: PLR0911  likewise
         self, record: Record, sender: Hit, held: _Held | None, slots: dict[Slot, _Held] | None
     ) -> str:
         limits = self._limits

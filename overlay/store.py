@@ -61,7 +61,7 @@ class Store(Protocol):
     def remember(self, overlay_id: bytes, hit: Hit, contact: bytes, wall: float) -> None:
         """Note a contact; written soon."""
 
-    async def reserve(
+    async def reserve(  # noqa: PLR0917
         self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
     ) -> int:
         """A sequence number for one of our own records: max(last + 1, Unix milliseconds).
@@ -115,7 +115,7 @@ class MemoryStore:
         if len(known) > 2 * MAX_CONTACTS:
             del known[min(known, key=lambda h: known[h][0])]
 
-    async def reserve(
+    async def reserve(  # noqa: PLR0917
         self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
     ) -> int:
         """See Store."""
@@ -236,7 +236,7 @@ class SqliteStore:
         """See Store."""
         self._submit(_statement(_CONTACT, (overlay_id, bytes(hit), contact, int(wall))))
 
-    async def reserve(
+    async def reserve(  # noqa: PLR0917
         self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
     ) -> int:
         """See Store."""

@@ -8,8 +8,6 @@ from overlay.admission import Admitted
 from overlay.errors import CredentialsRefused
 from overlay.messages import Code, Field, Kind, encode_answer, encode_error, encode_request, parse
 from overlay.rpc import (
-    BURST,
-    FIRST_TIMEOUT,
     MAX_PENDING_EACH,
     Answered,
     Asked,
@@ -21,6 +19,7 @@ from overlay.rpc import (
     Rpc,
     Send,
 )
+from overlay.session import BURST, FIRST_TIMEOUT
 
 ALICE, BOB, EVE = (Hit(b"\x20\x01\x00\x22" + bytes([n]) * 12) for n in (1, 2, 3))
 WALL = 1_800_000_000.0
