@@ -7,6 +7,7 @@ anything else (``sip.md`` §1).
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from hipctl import Hit
@@ -28,6 +29,7 @@ WAIT_RESOLVE: Final = 6.0  # seconds for a lookup, then 480
 WAIT_VERIFY: Final = 6.0  # seconds for the proof of a caller's name, then it is unproven
 OTHERS_KNOWN: Final = 30.0  # seconds for which an AoR of ours is known to have no other device
 PENDING: Final = 2000  # questions to the overlay that may wait for their answer
+REACH_AGAIN: Final = 3.0  # seconds between attempts to get a lost association of a call back
 MEDIA_CHECK: Final = 60.0  # seconds between looks at whether calls still carry media
 ALLOW: Final = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, REGISTER, INFO, UPDATE, PRACK, REFER"
 IN_DIALOG: Final = frozenset({"BYE", "INFO", "UPDATE", "PRACK", "NOTIFY", "REFER"})
@@ -108,7 +110,8 @@ class Router:
         elif peer not in self._missing and self._calls_with(peer):
             self._missing[peer] = now
             at = now + self._limits.peer_timeout
-            self.switch.alarms.set(at, lambda at: self._on_peer_gone(peer, at))
+            self.switch.alarms.set(at, partial(self._on_peer_gone, peer, now))
+            self._reach(peer, now)
         return self._flush()
 
     def stop(self, now: float) -> list[Action]:
@@ -394,8 +397,25 @@ class Router:
             if any(len(party) == 3 and party[1] == peer for party in call.parties)
         ]
 
-    def _on_peer_gone(self, peer: Hit, now: float) -> None:
-        if self._missing.pop(peer, None) is not None:
+    def _reach(self, peer: Hit, now: float) -> None:
+        """Have the association of a call again: on hold nobody else would."""
+        if peer not in self._missing:
+            return
+        for call in self._calls_with(peer):
+            for party in call.parties:
+                if len(party) == 3 and party[1] == peer:
+                    self.switch.connect(party, partial(self._on_reached, peer), now)
+                    return
+
+    def _on_reached(self, peer: Hit, ok: bool, now: float) -> None:
+        if ok:
+            self._missing.pop(peer, None)
+        else:
+            self.switch.alarms.set(now + REACH_AGAIN, lambda at: self._reach(peer, at))
+
+    def _on_peer_gone(self, peer: Hit, since: float, now: float) -> None:
+        if self._missing.get(peer) == since:
+            del self._missing[peer]
             for call in self._calls_with(peer):
                 call.hang_up("the other peer is gone", now)
 
