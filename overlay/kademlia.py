@@ -483,6 +483,8 @@ class Kademlia:
         contact.failures += 1
         if contact.failures >= 2 or reason == "refused us" or self.table.has_replacement(contact):
             self.table.remove_contact(contact)
+            if hit in self.rpc.sessions:
+                self.rpc.sessions[hit].offered = float("-inf")  # welcome as soon as it is back
             self._transfer(contact, came=False)
             if not len(self.table):
                 self._set("rejoin", self._now + self._rejoin)

@@ -263,6 +263,40 @@ def test_two_devices_of_one_person_both_ring() -> None:
     simulate(main)
 
 
+def test_more_devices_than_one_datagram_holds_are_fetched_singly() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        net.logging = True
+        one = await Device(net, 0).start()
+        seeds = (one.identity.hit,)
+        devices = [await Device(net, n, seeds, account=7).start() for n in range(1, 9)]
+        for device in devices:
+            await device.directory.publish(device.aor, 5060)
+        await asyncio.sleep(5)
+        net.log.clear()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        found = await one.directory.resolve(devices[0].aor)
+        assert {target.hit for target in found} == {device.identity.hit for device in devices}
+        assert loop.time() - began < 0.5
+        assert max(len(data) for *_, data in net.log) <= 1_250
+
+    simulate(main)
+
+
+def test_a_changed_contact_is_published_at_once() -> None:
+    async def main() -> None:
+        one, two = await devices(HitNet(latency=(0.05, 0.05)), 2)
+        moved = b"sim:" + two.identity.hit + b"elsewhere"
+        two.host.contact = lambda hit: moved  # type: ignore[method-assign]
+        await asyncio.sleep(8)
+        await one.directory.resolve(two.aor)
+        assert one.host.learnt[two.identity.hit] == moved
+        assert await one.directory.reach(two.identity.hit)
+
+    simulate(main)
+
+
 def test_nobody_publishes_a_name_that_is_not_theirs() -> None:
     async def main() -> None:
         one, two = await devices(HitNet(latency=(0.05, 0.05)), 2)
