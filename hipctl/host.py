@@ -282,7 +282,10 @@ class LocalHost:
 
         Raises:
             TimeoutError: none came.
+            ValueError: ``data`` is longer than 65,527 bytes.
         """
+        if len(data) > LONGEST_DATAGRAM:
+            raise ValueError(f"an echo has at most {LONGEST_DATAGRAM} bytes")
         pair = (local or self._hits[0], peer)
         return await self._echoes.round_trip(
             pair, data, timeout, lambda message: self._send_inner(*pair, ICMPV6, message)

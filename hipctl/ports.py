@@ -51,15 +51,15 @@ class Ports:
         Raises:
             HostConfigRefused: one of them cannot be bound; what was opened stays open.
         """
-        for six in (False, True):
-            wanted = [address for address in addresses if (":" in address[0]) is six]
-            sends = [await self._open_one(address, len(wanted) > 1) for address in wanted]
-            if sends:
-                send = sends[0] if len(sends) == 1 else self._routed(sends[0])
-                if six:
-                    self.send6 = send
-                else:
-                    self.send4 = send
+        families = [":" in host for host, _ in addresses]
+        first: dict[bool, Send] = {}
+        for address, six in zip(addresses, families, strict=True):
+            several = families.count(six) > 1
+            send = await self._open_one(address, several)
+            if six not in first:
+                first[six] = self._routed(send) if several else send
+        self.send4 = first.get(False, self._nowhere)
+        self.send6 = first.get(True, self._nowhere)
 
     def close(self) -> None:
         """Close all; what is sent from now on is lost."""

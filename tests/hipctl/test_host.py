@@ -418,6 +418,9 @@ def test_ping_measures_and_nobody_is_a_timeout() -> None:
         a, _, _ = hosts
         await a.connect(B)
         assert await a.ping(B, data=b"x" * 5_000) >= 0
+        assert await a.ping(B, data=bytes(LONGEST_DATAGRAM)) >= 0
+        with pytest.raises(ValueError, match="at most"):
+            await a.ping(B, data=bytes(LONGEST_DATAGRAM + 1))
         with pytest.raises(TimeoutError):
             await a.ping(Hit.parse("2001:22::9"))
 
