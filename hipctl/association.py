@@ -1,7 +1,8 @@
 """One pair of HITs: the state of RFC 7401 §4.4, its timers, its keys and its SAs.
 
-Inputs return actions. What a state does with a packet is one cell of ON_PACKET; a missing cell
-means drop. A peer's mistakes leave as MalformedPacket or Rejected, which the engine counts.
+Inputs return actions. What a state does with an input is one cell of ``transitions.TABLE``; the
+methods here carry out its rules. A peer's mistakes leave as MalformedPacket or Rejected, which
+the engine counts.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Final
 
 from hipctl import esp, exchange, params
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
-from hipctl.constants import I1_ADDRESSES_MAX, NotifyType, PacketType
+from hipctl.constants import I1_ADDRESSES_MAX, NotifyType
 from hipctl.crypto import RHASH_LENGTH, Keys
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.exchange import Agreement, Offer
@@ -20,6 +21,7 @@ from hipctl.responder import Responder, Vetted
 from hipctl.sansio import Timers
 from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
 from hipctl.state import Shared, State, Timer, Waiting, Work
+from hipctl.transitions import TABLE, Ask, Drop, Rule
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
@@ -96,24 +98,22 @@ class Association:
 
     def connect(self, now: float) -> list[Action]:
         """Start a base exchange unless one runs or has succeeded."""
-        if self.state in _CONNECTED:
-            return []
-        self._forget_keys()
-        return self._send_first_i1(now)
+        return self._do(Ask.CONNECT, now)
 
-    def enqueue(self, next_header: int, payload: bytes) -> None:
-        """Let a datagram wait for the SAs; a full queue loses it."""
+    def send(self, next_header: int, payload: bytes, now: float) -> list[Action]:
+        """Send a datagram now, or let it wait for the SAs; a full queue loses it."""
+        if self.pair in self._shared.outbound:
+            return [Flush(*self.pair, ((next_header, payload),))]
+        actions = self._do(Ask.DATAGRAM, now)
+        if self.state is State.E_FAILED:  # at once: nobody knows where the peer is
+            return actions
         if not self._waiting.add(next_header, payload, self._shared.config):
             self._shared.counters["queue full"] += 1
+        return actions
 
     def close(self, now: float) -> list[Action]:
         """Send CLOSE if there is something to close; the SAs are gone at once."""
-        if self.state in (State.R2_SENT, State.ESTABLISHED):
-            return [*self._send_first_close(now), *self._down("closed")]
-        if self.state in (State.I1_SENT, State.I2_SENT):
-            self._drop(State.UNASSOCIATED)
-            return self._down("closed", always=True)
-        return []
+        return self._do(Ask.CLOSE, now)
 
     def abandon(self, now: float) -> list[Action]:
         """Close without waiting for CLOSE_ACK: the engine needs the room."""
@@ -123,7 +123,7 @@ class Association:
 
     def on_first_data(self, now: float) -> list[Action]:
         """The first authentic ESP in R2-SENT has come."""
-        return self._establish(now) if self.state is State.R2_SENT else []
+        return self._do(Ask.FIRST_DATA, now)
 
     def last_heard(self) -> float:
         """When the peer was last heard, by data or control."""
@@ -138,10 +138,14 @@ class Association:
             MalformedPacket: something is missing in it, or is not well formed.
             Rejected: a check failed, or the state has no use for it.
         """
-        handler = ON_PACKET.get((self.state, packet.type))
-        if handler is None:
+        cell = TABLE[self.state, packet.type]
+        if isinstance(cell, Drop):
             raise Rejected(f"{packet.type.name} in {self.state.value}")
-        return handler(self, packet, source, now)
+        return ON_PACKET[cell](self, packet, source, now)
+
+    def _do(self, asked: Ask | Timer, now: float) -> list[Action]:
+        cell = TABLE[self.state, asked]
+        return [] if isinstance(cell, Drop) else ON_REST[cell](self, now)
 
     def _on_i1(self, packet: Packet, source: Address, now: float) -> list[Action]:
         return [Transmit(self._responder.answer(packet, source, now), source)]
@@ -191,7 +195,8 @@ class Association:
             Rejected: the Responder's DH value is bad: the exchange goes on with a new I1.
         """
         work = self._work
-        if work is None or work.serial != serial or self.state is not State.I1_SENT:
+        cell = TABLE[self.state, Ask.SOLVED]
+        if work is None or work.serial != serial or isinstance(cell, Drop):
             return []
         self._timers.stop(Timer.PUZZLE)
         if j is None:
@@ -347,7 +352,7 @@ class Association:
         """See sansio.Machine."""
         actions: list[Action] = []
         for timer in self._timers.expired(now):
-            actions += _ON_TIMER[timer](self, now)
+            actions += self._do(timer, now)
         return actions
 
     def _retransmit(self, now: float) -> list[Action]:
@@ -408,6 +413,17 @@ class Association:
 
     # -- what several inputs do ----------------------------------------------------------------
 
+    def _begin(self, now: float) -> list[Action]:
+        self._forget_keys()
+        return self._send_first_i1(now)
+
+    def _wait(self, now: float) -> list[Action]:
+        return []
+
+    def _stop(self, now: float) -> list[Action]:
+        self._drop(State.UNASSOCIATED)
+        return self._down("closed", always=True)
+
     def _send_first_i1(self, now: float) -> list[Action]:
         local, peer = self.pair
         addresses = self._shared.addresses(peer)
@@ -428,7 +444,7 @@ class Association:
         self._drop(State.CLOSING)
         self._keys, self._host_id = keys, host_id  # to check CLOSE_ACK
         self._last, self._attempt = close, 0
-        return self._retransmit(now)
+        return [*self._retransmit(now), *self._down("closed")]
 
     def _install(
         self, inbound: Inbound, keys: Keys, host_id: HostId, spi_out: int, now: float
@@ -453,9 +469,6 @@ class Association:
         if self._sas is not None:
             self._sas.inbound.awaited = False
         return self._come_up(now)
-
-    def _exchange_complete(self, now: float) -> list[Action]:
-        return self._establish(now)
 
     def _come_up(self, now: float) -> list[Action]:
         """Tell the owner, once, and let go what has waited for the SAs."""
@@ -515,45 +528,34 @@ def _key_log(line: str) -> list[Action]:
     return [KeyLog(line)] if line else []
 
 
-_CONNECTED: Final = frozenset({State.I1_SENT, State.I2_SENT, State.R2_SENT, State.ESTABLISHED})
+OnPacket = Callable[[Association, Packet, Address, float], list[Action]]
+OnRest = Callable[[Association, float], list[Action]]
 
-Handler = Callable[[Association, Packet, Address, float], list[Action]]
-
-# RFC 7401 §4.4.3, one row a cell that is not "drop".
-ON_PACKET: Final[dict[tuple[State, PacketType], Handler]] = {
-    (State.UNASSOCIATED, PacketType.I1): Association._on_i1,
-    (State.UNASSOCIATED, PacketType.I2): Association._on_i2,
-    (State.I1_SENT, PacketType.I1): Association._on_i1_in_i1_sent,
-    (State.I1_SENT, PacketType.R1): Association._on_r1,
-    (State.I1_SENT, PacketType.I2): Association._on_i2_again,
-    (State.I1_SENT, PacketType.CLOSE): Association._on_close,  # while an old SA pair is in doubt
-    (State.I2_SENT, PacketType.I1): Association._on_i1,
-    (State.I2_SENT, PacketType.R1): Association._on_r1,
-    (State.I2_SENT, PacketType.I2): Association._on_i2_in_i2_sent,
-    (State.I2_SENT, PacketType.R2): Association._on_r2,
-    (State.I2_SENT, PacketType.NOTIFY): Association._on_notify,
-    (State.I2_SENT, PacketType.CLOSE): Association._on_close,
-    (State.R2_SENT, PacketType.I1): Association._on_i1,
-    (State.R2_SENT, PacketType.I2): Association._on_i2_again,
-    (State.R2_SENT, PacketType.NOTIFY): Association._on_notify,
-    (State.R2_SENT, PacketType.CLOSE): Association._on_close,
-    (State.ESTABLISHED, PacketType.I1): Association._on_i1,
-    (State.ESTABLISHED, PacketType.I2): Association._on_i2_again,
-    (State.ESTABLISHED, PacketType.NOTIFY): Association._on_notify,
-    (State.ESTABLISHED, PacketType.CLOSE): Association._on_close,
-    (State.CLOSING, PacketType.I1): Association._on_i1,
-    (State.CLOSING, PacketType.I2): Association._on_i2,
-    (State.CLOSING, PacketType.CLOSE): Association._on_close,
-    (State.CLOSING, PacketType.CLOSE_ACK): Association._on_close_ack,
-    (State.CLOSED, PacketType.I1): Association._on_i1,
-    (State.CLOSED, PacketType.I2): Association._on_i2,
-    (State.CLOSED, PacketType.CLOSE): Association._on_close,
+ON_PACKET: Final[dict[Rule, OnPacket]] = {
+    Rule.ANSWER_I1: Association._on_i1,
+    Rule.CROSSED_I1: Association._on_i1_in_i1_sent,
+    Rule.READ_R1: Association._on_r1,
+    Rule.ACCEPT_I2: Association._on_i2,
+    Rule.CROSSED_I2: Association._on_i2_in_i2_sent,
+    Rule.REPEATED_I2: Association._on_i2_again,
+    Rule.READ_R2: Association._on_r2,
+    Rule.COUNT_NOTIFY: Association._on_notify,
+    Rule.ANSWER_CLOSE: Association._on_close,
+    Rule.READ_CLOSE_ACK: Association._on_close_ack,
 }
 
-_ON_TIMER: Final[dict[Timer, Callable[[Association, float], list[Action]]]] = {
-    Timer.RETRANSMIT: Association._retransmit,
-    Timer.PUZZLE: Association._puzzle_expired,
-    Timer.EXCHANGE_COMPLETE: Association._exchange_complete,
-    Timer.CHECK: Association._check,
-    Timer.CLOSED: Association._closed_expired,
+ON_REST: Final[dict[Rule, OnRest]] = {
+    Rule.BEGIN: Association._begin,
+    Rule.BEGIN_AND_QUEUE: Association._begin,
+    Rule.QUEUE: Association._wait,
+    Rule.SEND: Association._wait,
+    Rule.SEND_CLOSE: Association._send_first_close,
+    Rule.STOP: Association._stop,
+    Rule.ESTABLISH: Association._establish,
+    Rule.REPEAT_I1: Association._retransmit,
+    Rule.GIVE_UP_PUZZLE: Association._puzzle_expired,
+    Rule.REPEAT_I2: Association._retransmit,
+    Rule.REPEAT_CLOSE: Association._retransmit,
+    Rule.LOOK: Association._check,
+    Rule.FORGET: Association._closed_expired,
 }

@@ -126,13 +126,9 @@ class Engine:
         if association is None:
             self.counters["datagram without exchange"] += 1
             return actions
-        if (local, peer) in self.outbound:
-            return [*actions, Flush(local, peer, ((next_header, payload),))]
-        started = association.connect(now)
-        if association.state not in _GONE:
-            association.enqueue(next_header, payload)
+        actions += association.send(next_header, payload, now)
         self._settle(association)
-        return [*actions, *started]
+        return actions
 
     def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """Close one association, or stop trying for it."""
