@@ -70,7 +70,7 @@ class Baresip:
 
     def __init__(self, account: Account, folder: Path, microphone: Path) -> None:
         self._account, self._folder, self._microphone = account, folder, microphone
-        self.sip_port, self._control = free_port(run=2), free_port()
+        self.sip_port = self._control = 0  # chosen at the start
         self._program = Program(
             f"baresip of {account.user}",
             ["baresip", "-4", "-f", str(folder), "-s", "-v"],
@@ -118,6 +118,7 @@ class Baresip:
         Raises:
             StepFailed: baresip isn't installed, or its control port doesn't open.
         """
+        self.sip_port, self._control = free_port(run=2), free_port()
         self._configure()
         await self._program.start()
         await self._program.lines.wait(

@@ -12,10 +12,11 @@ class Progress:
 
     Args:
         out: where to print, or None to be silent.
+        errors: where to print what failed; None for ``out``.
     """
 
-    def __init__(self, out: TextIO | None) -> None:
-        self._out = out
+    def __init__(self, out: TextIO | None, errors: TextIO | None = None) -> None:
+        self._out, self._errors = out, errors or out
         self._began = time.monotonic()
 
     def say(self, *lines: str) -> None:
@@ -23,6 +24,11 @@ class Progress:
         if self._out is not None:
             for line in lines:
                 print(line, file=self._out, flush=True)
+
+    def complain(self, *lines: str) -> None:
+        """Print these lines about something that failed."""
+        for line in lines:
+            print(line, file=self._errors, flush=True)
 
     def step(self, name: str, ok: bool, seconds: float, detail: str) -> None:
         """Print how a step went."""

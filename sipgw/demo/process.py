@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ R = TypeVar("R")
 
 MAX_ENTRIES = 20_000  # of one journal
 LINE_LIMIT = 1 << 20  # bytes
+FIRST_PORT, LAST_PORT = 11_000, 19_999
 GRACE = 3.0  # seconds between the polite signal and the other one
 
 
@@ -185,14 +187,15 @@ class Program:
 def free_port(address: str = "127.0.0.1", run: int = 1) -> int:
     """Find ``run`` ports in a row that are free for UDP and TCP at ``address``, the first of them.
 
+    They lie below those that the system gives to whoever asks for any (from 32,768 on): until
+    the program that they are for has started, nobody else comes upon them by chance.
+
     Raises:
         StepFailed: none was found.
     """
     for _ in range(100):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))
-            first: int = probe.getsockname()[1]
-        if first + run < 65_536 and all(is_free(address, first + i) for i in range(run)):
+        first = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT - run)
+        if all(is_free(address, first + i) for i in range(run)):
             return first
     raise StepFailed(f"no free port at {address}")
 

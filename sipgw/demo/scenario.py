@@ -86,7 +86,7 @@ class Demo:
                 reason = "stopped"
             self._note(name, False, began, reason)
             for log in () if isinstance(error, asyncio.CancelledError) else logs:
-                self.progress.say(*(f"      | {line}" for line in log()))
+                self.progress.complain(*(f"      | {line}" for line in log()))
             if isinstance(
                 _first(error), StepFailed | TimeoutError | OSError | ValueError | LookupError
             ):
@@ -299,7 +299,7 @@ async def _run(demo: Demo) -> bool:
     except StepFailed as failed:
         if not demo.steps or demo.steps[-1]["ok"]:  # outside of any step
             demo.steps.append({"name": "tools", "ok": False, "ms": 0.0})
-            demo.progress.say(str(failed))
+            demo.progress.complain(str(failed))
         return False
     return all(step["ok"] for step in demo.steps)
 
@@ -307,7 +307,12 @@ async def _run(demo: Demo) -> bool:
 def run(*, seconds: float, capture: Path | None, client: str, as_json: bool) -> int:
     """Run the demo and return its exit status: 0 only if every step held."""
     out: TextIO | None = None if as_json else sys.stdout
-    demo = Demo(seconds, capture and capture.absolute(), client, Progress(out))
+    demo = Demo(
+        seconds,
+        capture and capture.absolute(),
+        client,
+        Progress(out, sys.stderr if as_json else None),
+    )
     try:
         with asyncio.Runner() as runner:
             loop = runner.get_loop()

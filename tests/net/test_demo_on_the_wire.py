@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert done.stdout.count("\n") == 1, done.stdout + done.stderr
     packets = read(capture)
     hip = [p for p in packets if p.source[1] == p.target[1] == HIP_PORT]
+    sys.stderr.write(done.stderr)  # which pytest shows if a test fails
     return Run(json.loads(done.stdout), capture, packets, {end for p in hip for end in p.ends})
 
 
