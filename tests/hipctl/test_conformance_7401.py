@@ -1,5 +1,6 @@
 """What RFC 7401 asks for and no other test shows; docs/conformance/rfc7401.md says which row."""
 
+import ast
 import asyncio
 import ipaddress
 import random
@@ -7,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -373,3 +375,52 @@ def test_data_of_no_association_is_discarded() -> None:
 
     simulate(main)
     assert len(net.log) == 1  # nothing came back
+
+
+# -- §5.3.7, §5.3.8, §6.16: ending, and what is left -------------------------------------------
+
+
+def test_close_and_close_ack_hold_what_the_rfc_lists() -> None:
+    net, a, b = established()
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    net.run(2.0)
+    for kind, echo in ((CLOSE, "ECHO_REQUEST_SIGNED"), (CLOSE_ACK, "ECHO_RESPONSE_SIGNED")):
+        (seen,) = net.sent(kind)
+        names = [p.TYPE.name for p in Packet(seen.data).parameters()]  # type: ignore[union-attr]
+        assert names == [echo, "HIP_MAC", "HIP_SIGNATURE"]
+
+
+@pytest.mark.parametrize("part", [params.EchoResponseSigned, params.HipMac, params.HipSignature])
+def test_a_forged_close_ack_ends_nothing(part: type[params.Parameter]) -> None:
+    net, a, b = established()
+
+    def forge(seen: Seen) -> list[bytes]:
+        if seen.kind != CLOSE_ACK:
+            return [seen.data]
+        at = seen.data.index(Packet(seen.data).need(part).content()) + 5
+        return [seen.data[:at] + bytes((seen.data[at] ^ 1,)) + seen.data[at + 1 :]]
+
+    net.tamper = forge
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    net.run(1.2)
+    assert len(net.sent(CLOSE_ACK)) == 1
+    assert net.state(a, b) is State.CLOSING
+
+
+def test_no_association_state_is_written_to_disk() -> None:
+    folder = Path(exchange.__file__).parent
+    pure = ["association", "engine", "esp", "exchange", "responder", "sas", "state"]
+    for name in pure:
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        imported = {
+            alias.name.partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        called = {function.id for function in calls if isinstance(function, ast.Name)}
+        modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert not imported & {"os", "io", "pathlib", "sqlite3", "shelve", "pickle"}, name
+        assert not modules & {"os", "io", "pathlib"}, name
+        assert "open" not in called, name

@@ -1,11 +1,13 @@
 """What RFC 7402 asks for and no other test shows; docs/conformance/rfc7402.md says which row."""
 
+import asyncio
 import random
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 
-from hipctl import exchange, params, puzzle
+from hipctl import HostConfig, LocalHost, contact_from_addresses, exchange, params, puzzle
 from hipctl.constants import PacketType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import HostConfigRefused, Rejected
@@ -16,7 +18,9 @@ from hipctl.packet import Packet, build
 from hipctl.responder import Responder
 from hipctl.sas import Inbound
 from hipctl.state import Shared
+from sim import net as sockets
 from sim.engines import FAST, Net, Seen
+from sim.loop import simulate
 
 A, B = (HostIdentity.from_secret(n) for n in (1, 2))
 AT_A = ("192.0.2.1", 10500)
@@ -116,3 +120,26 @@ def test_the_initiator_can_receive_before_it_has_sent_i2() -> None:
     net.run(1.0)
     (i2,) = net.sent(PacketType.I2)
     assert ready == [Packet(i2.data).need(params.EspInfo).new_spi]
+
+
+def test_control_packets_never_go_through_an_sa() -> None:
+    net = sockets.Net()
+    ends: list[sockets.Address] = [("10.0.0.1", 10500), ("10.0.0.2", 10500)]
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            hosts = [
+                await stack.enter_async_context(
+                    LocalHost([who], HostConfig(listen=(end,), engine=FAST), open_port=net.open)
+                )
+                for who, end in zip((A, B), ends, strict=True)
+            ]
+            hosts[0].learn(B.hit, contact_from_addresses([ends[1]]))
+            await hosts[0].connect(B.hit)
+            hosts[0].disconnect(B.hit)
+            await asyncio.sleep(1)
+
+    simulate(main)
+    kinds = [Packet(data[4:]).type for _, _, _, data in net.log if data[:4] == bytes(4)]
+    assert kinds[:6] == [1, 2, 3, 4, 18, 19]
+    assert len(kinds) == len(net.log)
