@@ -307,7 +307,9 @@ def _check(config: EngineConfig) -> None:
         ("HIP cipher", config.ciphers, CIPHER_KEY_LENGTH.keys()),
         ("ESP suite", config.esp_suites, esp.SUITES.keys()),
     ):
-        if not chosen or not set(chosen) <= set(known):
-            raise HostConfigRefused(f"choose each {what} among {sorted(known)}")
+        if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
+            raise HostConfigRefused(f"choose each {what} among {sorted(known)}, and once")
     if not 0 <= config.k <= config.k_max:
         raise HostConfigRefused("k lies between 0 and k_max")
+    if config.calm_load <= 0:
+        raise HostConfigRefused("calm_load is more than 0")

@@ -16,7 +16,7 @@ from hipctl import HostConfig, LocalHost, crypto, exchange, params, puzzle
 from hipctl.actions import Transmit
 from hipctl.constants import NotifyType, PacketType
 from hipctl.engine import Engine, EngineConfig
-from hipctl.errors import MalformedPacket, Rejected
+from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
 from hipctl.exchange import KnownHosts, Offer, Reply
 from hipctl.identity import Hit, HostIdentity
 from hipctl.inner import pseudo_header
@@ -219,6 +219,15 @@ def test_the_same_host_never_gets_the_same_puzzle() -> None:
     assert len({asked.random_i for asked in puzzles}) == 20
 
 
+def test_each_generation_has_a_secret_of_its_own() -> None:
+    subject = engine()
+    raw = build(I1, A.hit, B.hit, [GROUPS])
+    at_its_beginning = [answers(subject, raw, now)[0] for now in (0.0, 64.0, 128.0)]
+    puzzles = [r1.need(params.Puzzle).random_i for r1 in at_its_beginning]
+    assert {asked[:4] for asked in puzzles} == {bytes(4)}  # the same time stamp, sender, address
+    assert len(set(puzzles)) == 3
+
+
 def test_the_initiator_makes_a_new_dh_key_for_each_exchange() -> None:
     net, a, b = established()
     net.perform(a, a.engine.close(a.hit, b.hit, net.now))
@@ -237,6 +246,14 @@ def test_default_lists_hold_what_is_mandatory_and_six_entries_at_most() -> None:
     assert 2 in config.ciphers  # AES-128-CBC
     assert 8 in config.groups  # NIST P-384
     assert len(config.ciphers) <= 6
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ciphers": (2,) * 7}, {"esp_suites": (8, 8)}, {"groups": (7, 8, 7)}]
+)
+def test_a_list_never_names_anything_twice(wrong: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(HostConfigRefused, match="once"):
+        Engine([], replace(FAST, **wrong), RNG)  # type: ignore[arg-type]
 
 
 def test_an_unknown_transport_format_does_not_hinder_a_known_one() -> None:
