@@ -4,7 +4,7 @@
     * MalformedMessage    bytes that are no RPC message                     -> drop, count
     * MalformedRecord     bytes that are no record                          -> drop, count
     * RecordRefused       a record that may not be stored or believed       -> answer, count
-    * MalformedAor        text that names nobody                            -> tell the user or client
+    * MalformedAor        text that names nobody                            -> tell the user
     * NotFound            nobody is registered under this name              -> 404
     * LookupFailed        the overlay could not be asked                    -> 480
     * CredentialsRefused  a delegation, certificate or overlay file is wrong -> tell the user
@@ -18,7 +18,7 @@ class OverlayError(Exception):
 
 
 class MalformedMessage(OverlayError):
-    """Bytes that no conforming peer sends; ``reason`` is short and constant: it names a counter."""
+    """Bytes that no conforming peer sends; ``reason`` is short, constant, and names a counter."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
