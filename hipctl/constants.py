@@ -167,6 +167,14 @@ class DiType(IntEnum):
     NAI = 2
 
 
+class LocatorType(IntEnum):
+    """Locator Types of LOCATOR_SET."""
+
+    ADDRESS = 0  # RFC 8046 §4.2
+    SPI_ADDRESS = 1  # RFC 8046 §4.2
+    TRANSPORT_ADDRESS = 2  # RFC 9028 §5.7
+
+
 class NatTraversalMode(IntEnum):
     """NAT traversal modes, RFC 5770 §5.4 and RFC 9028 §5.4."""
 
@@ -193,8 +201,19 @@ RETRANSMIT_MAX: Final = 5  # transmissions of I1 or I2 before E-FAILED
 CLOSE_RETRANSMIT_MAX: Final = 3  # transmissions of CLOSE before the state is dropped anyway
 CLOSED_LIFETIME: Final = 10.0  # seconds in CLOSED: longer than the peer repeats its CLOSE
 PUZZLE_K: Final = 10  # bits, about 2 ms
+PUZZLE_K_BUSY: Final = 18  # bits, about half a second
 PUZZLE_K_MAX: Final = 24  # bits: we don't work longer for anybody (half a minute)
 PUZZLE_LIFETIME: Final = 38  # 2^(38 - 32) = 64 seconds, as on the wire (RFC 7401 §5.2.4)
 GENERATION_LIFETIME: Final = 64.0  # seconds an R1 generation is offered, then accepted again
 UNUSED_LIFETIME: Final = 900.0  # seconds, UAL of RFC 7401 §4.4.1
 UNANSWERED_LIFETIME: Final = 30.0  # seconds that we send and hear nothing: has the peer restarted?
+UPDATE_RETRANSMIT_MIN: Final = 0.2  # seconds: not even where the path is short do we hurry more
+UPDATE_RETRANSMIT_MAX: Final = 6  # transmissions of an UPDATE before the association is in doubt
+PROBE_RETRANSMIT_MAX: Final = 3  # transmissions of one that only asks who is at an address
+REKEY_PACKETS: Final = 2**31  # half of what an SA can carry
+REKEY_LIFETIME: Final = 4 * 3600.0  # seconds
+OLD_SA_LIFETIME: Final = 10.0  # seconds that an old inbound SA outlives the first use of the new
+SILENCE: Final = 1.0  # seconds without an answer after which a call looks for another path
+LOCATORS_MAX: Final = 8  # of one peer that we remember
+CREDIT_AGING_FACTOR: Final = 7 / 8  # RFC 8046 §5.6.2
+CREDIT_AGING_INTERVAL: Final = 5.0  # seconds, RFC 8046 §5.6.2

@@ -311,3 +311,5 @@ def _check(config: EngineConfig) -> None:
             raise HostConfigRefused(f"choose each {what} among {sorted(known)}, and once")
     if not 0 <= config.k <= config.k_max:
         raise HostConfigRefused("k lies between 0 and k_max")
+    if config.calm_load <= 0:
+        raise HostConfigRefused("calm_load is more than 0")

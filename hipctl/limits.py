@@ -24,6 +24,11 @@ class Limiter:
             self._buckets.popitem(last=False)
         return allowed
 
+    def exhausted(self, key: str, now: float) -> bool:
+        """Whether ``allow`` would say False; takes nothing and remembers nobody."""
+        bucket = self._buckets.get(key)
+        return bucket is not None and bucket[0] + (now - bucket[1]) * self._rate < 1.0
+
 
 def network(address: str) -> str:
     """The unit that a limit is about: an IPv4 address, or an IPv6 /64."""

@@ -3,6 +3,9 @@
 R1s are made once a generation and DH group. What varies between their copies (the receiver's
 HIT, Opaque and #I) isn't signed; #I is a time and a MAC of who asked from where, so that an I2
 shows by itself that it answers an R1 of ours, and which (RFC 7401 §4.1.1, Appendix A).
+
+Whoever storms us meets, in this order: a limit of R1s and one of bad I2s, both by source network,
+so that few cannot starve the others; then puzzles that get harder with what is asked in all.
 """
 
 import hmac
@@ -16,6 +19,7 @@ from hipctl.crypto import RHASH, RHASH_LENGTH, DhKey, Rng
 from hipctl.errors import Rejected
 from hipctl.identity import Hit, HostIdentity
 from hipctl.limits import Limiter, network
+from hipctl.load import GUESS_SHARE, I1_SHARE, Load
 from hipctl.packet import Packet, cover, finish, header
 from hipctl.settings import EngineConfig
 from hipctl.wire import frame
@@ -37,6 +41,7 @@ class Generation:
         began: monotonic seconds.
         secret: from which #I are derived.
         keys: DH key by group, made when first asked for.
+        r1s: by group and difficulty, which the signature covers; made when first asked for.
         spent: solutions of accepted I2s: one exchange each.
         bad: how many I2s with this solution failed a later check.
     """
@@ -45,7 +50,7 @@ class Generation:
     began: float
     secret: bytes
     keys: dict[int, DhKey] = field(default_factory=dict)
-    r1s: dict[int, tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    r1s: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
     spent: set[bytes] = field(default_factory=set)
     bad: dict[bytes, int] = field(default_factory=dict)
 
@@ -64,12 +69,16 @@ class Vetted:
         solution: its SOLUTION.
         rhash: our hash.
         issued_at: when we sent the R1 that it answers, monotonic seconds, to the millisecond.
+        came_at: when the I2 came; ``network`` whence.
+        network: see ``came_at``.
     """
 
     generation: Generation
     solution: params.Solution
     rhash: str
     issued_at: float
+    came_at: float = 0.0
+    network: str = ""
 
 
 class Responder:
@@ -82,6 +91,8 @@ class Responder:
         self._rhash = RHASH[identity.hit.suite]
         self._rhash_length = RHASH_LENGTH[self._rhash]
         self._limiter = Limiter(config.r1_rate, config.r1_burst, config.r1_addresses)
+        self._bad_i2s = Limiter(config.bad_i2_rate, config.bad_i2_burst, config.r1_addresses)
+        self._load = Load(config.calm_load)
         self._next = config.first_generation
         self._generations: list[Generation] = []  # the current one first, at most two
         host_id = params.HostIdParameter(identity.host_id)
@@ -99,39 +110,50 @@ class Responder:
             MalformedPacket: no DH_GROUP_LIST.
             Rejected: too many I1s from that address.
         """
-        offered = packet.need(params.DhGroupList).groups
         if not self._limiter.allow(network(source[0]), now):
             raise Rejected("I1 rate limit")
+        offered = packet.need(params.DhGroupList).groups
         generation = self._current(now)
+        self._load.add(I1_SHARE, now)
+        k = self.difficulty(now)
         groups = self._config.groups
         group = next((mine for mine in groups if mine in offered), groups[0])
-        r1 = generation.r1s.get(group)
+        r1 = generation.r1s.get((group, k))
         if r1 is None:
-            r1 = generation.r1s[group] = self._make_r1(generation, group)
+            r1 = generation.r1s[group, k] = self._make_r1(generation, group, k)
         before, between, after = r1
         stamp = int((now - generation.began) * _STAMPS).to_bytes(_STAMP_LENGTH, "big")
-        random_i = self._random_i(generation, stamp, packet.sender, source)
+        random_i = self._random_i(generation, k, stamp, packet.sender, source)
         return b"".join((before, packet.sender, between, generation.opaque, random_i, after))
+
+    def difficulty(self, now: float) -> int:
+        """K of the puzzles that we hand out now."""
+        config = self._config
+        hardest = max(config.k, min(config.k_busy, config.k_max))
+        return min(config.k + self._load.bits(now), hardest)
 
     def vet(self, packet: Packet, source: Address, now: float) -> Vetted:
         """Check all of an I2 that costs next to nothing (RFC 7401 §6.9, steps 1, 3, 7 and 8).
 
         Raises:
             MalformedPacket: no or bad SOLUTION or R1_COUNTER.
-            Rejected: it doesn't answer a recent R1 to this sender, the puzzle isn't solved, or the
-                sender's HIT is of a suite that we don't know.
+            Rejected: it doesn't answer a recent R1 to this sender, the puzzle isn't solved, the
+                sender's HIT is of a suite that we don't know, or too many I2s of its network
+                were bad.
         """
         if packet.sender.suite != HitSuite.ECDSA_SHA384:
             raise Rejected("HIT suite not supported")
         solution = packet.need(params.Solution)
         generation = self._generation_of(solution.opaque, now)
-        counter = packet.need(params.R1Counter)
-        if counter.generation != generation.number or solution.k != self._config.k:
+        if packet.need(params.R1Counter).generation != generation.number:
             raise Rejected("I2 answers no R1 of ours")
         stamp = solution.random_i[:_STAMP_LENGTH]
-        random_i = self._random_i(generation, stamp, packet.sender, source)
+        random_i = self._random_i(generation, solution.k, stamp, packet.sender, source)
         if not hmac.compare_digest(random_i, solution.random_i):
             raise Rejected("I2 answers no R1 of ours")
+        origin = network(source[0])  # proven: an R1 of ours has arrived there
+        if self._bad_i2s.exhausted(origin, now):
+            raise Rejected("bad I2 rate limit")
         seen = packet.sender + solution.answer_j
         if seen in generation.spent:
             raise Rejected("solution used before")
@@ -139,9 +161,12 @@ class Responder:
             raise Rejected("solution of bad I2s")
         prefix = puzzle.prefix(random_i, packet.sender, self._identity.hit)
         if not puzzle.verify(solution.k, prefix, solution.answer_j, self._rhash):
+            self._bad_i2s.allow(origin, now)
+            self._load.add(GUESS_SHARE, now)
             raise Rejected("puzzle not solved")
+        self._load.add(1.0, now)
         issued_at = generation.began + int.from_bytes(stamp, "big") / _STAMPS
-        return Vetted(generation, solution, self._rhash, issued_at)
+        return Vetted(generation, solution, self._rhash, issued_at, now, origin)
 
     def spend(self, sender: Hit, vetted: Vetted) -> None:
         """Remember that this solution has made an association: it won't make another."""
@@ -149,6 +174,7 @@ class Responder:
 
     def blame(self, sender: Hit, vetted: Vetted) -> None:
         """Remember that an I2 with this solution failed a later, dearer check (RFC 7401 §8)."""
+        self._bad_i2s.allow(vetted.network, vetted.came_at)
         bad, seen = vetted.generation.bad, sender + vetted.solution.answer_j
         if seen in bad or len(bad) < self._config.spent_solutions:
             bad[seen] = bad.get(seen, 0) + 1
@@ -173,22 +199,24 @@ class Responder:
         raise Rejected("I2 of an old R1")
 
     def _random_i(
-        self, generation: Generation, stamp: bytes, sender: bytes, source: Address
+        self, generation: Generation, k: int, stamp: bytes, sender: bytes, source: Address
     ) -> bytes:
-        """#I: when it was issued, then a MAC of that and of who asked from where."""
-        asked = stamp + sender + self._identity.hit + source[0].encode()
+        """#I: when it was issued, then a MAC of that, of K, and of who asked from where."""
+        asked = stamp + bytes((k,)) + sender + self._identity.hit + source[0].encode()
         mac = hmac.digest(generation.secret, asked, "sha384")
         return (stamp + mac)[: self._rhash_length]
 
-    def _make_r1(self, generation: Generation, group: int) -> tuple[bytes, bytes, bytes]:
+    def _make_r1(self, generation: Generation, group: int, k: int) -> tuple[bytes, bytes, bytes]:
         """Build and sign the R1; return what lies around receiver, Opaque and #I."""
         config = self._config
-        key = generation.keys[group] = DhKey(group, self._rng)
+        key = generation.keys.get(group)
+        if key is None:
+            key = generation.keys[group] = DhKey(group, self._rng)
         lifetime = 32 + max(int(config.generation_lifetime).bit_length() - 1, 0)
         zeros = bytes(self._rhash_length)
         first: list[params.Parameter] = [
             params.R1Counter(generation.number),
-            params.Puzzle(config.k, lifetime, bytes(2), zeros),
+            params.Puzzle(k, lifetime, bytes(2), zeros),
         ]
         rest: list[params.Parameter] = [
             params.DhGroupList(config.groups),

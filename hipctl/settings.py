@@ -6,12 +6,18 @@ from hipctl.constants import (
     CLOSE_RETRANSMIT_MAX,
     CLOSED_LIFETIME,
     GENERATION_LIFETIME,
+    OLD_SA_LIFETIME,
     PUZZLE_K,
+    PUZZLE_K_BUSY,
     PUZZLE_K_MAX,
+    REKEY_LIFETIME,
+    REKEY_PACKETS,
     RETRANSMIT_INITIAL,
     RETRANSMIT_MAX,
+    SILENCE,
     UNANSWERED_LIFETIME,
     UNUSED_LIFETIME,
+    UPDATE_RETRANSMIT_MAX,
     DhGroup,
     EspSuite,
     HipCipher,
@@ -26,7 +32,10 @@ class EngineConfig:
         groups: Diffie-Hellman groups, the preferred one first.
         ciphers: HIP ciphers, the preferred one first.
         esp_suites: ESP transforms, the preferred one first.
-        k: difficulty of our puzzles, bits.
+        k: difficulty of our puzzles when little is asked of us, bits.
+        k_busy: the hardest that they get with load; never above k_max.
+        calm_load: full looks at strangers' I2s a second (or 32 times as many R1s) up to which
+            puzzles stay as they are; with each doubling they get one bit harder.
         k_max: the hardest puzzle that we solve for a peer, bits.
         udp: whether control packets travel in UDP: R1 and I2 then say NAT_TRAVERSAL_MODE 1.
         encrypt_host_id: whether our I2 hides who we are.
@@ -38,12 +47,21 @@ class EngineConfig:
         unused_lifetime: an association that nobody uses for so long is closed.
         unanswered_lifetime: when we send for so long and hear nothing, the peer may have
             restarted: a new base exchange finds out.
+        update_retransmit_max: transmissions of an UPDATE before the association is in doubt.
+        rekey_packets: packets under one SA before new keys are drawn.
+        rekey_lifetime: the same by time, for SAs that are used; jittered.
+        rekey_dh: whether a rekey of ours brings a new Diffie-Hellman key.
+        old_sa_lifetime: how long an old inbound SA opens what is late.
+        silence: when a call has heard nothing for so long, it looks for another path.
         generation_lifetime: how long one R1 generation (its DH keys too) is offered; solutions
             are accepted once as long again.
         first_generation: the first R1_COUNTER; the Unix time lets it grow over restarts.
         r1_rate: R1s to one address (IPv4 address or IPv6 /64) in the long run.
         r1_burst: R1s to one address at once.
         r1_addresses: addresses that the limit remembers.
+        bad_i2_rate: I2s of one network (as for R1s) that may fail in the long run; beyond, all of
+            its I2s are dropped before anything dear is done.
+        bad_i2_burst: I2s of one network that may fail at once.
         notify_rate: NOTIFYs in all; ``notify_burst`` at once.
         notify_burst: see ``notify_rate``.
         spent_solutions: solutions remembered a generation before the next one begins.
@@ -62,6 +80,8 @@ class EngineConfig:
         EspSuite.AES_128_CBC_HMAC_SHA_256,
     )
     k: int = PUZZLE_K
+    k_busy: int = PUZZLE_K_BUSY
+    calm_load: float = 128.0
     k_max: int = PUZZLE_K_MAX
     udp: bool = True
     encrypt_host_id: bool = True
@@ -72,11 +92,19 @@ class EngineConfig:
     closed_lifetime: float = CLOSED_LIFETIME
     unused_lifetime: float = UNUSED_LIFETIME
     unanswered_lifetime: float = UNANSWERED_LIFETIME
+    update_retransmit_max: int = UPDATE_RETRANSMIT_MAX
+    rekey_packets: int = REKEY_PACKETS
+    rekey_lifetime: float = REKEY_LIFETIME
+    rekey_dh: bool = True
+    old_sa_lifetime: float = OLD_SA_LIFETIME
+    silence: float = SILENCE
     generation_lifetime: float = GENERATION_LIFETIME
     first_generation: int = 1
     r1_rate: float = 16.0
     r1_burst: int = 128
     r1_addresses: int = 4096
+    bad_i2_rate: float = 1.0
+    bad_i2_burst: int = 16
     notify_rate: float = 2.0
     notify_burst: int = 8
     spent_solutions: int = 32_768

@@ -178,7 +178,7 @@ def test_bad_i2s_with_one_solution_cost_us_three_checks_and_notifies_are_few() -
 
 
 def test_nobody_is_told_anything_without_a_solution() -> None:
-    net, a, b = pair()
+    net, a, b = pair(replace(FAST, bad_i2_burst=100))
     i2 = bytearray(solved(net, a, b))
     at = bytes(i2).index(Packet(bytes(i2)).need(params.Solution).answer_j)
     heard = []

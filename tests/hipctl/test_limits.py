@@ -25,3 +25,14 @@ def test_ipv6_addresses_of_one_64_count_as_one() -> None:
     assert network("2001:db8::1") != network("2001:db8:0:1::1")
     assert network("fe80::1%eth0") == network("fe80::2")
     assert network("not:an:address") == "not:an:address"
+
+
+def test_whether_one_is_exhausted_costs_nothing() -> None:
+    limiter = Limiter(1.0, 2, 1)
+    assert not limiter.exhausted("a", 0.0)
+    limiter.allow("a", 0.0)
+    assert not any(limiter.exhausted("a", 0.0) for _ in range(9))
+    limiter.allow("a", 0.0)
+    assert limiter.exhausted("a", 0.5)
+    assert not limiter.exhausted("b", 0.5)
+    assert not limiter.exhausted("a", 1.0)

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from hipctl import params
+from hipctl import params, puzzle
 from hipctl.constants import PacketType
 from hipctl.engine import EngineConfig
 from hipctl.errors import Rejected
@@ -137,7 +137,7 @@ def test_a_generation_ends_early_when_it_has_seen_its_fill_of_solutions() -> Non
 
 
 def test_blame_is_bounded() -> None:
-    subject = responder(replace(CONFIG, spent_solutions=3))
+    subject = responder(replace(CONFIG, spent_solutions=3, bad_i2_burst=100))
     first = ask(subject, 0.0)
     vetted = [subject.vet(i2(first, bytes([n]) * 48), SOURCE, 1.0) for n in range(9)]
     for one in vetted * 3:
@@ -145,3 +145,95 @@ def test_blame_is_bounded() -> None:
     assert len(vetted[0].generation.bad) == 3
     with pytest.raises(Rejected, match="solution of bad I2s"):
         subject.vet(i2(first), SOURCE, 1.0)
+
+
+FIRM = replace(CONFIG, k=12, k_busy=16, calm_load=10.0, r1_rate=1e6, r1_burst=10**6)
+
+
+def unsolved(r1: Packet) -> Packet:
+    """An I2 to that R1 whose #J is no solution."""
+    asked = r1.need(params.Puzzle)
+    prefix = puzzle.prefix(asked.random_i, A.hit, B.hit)
+    guesses = (bytes((n,)) * 48 for n in range(256))
+    return i2(r1, next(j for j in guesses if not puzzle.verify(asked.k, prefix, j, "sha384")))
+
+
+def test_puzzles_get_harder_with_what_is_asked_and_easier_when_it_ends() -> None:
+    subject = responder(FIRM)
+    seen = []
+    for n in range(8000):  # 2,000 a second for 4 s: 62 looks a second
+        r1 = ask(subject, n / 2000)
+        seen.append(r1.need(params.Puzzle).k)
+    assert seen[0] == 12
+    assert seen == sorted(seen)
+    assert seen[-1] == 14  # more than 2 times 10 looks a second, not yet 4 times
+    assert subject.difficulty(8.0) == 13
+    assert subject.difficulty(20.0) == 12
+
+
+def test_puzzles_end_at_k_busy_and_below_k_max() -> None:
+    for limits, hardest in (({"k_busy": 14}, 14), ({"k_max": 13}, 13), ({"k_busy": 3}, 12)):
+        subject = responder(replace(FIRM, **limits, calm_load=0.001))  # type: ignore[arg-type]
+        seen = {ask(subject, 0.0).need(params.Puzzle).k for _ in range(2000)}
+        assert max(seen) == hardest
+
+
+def test_an_answer_to_an_easier_puzzle_is_taken_while_new_ones_are_harder() -> None:
+    subject = responder(replace(FIRM, k=0, k_busy=8))
+    r1 = ask(subject, 0.0)
+    for _ in range(8000):
+        ask(subject, 1.0)
+    assert subject.difficulty(1.0) > 2
+    assert subject.vet(i2(r1), SOURCE, 1.0).solution.k == 0
+
+
+def test_nobody_chooses_an_easier_puzzle() -> None:
+    subject = responder(FIRM)
+    asked = ask(subject, 0.0)
+    of = asked.need(params.Puzzle)
+    solution = params.Solution(0, of.opaque, of.random_i, bytes(48))
+    packet = build(PacketType.I2, A.hit, B.hit, [asked.need(params.R1Counter), solution])
+    with pytest.raises(Rejected, match="I2 answers no R1 of ours"):
+        subject.vet(Packet(packet), SOURCE, 1.0)
+
+
+def test_one_signature_serves_all_r1s_of_a_difficulty() -> None:
+    subject = responder(replace(FIRM, calm_load=1.0))
+    r1s = [ask(subject, n / 1000) for n in range(4000)]
+    signed = {(r1.need(params.Puzzle).k, r1.need(params.HipSignature2).signature) for r1 in r1s}
+    assert len(signed) == len({k for k, _ in signed}) > 2
+    assert len({r1.need(params.DiffieHellman).public for r1 in r1s}) == 1
+
+
+def test_bad_i2s_of_a_network_shut_it_out_before_anything_is_computed() -> None:
+    subject = responder(replace(FIRM, bad_i2_rate=1.0, bad_i2_burst=4))
+    elsewhere = ("192.0.2.77", 10500)
+    bad = unsolved(ask(subject, 0.0))
+    for _ in range(4):
+        with pytest.raises(Rejected, match="puzzle not solved"):
+            subject.vet(bad, SOURCE, 0.0)
+    with pytest.raises(Rejected, match="bad I2 rate limit"):
+        subject.vet(bad, SOURCE, 0.5)
+    with pytest.raises(Rejected, match="puzzle not solved"):  # others are looked at
+        subject.vet(unsolved(ask(subject, 0.0, source=elsewhere)), elsewhere, 0.5)
+    with pytest.raises(Rejected, match="puzzle not solved"):  # and so are they, in time
+        subject.vet(bad, SOURCE, 2.0)
+
+
+def test_i2s_from_forged_addresses_shut_nobody_out() -> None:
+    subject = responder(replace(FIRM, bad_i2_rate=0.0, bad_i2_burst=2))
+    r1 = ask(subject, 0.0, source=("192.0.2.66", 1))  # the liar's own
+    for _ in range(50):
+        with pytest.raises(Rejected, match="I2 answers no R1 of ours"):
+            subject.vet(unsolved(r1), SOURCE, 0.0)
+    with pytest.raises(Rejected, match="puzzle not solved"):  # not: bad I2 rate limit
+        subject.vet(unsolved(ask(subject, 0.0)), SOURCE, 0.0)
+
+
+def test_solved_i2s_that_fail_later_count_as_bad() -> None:
+    subject = responder(replace(CONFIG, bad_i2_rate=0.0, bad_i2_burst=2))
+    r1 = ask(subject, 0.0)
+    for n in range(2):
+        subject.blame(A.hit, subject.vet(i2(r1, bytes((n,)) * 48), SOURCE, 0.0))
+    with pytest.raises(Rejected, match="bad I2 rate limit"):
+        subject.vet(i2(r1, bytes(48)), SOURCE, 9.0)
