@@ -356,6 +356,43 @@ def test_an_r1_that_answers_no_i1_of_ours_is_dropped() -> None:
     assert net.state(a, b) is State.I1_SENT
 
 
+def both_begin() -> tuple[Net, Peer, Peer]:
+    """(the net, who has the lesser HIT, who has the greater one), both in I1-SENT."""
+    net, *peers = introduced()
+    lesser, greater = sorted(peers, key=lambda peer: peer.hit)
+    net.tamper = lambda _: []
+    net.connect(lesser, greater)
+    net.connect(greater, lesser)
+    return net, lesser, greater
+
+
+def test_of_two_i1s_that_cross_the_one_to_the_greater_hit_is_answered() -> None:
+    net, lesser, greater = both_begin()
+    first, second = net.sent(I1)
+    assert lesser.engine.on_control(second.data, greater.address, net.now) == []
+    assert lesser.engine.counters["I1 crossed ours"] == 1
+    (answer,) = greater.engine.on_control(first.data, lesser.address, net.now)
+    assert isinstance(answer, Transmit)
+    assert Packet(answer.data).type is R1
+    assert net.state(lesser, greater) is net.state(greater, lesser) is State.I1_SENT
+
+
+def test_of_two_i2s_that_cross_the_one_to_the_greater_hit_is_answered() -> None:
+    net, lesser, greater = both_begin()
+    for peer, other in ((lesser, greater), (greater, lesser)):  # R1s from before the crossing
+        i1 = Packet(build(I1, peer.hit, other.hit, [GROUPS]))
+        r1 = other.engine._identities[other.hit][1].answer(i1, peer.address, net.now)
+        net.perform(peer, peer.engine.on_control(r1, other.address, net.now))
+    net.run(0.1)
+    assert net.state(lesser, greater) is net.state(greater, lesser) is State.I2_SENT
+    i2s = {seen.source: seen.data for seen in net.sent(I2)}
+    assert lesser.engine.on_control(i2s[greater.address], greater.address, net.now) == []
+    assert net.state(lesser, greater) is State.I2_SENT
+    actions = greater.engine.on_control(i2s[lesser.address], lesser.address, net.now)
+    assert [Packet(x.data).type for x in actions if isinstance(x, Transmit)] == [R2]
+    assert net.state(greater, lesser) is State.R2_SENT
+
+
 def test_an_i2_of_an_unknown_hit_suite_is_dropped_without_an_answer() -> None:
     _, reply = half_done()
     subject = engine()
@@ -421,6 +458,20 @@ def test_a_forged_close_ack_ends_nothing(part: type[params.Parameter]) -> None:
     net.perform(a, a.engine.close(a.hit, b.hit, net.now))
     net.run(1.2)
     assert len(net.sent(CLOSE_ACK)) == 1
+    assert net.state(a, b) is State.CLOSING
+
+
+def test_a_close_ack_to_another_close_ends_nothing() -> None:
+    net, a, b = established()
+    association = b.engine._associations[b.hit, a.hit]
+    keys = association._keys
+    assert keys is not None
+    net.tamper = lambda _: []
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    echo = exchange.Echo((params.EchoResponseSigned(b"another's"),), ())
+    ack = exchange.make_close_ack(b.identity, a.hit, keys, echo)
+    assert a.engine.on_control(ack, b.address, net.now) == []
+    assert a.engine.counters["CLOSE_ACK of another CLOSE"] == 1
     assert net.state(a, b) is State.CLOSING
 
 
