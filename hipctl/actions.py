@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hipctl.identity import Hit
 from hipctl.interface import AssociationDown, AssociationUp
@@ -13,6 +14,19 @@ Pair = tuple[Hit, Hit]
 """(local HIT, peer HIT): the name of an association."""
 
 
+class Path(NamedTuple):
+    """Between which addresses packets go.
+
+    Attributes:
+        source: ours, one of those given to ``Engine.set_locators``; None: the shell's choice,
+            which is the address that was asked where we answer, else what the routes say.
+        to: the peer's.
+    """
+
+    source: Address | None
+    to: Address
+
+
 @dataclass(frozen=True, slots=True)
 class Transmit:
     """Put one HIP control packet on the wire.
@@ -21,10 +35,12 @@ class Transmit:
         data: from the first byte of the HIP header; the shell prepends the four zero bytes of
             the UDP encapsulation (RFC 5770 §5.1), or computes the checksum for raw IP.
         to: where it goes.
+        source: from which of our addresses, see Path.
     """
 
     data: bytes
     to: Address
+    source: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +87,19 @@ class KeyLog:
     line: str
 
 
-Action = Transmit | SolvePuzzle | Flush | KeyLog | AssociationUp | AssociationDown
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """Whom ``connect_opportunistic`` has found at an address; the exchange goes on.
+
+    Attributes:
+        local: our HIT.
+        address: where we asked.
+        peer: who has answered, or None: nobody.
+    """
+
+    local: Hit
+    address: Address
+    peer: Hit | None
+
+
+Action = Transmit | SolvePuzzle | Flush | KeyLog | PeerFound | AssociationUp | AssociationDown

@@ -6,25 +6,30 @@ answered, counted in ``counters`` by a short reason, or both; it never raises.
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from hipctl import esp
+from hipctl.access import Access
 from hipctl.actions import (
     Action,
     Address,
     Flush,
     KeyLog,
     Pair,
+    PeerFound,
     SolvePuzzle,
     Transmit,
 )
 from hipctl.association import Association
+from hipctl.constants import LOCATORS_MAX, PacketType
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
-from hipctl.identity import Hit, HostIdentity
+from hipctl.identity import NULL_HIT, Hit, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp
 from hipctl.limits import Limiter
+from hipctl.locators import one_host
+from hipctl.opportunistic import Opportunist
 from hipctl.packet import Packet
 from hipctl.responder import Responder
 from hipctl.sas import Inbound, Outbound
@@ -43,6 +48,7 @@ __all__ = [
     "KeyLog",
     "Outbound",
     "Pair",
+    "PeerFound",
     "SolvePuzzle",
     "Transmit",
 ]
@@ -51,6 +57,8 @@ Rng = Callable[[int], bytes]
 
 _ADDRESSES_MAX: Final = 8  # a peer
 _EVICTED_SHARE: Final = 256  # of a full table, one in so many is evicted at once
+_MOVED_AT_ONCE: Final = 64  # associations that are told of a move at once
+_MOVED_RATE: Final = 250.0  # and a second after that
 _GONE: Final = frozenset({State.UNASSOCIATED, State.E_FAILED})
 _EXCHANGING: Final = frozenset({State.I1_SENT, State.I2_SENT})
 _ENDING: Final = frozenset({State.CLOSING, State.CLOSED})
@@ -94,6 +102,9 @@ class Engine:
         self._identities = {
             identity.hit: (identity, Responder(identity, config, rng)) for identity in identities
         }
+        self._default = identities[0].hit if identities else NULL_HIT
+        self._access = Access()
+        self._opportunist = Opportunist(config)
         self._associations: dict[Pair, Association] = {}
         self._exchanging: set[Pair] = set()
         self._alarms: list[tuple[float, int, Pair]] = []
@@ -128,6 +139,66 @@ class Engine:
             return actions
         actions += association.send(next_header, payload, now)
         self._settle(association)
+        return actions
+
+    def connect_opportunistic(self, local: Hit, address: Address, now: float) -> list[Action]:
+        """Associate with whoever answers at ``address``: a PeerFound tells (RFC 7401 §4.1.8).
+
+        Raises:
+            HostConfigRefused: the configuration doesn't ask for it, or ``local`` isn't ours.
+        """
+        if not self._config.opportunistic_initiator:
+            raise HostConfigRefused("opportunistic mode is off: set opportunistic_initiator")
+        if local not in self._identities:
+            raise HostConfigRefused(f"{local} is no identity of this host")
+        if len(self._exchanging) + len(self._opportunist) >= self._config.max_exchanges:
+            self.counters["too many exchanges"] += 1
+            return [PeerFound(local, address, None)]
+        return self._opportunist.ask(local, address, now)
+
+    def set_access(
+        self, allow: Collection[Hit] | None, deny: Collection[Hit], now: float
+    ) -> list[Action]:
+        """Choose who may associate with us from now on; closes what may not be any more.
+
+        Packets of others are dropped and counted, before anything is computed for them.
+
+        Args:
+            allow: only these HITs, None for everybody.
+            deny: none of these, whatever ``allow`` says.
+            now: monotonic seconds.
+        """
+        self._access = Access(allow, deny)
+        actions: list[Action] = []
+        for pair, association in list(self._associations.items()):
+            if not self._access.permits(pair[1]):
+                actions += association.abandon(now)
+                self._settle(association)
+        return actions
+
+    def set_locators(self, addresses: Sequence[Address], now: float) -> list[Action]:
+        """Say at which of our own addresses we are, whenever that changes (RFC 8046 §3.2).
+
+        Every association leaves from one of them at once if the one that it uses is gone, tells
+        its peer, and goes over to the first when the peer has answered there. Those last heard
+        go first; the others follow within seconds.
+
+        Args:
+            addresses: IP addresses and UDP ports from which ``Transmit.source`` and
+                ``Outbound.source`` will choose, the preferred one first; at most 8, no groups.
+                None at all: we are nowhere for the moment.
+            now: monotonic seconds.
+        """
+        ours = tuple(dict.fromkeys(a for a in addresses if one_host(a[0])))[:LOCATORS_MAX]
+        if ours == self._shared.locators:
+            return []
+        self._shared.locators = ours
+        actions: list[Action] = []
+        order = sorted(self._associations.values(), key=Association.last_heard, reverse=True)
+        for i, association in enumerate(order):
+            at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
+            actions += association.set_locators(ours, at, now)
+            self._settle(association)
         return actions
 
     def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:
@@ -176,15 +247,19 @@ class Engine:
             return []
 
     def _dispatch(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        ours = self._identities.get(packet.receiver)
-        if ours is None:
-            raise Rejected("not our HIT")
+        receiver, ours = self._receiver(packet)
         if packet.sender in self._identities:
             raise Rejected("our own HIT from outside")
+        if not self._access.permits(packet.sender):
+            raise Rejected("HIT denied")
         if packet.unknown_critical() is not None:
             raise Rejected("unknown critical parameter")
-        pair = (packet.receiver, packet.sender)
+        pair = (receiver, packet.sender)
         association = self._associations.get(pair)
+        if packet.type is PacketType.R1 and len(self._opportunist):
+            found = self._find(ours, association, packet, source, now)
+            if found is not None:
+                return found
         if association is None:
             # Not kept unless the packet makes it one: strangers leave no state behind.
             association = Association(*ours, packet.sender, self._shared)
@@ -199,6 +274,45 @@ class Engine:
         finally:
             self._settle(association)
 
+    def _receiver(self, packet: Packet) -> tuple[Hit, tuple[HostIdentity, Responder]]:
+        receiver = packet.receiver
+        if receiver == NULL_HIT:
+            if not self._config.opportunistic_responder:
+                raise Rejected("opportunistic I1")
+            receiver = self._default
+        ours = self._identities.get(receiver)
+        if ours is None:
+            raise Rejected("not our HIT")
+        return receiver, ours
+
+    def _find(
+        self,
+        ours: tuple[HostIdentity, Responder],
+        association: Association | None,
+        packet: Packet,
+        source: Address,
+        now: float,
+    ) -> list[Action] | None:
+        """Take an R1 that answers an opportunistic I1; None: it is not that."""
+        local, peer = packet.receiver, packet.sender
+        asked_at = self._opportunist.answered(local, source)
+        if asked_at is None:
+            return None
+        actions: list[Action] = []
+        if association is None:
+            association = Association(*ours, peer, self._shared)
+            association.adopt(source, asked_at)
+            actions = association.on_packet(packet, source, now)
+            actions = [*self._make_room(now), *actions]
+            self._associations[local, peer] = association
+            self._settle(association)
+        else:
+            outbound = self.outbound.get((local, peer))
+            if outbound is None or outbound.address != source:
+                return None
+        self._opportunist.done(local, source)
+        return [PeerFound(local, source, peer), *actions]
+
     def heard(self, spi: int, source: Address, now: float) -> Sequence[Action]:
         """Note that authentic ESP came under ``spi`` (after ``sa.open`` succeeded)."""
         inbound = self.inbound.get(spi)
@@ -210,7 +324,7 @@ class Engine:
         association = self._associations.get((inbound.local, inbound.peer))
         if association is None:
             return ()
-        actions = association.on_first_data(now)
+        actions = association.on_first_data(spi, now)
         self._settle(association)
         return actions
 
@@ -218,11 +332,12 @@ class Engine:
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
-        return self._alarms[0][0] if self._alarms else None
+        first, asked = self._alarms[0][0] if self._alarms else None, self._opportunist.deadline()
+        return asked if first is None else first if asked is None else min(first, asked)
 
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine."""
-        actions: list[Action] = []
+        actions = self._opportunist.on_time(now)
         while self._alarms and self._alarms[0][0] <= now:
             at, _, pair = heapq.heappop(self._alarms)
             association = self._associations.get(pair)
@@ -245,6 +360,8 @@ class Engine:
         ours = self._identities.get(local)
         if ours is None or peer in self._identities:
             return None, [AssociationDown(local, peer, "not possible with these HITs")]
+        if not self._access.permits(peer):
+            return None, [AssociationDown(local, peer, "denied")]
         if len(self._exchanging) >= self._config.max_exchanges:
             self.counters["too many exchanges"] += 1
             return None, [AssociationDown(local, peer, "too many exchanges")]

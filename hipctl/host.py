@@ -10,12 +10,21 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Self, assert_never
 
 from hipctl import contact as contacts
-from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
+from hipctl.actions import (
+    Action,
+    Address,
+    Flush,
+    KeyLog,
+    Pair,
+    PeerFound,
+    SolvePuzzle,
+    Transmit,
+)
 from hipctl.echo import Echoes
 from hipctl.engine import Engine, Inbound, Outbound
 from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse, Rejected
@@ -123,6 +132,7 @@ class LocalHost:
         self._identification = int.from_bytes(rng(4), "big")
         self._echoes = Echoes(int.from_bytes(rng(2), "big"))
         self._waiting: dict[Pair, set[asyncio.Future[None]]] = {}
+        self._asking: dict[tuple[Hit, Address], set[asyncio.Future[Hit]]] = {}
         self._watchers: dict[object, Callable[[Event], None]] = {}
         self._counters: Counter[str] = Counter()
         self._ports = Ports(open_port, self._on_datagram, self._counters)
@@ -269,6 +279,43 @@ class LocalHost:
     def addresses(self) -> Sequence[Address]:
         """Where we listen, with the ports that the kernel chose where 0 was asked for."""
         return self._ports.addresses
+
+    async def connect_opportunistic(
+        self, address: Address, *, local: Hit | None = None, timeout: float = 5.0
+    ) -> Hit:
+        """Associate with whoever answers at ``address`` and return its HIT (RFC 7401 §4.1.8).
+
+        Nothing proves that it is who was meant; only ``EngineConfig.opportunistic_initiator``
+        allows this, and only hosts with ``opportunistic_responder`` answer.
+
+        Raises:
+            HostConfigRefused: this host isn't configured for it.
+            AssociationFailed: nobody answered in time.
+        """
+        if not self._open:
+            raise AssociationFailed("this host is closed")
+        asked = (local or self._hits[0], address)
+        waiter: asyncio.Future[Hit] = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                self._asking.setdefault(asked, set()).add(waiter)
+                self._driver.feed(lambda now: self.engine.connect_opportunistic(*asked, now))
+                peer = await waiter
+                await self.connect(peer, local=asked[0], timeout=timeout)
+                return peer
+        except TimeoutError:
+            raise AssociationFailed(f"{address[0]} did not answer within {timeout:g} s") from None
+        finally:
+            waiters = self._asking.get(asked)
+            if waiters is not None:
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._asking[asked]
+
+    def set_access(self, allow: Collection[Hit] | None, deny: Collection[Hit] = ()) -> None:
+        """Choose who may associate with us from now on; see ``Engine.set_access``."""
+        if self._open:
+            self._driver.feed(lambda now: self.engine.set_access(allow, deny, now))
 
     def disconnect(self, peer: Hit, local: Hit | None = None) -> None:
         """Close the association (RFC 7401 §6.14); does nothing where there is none."""
@@ -448,17 +495,10 @@ class LocalHost:
                     self._send_inner(local, peer, next_header, payload)
             case KeyLog(line=line):
                 self._log_keys(line)
-            case AssociationUp(local=local, peer=peer):
-                _log.debug("associated with %s", peer)
-                began = self._began.pop((local, peer), None)
-                if began is not None:
-                    measured = time.perf_counter() - began
-                    action = replace(action, seconds=max(action.seconds, measured))
-                outbound = self.engine.outbound.get((local, peer))
-                if outbound:
-                    self._ports.associated(outbound.address)
-                self._release((local, peer), None)
-                self._emit(action)
+            case PeerFound():
+                self._found(action)
+            case AssociationUp():
+                self._up(action)
             case AssociationDown(local=local, peer=peer, reason=reason):
                 _log.debug("no association with %s: %s", peer, reason)
                 self._began.pop((local, peer), None)
@@ -467,6 +507,28 @@ class LocalHost:
                 self._emit(action)
             case _:
                 assert_never(action)
+
+    def _up(self, action: AssociationUp) -> None:
+        pair = action.local, action.peer
+        _log.debug("associated with %s", action.peer)
+        began = self._began.pop(pair, None)
+        if began is not None:
+            measured = time.perf_counter() - began
+            action = replace(action, seconds=max(action.seconds, measured))
+        outbound = self.engine.outbound.get(pair)
+        if outbound:
+            self._ports.associated(outbound.address)
+        self._release(pair, None)
+        self._emit(action)
+
+    def _found(self, action: PeerFound) -> None:
+        for waiter in self._asking.pop((action.local, action.address), ()):
+            if waiter.done():
+                continue
+            if action.peer is None:
+                waiter.set_exception(AssociationFailed(f"nobody answers at {action.address[0]}"))
+            else:
+                waiter.set_result(action.peer)
 
     def _log_keys(self, line: str) -> None:
         if self._keylog is not None:

@@ -81,6 +81,10 @@ class Hit(bytes):
         return f"Hit({self})"
 
 
+NULL_HIT = Hit(HIT_LENGTH)
+"""Whoever answers, as receiver of I1 (RFC 7401 §4.1.8)."""
+
+
 def orchid(suite: HitSuite, host_identity: bytes) -> Hit:
     """Build the HIT of an encoded Host Identity (RFC 7343 §2, RFC 7401 §3.2)."""
     algorithm = hashlib.sha256 if suite is HitSuite.RSA_SHA256 else hashlib.sha384

@@ -13,7 +13,7 @@ from hipctl.constants import (
     ParameterType,
 )
 from hipctl.errors import MalformedPacket
-from hipctl.identity import Hit
+from hipctl.identity import NULL_HIT, Hit
 from hipctl.params import PARAMETERS, Parameter, Unknown, encode
 from hipctl.wire import Reader, checksum, padding
 
@@ -33,7 +33,7 @@ class Packet:
         type: packet type.
         controls: the Controls field.
         sender: the sender's HIT, claimed.
-        receiver: the receiver's HIT.
+        receiver: the receiver's HIT; in I1 also NULL_HIT.
         checksum: as received; zero over UDP.
         raw: all its bytes, without what another Next Header than 59 announces behind them.
     """
@@ -66,7 +66,8 @@ class Packet:
         self.controls = raw[6] << 8 | raw[7]
         try:
             self.sender = Hit.check(raw[8:24])
-            self.receiver = Hit.check(raw[_RECEIVER])
+            null = known is PacketType.I1 and raw[_RECEIVER] == NULL_HIT  # RFC 7401 §4.1.8
+            self.receiver = NULL_HIT if null else Hit.check(raw[_RECEIVER])
         except ValueError:
             raise MalformedPacket("no HIT in header", 8) from None
         self._found = _walk(raw)

@@ -40,6 +40,8 @@ class EngineConfig:
         udp: whether control packets travel in UDP: R1 and I2 then say NAT_TRAVERSAL_MODE 1.
         encrypt_host_id: whether our I2 hides who we are.
         keylog: whether KeyLog actions are made.
+        opportunistic_responder: whether the default identity answers I1s without receiver.
+        opportunistic_initiator: whether ``connect_opportunistic`` may be used.
         retransmit_initial: before the first retransmission of I1, I2 and CLOSE; then it doubles.
         retransmit_max: transmissions of I1 and of I2 before E-FAILED.
         close_retransmit_max: transmissions of CLOSE before we forget the association anyway.
@@ -86,6 +88,8 @@ class EngineConfig:
     udp: bool = True
     encrypt_host_id: bool = True
     keylog: bool = False
+    opportunistic_responder: bool = False
+    opportunistic_initiator: bool = False
     retransmit_initial: float = RETRANSMIT_INITIAL
     retransmit_max: int = RETRANSMIT_MAX
     close_retransmit_max: int = CLOSE_RETRANSMIT_MAX

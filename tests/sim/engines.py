@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from hipctl import puzzle
-from hipctl.actions import Action, Address, Flush, KeyLog, SolvePuzzle, Transmit
+from hipctl.actions import Action, Address, Flush, KeyLog, PeerFound, SolvePuzzle, Transmit
 from hipctl.constants import PacketType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket, Rejected
@@ -30,6 +30,7 @@ class Peer:
     events: list[AssociationUp | AssociationDown] = field(default_factory=list)
     datagrams: list[tuple[int, bytes]] = field(default_factory=list)
     key_log: list[str] = field(default_factory=list)
+    found: list[PeerFound] = field(default_factory=list)
 
     @property
     def hit(self) -> Hit:
@@ -101,6 +102,8 @@ class Net:
                         self.send(peer, other, next_header, payload, local)
                 case KeyLog(line):
                     peer.key_log.append(line)
+                case PeerFound():
+                    peer.found.append(action)
                 case AssociationUp() | AssociationDown():
                     peer.events.append(action)
 
