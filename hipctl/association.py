@@ -11,17 +11,19 @@ from typing import Final
 from hipctl import esp, exchange, params
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
 from hipctl.constants import I1_ADDRESSES_MAX, NotifyType
-from hipctl.crypto import RHASH_LENGTH, Keys
+from hipctl.crypto import RHASH_LENGTH, Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.exchange import Agreement, Offer
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.locators import usable
 from hipctl.packet import Packet
 from hipctl.responder import Responder, Vetted
 from hipctl.sansio import Timers
 from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
 from hipctl.state import Shared, State, Timer, Waiting, Work
 from hipctl.transitions import TABLE, Ask, Drop, Rule
+from hipctl.upkeep import Upkeep
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
@@ -57,6 +59,7 @@ class Association:
         "_started_over",
         "_timers",
         "_up",
+        "_upkeep",
         "_waiting",
         "_work",
         "armed",
@@ -86,6 +89,7 @@ class Association:
         self._address: Address = ("", 0)
         self._last = b""  # what RETRANSMIT sends again
         self._sas: SaPair | None = None  # in use
+        self._upkeep: Upkeep | None = None  # of these
         self._answer_j: bytes | None = None  # of the I2 that we accepted last
         self._r2 = b""
         self._newest = 0.0  # only an I2 that answers an R1 sent after that may replace the SAs
@@ -127,9 +131,16 @@ class Association:
         self._drop(State.UNASSOCIATED)
         return actions
 
-    def on_first_data(self, now: float) -> list[Action]:
-        """The first authentic ESP in R2-SENT has come."""
-        return self._do(Ask.FIRST_DATA, now)
+    def set_locators(self, ours: tuple[Address, ...], at: float, now: float) -> list[Action]:
+        """We are elsewhere now; tell the peer at ``at`` if there are SAs to keep."""
+        if self._upkeep is None:
+            return []
+        return self._upkeep.set_locators(ours, at, now)
+
+    def on_first_data(self, now: float, spi: int = 0) -> list[Action]:
+        """The first authentic ESP in R2-SENT, or under new keys, has come."""
+        actions = self._do(Ask.FIRST_DATA, now)
+        return [*actions, *self._upkeep.on_first_data(spi, now)] if self._upkeep else actions
 
     def last_heard(self) -> float:
         """When the peer was last heard, by data or control."""
@@ -167,6 +178,7 @@ class Association:
         if work is not None and not self._newer(packet, counter, work.offer):
             raise Rejected("R1 repeated")
         shared = self._shared
+        listed = packet.get(params.LocatorSet)
         offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
         self._started_over |= self._asked_again
         self._asked_again = False
@@ -174,7 +186,7 @@ class Association:
             self._last = exchange.make_i1(*self.pair, shared.config)
         self._drop_work()
         shared.serial += 1
-        self._work = Work(offer, source, shared.serial)
+        self._work = Work(offer, _preferred(listed, source), shared.serial)
         self.state = State.I1_SENT
         deadline = now + min(offer.puzzle.seconds, shared.config.generation_lifetime)
         self._timers.stop(Timer.RETRANSMIT)
@@ -236,10 +248,13 @@ class Association:
         work = self._work
         if work is None or work.reply is None:
             raise Rejected("R2 without I2")
-        keys = work.reply.keys
+        keys, material = work.reply.keys, work.reply.material
+        listed = packet.get(params.LocatorSet)
         spi_out = exchange.read_r2(packet, work.offer, keys)
         self._work = None
-        self._install(self._shared.inbound[work.spi], keys, work.offer.host_id, spi_out, now)
+        inbound = self._shared.inbound[work.spi]
+        self._install(inbound, keys, material, work.offer.host_id, spi_out, now)
+        self._learn(listed, now)
         self._answer_j, self._r2, self._newest = None, b"", now
         return self._establish(now)
 
@@ -257,6 +272,7 @@ class Association:
     def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
         shared, responder = self._shared, self._responder
         vetted = responder.vet(packet, source, now)
+        listed = packet.get(params.LocatorSet)
         if self._sas is not None and vetted.issued_at <= self._newest:
             # It was on its way while another exchange ended: the peer doesn't go by it either.
             raise Rejected("I2 older than the association")
@@ -271,7 +287,9 @@ class Association:
             shared.counters[error.reason] += 1
             return self._notify(error, source, now)
         responder.spend(packet.sender, vetted)
-        return self._accept(agreement, vetted, spi, r2, source, now)
+        actions = self._accept(agreement, vetted, spi, r2, source, now)
+        self._learn(listed, now)
+        return actions
 
     def _accept(  # noqa: PLR0917 - the fields of one I2
         self,
@@ -291,7 +309,8 @@ class Association:
         self._address = source
         sa = esp.InboundSa(agreement.suite, spi, agreement.keys.esp_in)
         inbound = Inbound(sa, *self.pair, now, awaited=True)
-        self._install(inbound, agreement.keys, agreement.host_id, agreement.spi_out, now)
+        keys, material = agreement.keys, agreement.material
+        self._install(inbound, keys, material, agreement.host_id, agreement.spi_out, now)
         solution = vetted.solution
         self._answer_j, self._r2, self._newest = solution.answer_j, r2, vetted.issued_at
         self.state = State.R2_SENT
@@ -316,6 +335,18 @@ class Association:
                 name = "of unknown type"
             self._shared.counters[f"NOTIFY {name}"] += 1
         return []
+
+    def _on_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        upkeep = self._upkeep
+        if upkeep is None:  # the first exchange still runs
+            raise Rejected(f"UPDATE in {self.state.value}")
+        actions = upkeep.on_update(packet, source, now)
+        self.heard_at = now
+        if self.state is State.R2_SENT:
+            return [*self._establish(now), *actions]
+        if self.state is State.I1_SENT and self._work is None:  # the doubt was needless
+            return [*self._establish(now), *upkeep.resume(now), *actions]
+        return actions
 
     def _on_close(self, packet: Packet, source: Address, now: float) -> list[Action]:
         close, ack = self._ack
@@ -352,14 +383,31 @@ class Association:
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
-        return self._timers.deadline()
+        at = self._timers.deadline()
+        other = self._upkeep.deadline() if self._upkeep is not None else None
+        return other if at is None else at if other is None else min(at, other)
 
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine."""
         actions: list[Action] = []
         for timer in self._timers.expired(now):
             actions += self._do(timer, now)
+        upkeep = self._upkeep
+        if upkeep is not None and (at := upkeep.deadline()) is not None and at <= now:
+            actions += upkeep.on_time(now)
+            if upkeep.broken:
+                self._shared.counters["unacknowledged"] += 1
+                actions += self._doubt(now)
         return actions
+
+    def _doubt(self, now: float) -> list[Action]:
+        """Ask anew whether the peer is there; the SAs stay until better ones replace them."""
+        if self._upkeep is not None:
+            self._upkeep.pause()
+        if self.state not in (State.R2_SENT, State.ESTABLISHED):
+            return []
+        self._timers = Timers()
+        return self._send_first_i1(now)
 
     def _retransmit(self, now: float) -> list[Action]:
         config = self._shared.config
@@ -413,9 +461,9 @@ class Association:
             return self.close(now)
         if verdict is Verdict.UNANSWERED:
             shared.counters["unanswered"] += 1
-            return self._send_first_i1(now)  # the SAs stay until better ones replace them
+            return self._doubt(now)
         self._timers.set(Timer.CHECK, now + pause(shared.config))
-        return []
+        return self._upkeep.look(now) if self._upkeep is not None else []
 
     # -- what several inputs do ----------------------------------------------------------------
 
@@ -452,20 +500,41 @@ class Association:
         self._last, self._attempt = close, 0
         return [*self._retransmit(now), *self._down("closed")]
 
-    def _install(
-        self, inbound: Inbound, keys: Keys, host_id: HostId, spi_out: int, now: float
+    def _install(  # noqa: PLR0917 - what an exchange has agreed
+        self,
+        inbound: Inbound,
+        keys: Keys,
+        material: Material,
+        host_id: HostId,
+        spi_out: int,
+        now: float,
     ) -> None:
         """Put the new SAs into use and remove the old ones."""
         shared, suite = self._shared, inbound.sa.suite
         patience = shared.config.unanswered_lifetime
         if self._sas is not None:
             patience = self._sas.patience
-            shared.inbound.pop(self._sas.inbound.sa.spi, None)
+            self._remove_sas()
         self._keys, self._host_id = keys, host_id
         outbound = Outbound(esp.OutboundSa(suite, spi_out, keys.esp_out), self._address)
         shared.inbound[inbound.sa.spi] = inbound
         shared.outbound[self.pair] = outbound
         self._sas = SaPair(inbound, outbound, patience, now)
+        self._upkeep = Upkeep(
+            self._identity, self.pair, host_id, keys, material, self._sas, shared, now
+        )
+
+    def _learn(self, listed: params.LocatorSet | None, now: float) -> None:
+        """Take the LOCATOR_SET of a base exchange (RFC 8047 §4.2.8)."""
+        if listed is not None and self._upkeep is not None:
+            self._upkeep.learn(listed.locators, now)
+
+    def _remove_sas(self) -> None:
+        if self._sas is not None:
+            self._shared.inbound.pop(self._sas.inbound.sa.spi, None)
+        if self._upkeep is not None:
+            self._upkeep.end()
+        self._sas = self._upkeep = None
 
     def _establish(self, now: float) -> list[Action]:
         self.state = State.ESTABLISHED
@@ -520,14 +589,20 @@ class Association:
     def _drop(self, state: State) -> None:
         """Remove SAs, keys, timers and queue, and go to ``state``."""
         self._drop_work()
-        if self._sas is not None:
-            self._shared.inbound.pop(self._sas.inbound.sa.spi, None)
-            self._sas = None
+        self._remove_sas()
         self._shared.outbound.pop(self.pair, None)
         if self._waiting.datagrams:
             self._shared.counters["queue dropped"] += len(self._waiting.release())
         self._forget_keys()
         self.state = state
+
+
+def _preferred(listed: params.LocatorSet | None, source: Address) -> Address:
+    """Where I2 goes: to the preferred locator of R1, if there is one (RFC 8047 §4.2.8)."""
+    for locator in listed.locators if listed is not None else ():
+        if locator.preferred and locator.ip:
+            return usable(locator, source[1]) or source
+    return source
 
 
 def _key_log(line: str) -> list[Action]:
@@ -546,6 +621,7 @@ ON_PACKET: Final[dict[Rule, OnPacket]] = {
     Rule.REPEATED_I2: Association._on_i2_again,
     Rule.READ_R2: Association._on_r2,
     Rule.COUNT_NOTIFY: Association._on_notify,
+    Rule.READ_UPDATE: Association._on_update,
     Rule.ANSWER_CLOSE: Association._on_close,
     Rule.READ_CLOSE_ACK: Association._on_close_ack,
 }

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -90,8 +90,10 @@ def keymat(
         hits: both HITs, in any order.
         length: bytes.
     """
-    info = min(hits) + max(hits)
-    key = hmac.digest(salt, secret, rhash)
+    return _expand(hmac.digest(salt, secret, rhash), min(hits) + max(hits), length, rhash)
+
+
+def _expand(key: bytes, info: bytes, length: int, rhash: str) -> bytes:
     block, output, count = b"", b"", 1
     while len(output) < length:
         block = hmac.digest(key, block + info + bytes((count,)), rhash)
@@ -170,6 +172,55 @@ def draw(
     return Keys(
         rhash, cipher, ours[0], ours[1], theirs[0], theirs[1], ours[2], theirs[2], index, material
     )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Material:
+    """KEYMAT of an association, and the DH keys behind it: from which new ESP keys are drawn.
+
+    Attributes:
+        rhash: the Responder's hash.
+        salt: #I | #J, for the association's life.
+        prk: what HKDF expands.
+        own: our DH key; ``public`` the peer's value.
+        public: see ``own``.
+        index: next byte of KEYMAT that nothing was drawn from.
+    """
+
+    rhash: str
+    salt: bytes
+    prk: bytes
+    own: DhKey
+    public: bytes
+    index: int
+
+    @classmethod
+    def of(
+        cls, rhash: str, salt: bytes, own: DhKey, public: bytes, index: int, *, secret: bytes = b""
+    ) -> Self:
+        """Derive it from two DH keys, or from their ``secret`` where it was computed before.
+
+        Raises:
+            Rejected: ``public`` is no point of the curve.
+        """
+        prk = hmac.digest(salt, secret or own.shared(public), rhash)
+        return cls(rhash, salt, prk, own, public, index)
+
+    @property
+    def limit(self) -> int:
+        """Bytes that HKDF yields at most (RFC 5869 §2.3)."""
+        return 255 * RHASH_LENGTH[self.rhash]
+
+    def draw(self, local: bytes, peer: bytes, index: int, length: int) -> tuple[bytes, bytes]:
+        """Draw ESP keys of both directions, ``length`` bytes each, from byte ``index`` on.
+
+        Returns:
+            Those of our outbound SA and of our inbound SA (RFC 7402 §7: HOST_g's come first).
+        """
+        info = min(local, peer) + max(local, peer)
+        material = _expand(self.prk, info, index + 2 * length, self.rhash)
+        first, second = material[index : index + length], material[index + length :]
+        return (first, second) if local > peer else (second, first)
 
 
 def encrypt(key: bytes, iv: bytes, data: bytes) -> bytes:

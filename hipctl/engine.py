@@ -22,12 +22,13 @@ from hipctl.actions import (
     Transmit,
 )
 from hipctl.association import Association
-from hipctl.constants import PacketType
+from hipctl.constants import LOCATORS_MAX, PacketType
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp
 from hipctl.limits import Limiter
+from hipctl.locators import one_host
 from hipctl.opportunistic import Opportunist
 from hipctl.packet import Packet
 from hipctl.responder import Responder
@@ -56,6 +57,8 @@ Rng = Callable[[int], bytes]
 
 _ADDRESSES_MAX: Final = 8  # a peer
 _EVICTED_SHARE: Final = 256  # of a full table, one in so many is evicted at once
+_MOVED_AT_ONCE: Final = 64  # associations that are told of a move at once
+_MOVED_RATE: Final = 250.0  # and a second after that
 _GONE: Final = frozenset({State.UNASSOCIATED, State.E_FAILED})
 _EXCHANGING: Final = frozenset({State.I1_SENT, State.I2_SENT})
 _ENDING: Final = frozenset({State.CLOSING, State.CLOSED})
@@ -171,6 +174,31 @@ class Engine:
             if not self._access.permits(pair[1]):
                 actions += association.abandon(now)
                 self._settle(association)
+        return actions
+
+    def set_locators(self, addresses: Sequence[Address], now: float) -> list[Action]:
+        """Say at which of our own addresses we are, whenever that changes (RFC 8046 §3.2).
+
+        Every association leaves from one of them at once if the one that it uses is gone, tells
+        its peer, and goes over to the first when the peer has answered there. Those last heard
+        go first; the others follow within seconds.
+
+        Args:
+            addresses: IP addresses and UDP ports from which ``Transmit.source`` and
+                ``Outbound.source`` will choose, the preferred one first; at most 8, no groups.
+                None at all: we are nowhere for the moment.
+            now: monotonic seconds.
+        """
+        ours = tuple(dict.fromkeys(a for a in addresses if one_host(a[0])))[:LOCATORS_MAX]
+        if ours == self._shared.locators:
+            return []
+        self._shared.locators = ours
+        actions: list[Action] = []
+        order = sorted(self._associations.values(), key=Association.last_heard, reverse=True)
+        for i, association in enumerate(order):
+            at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
+            actions += association.set_locators(ours, at, now)
+            self._settle(association)
         return actions
 
     def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:
@@ -296,7 +324,7 @@ class Engine:
         association = self._associations.get((inbound.local, inbound.peer))
         if association is None:
             return ()
-        actions = association.on_first_data(now)
+        actions = association.on_first_data(now, spi)
         self._settle(association)
         return actions
 

@@ -35,10 +35,16 @@ _PADDING: Final = bytes(range(1, 256))  # RFC 4303 §2.4: 1, 2, 3 …
 _SALT_LENGTH: Final = 4  # RFC 4106 §4
 _HMAC_KEY_LENGTH: Final = 32  # RFC 4868 §2.1.1
 _BLOCK: Final = 16
+_OUTER: Final = 40 + 8  # bytes of IPv6 and UDP, counted where bytes spend credit
+_LEAST_OUTER: Final = 20 + 8  # of IPv4 and UDP, counted where they earn it
 
 
 class SequenceExhausted(HipError):
     """The outbound SA has used its last sequence number; only new keys help."""
+
+
+class CreditExhausted(HipError):
+    """Nothing more may go to an address that nobody has verified (RFC 8046 §5.6)."""
 
 
 class _Seal(Protocol):
@@ -159,9 +165,10 @@ class OutboundSa:
         suite: the ESP transform, a key of ``SUITES``.
         spi: the SPI that the peer chose.
         packets: how many were sealed, which is also the last sequence number.
+        credit: bytes that may still be sealed while it is metered.
     """
 
-    __slots__ = ("_seal", "packets", "spi", "suite")
+    __slots__ = ("_free", "_overhead", "_seal", "credit", "packets", "spi", "suite")
 
     def __init__(self, suite: int, spi: int, keymat: bytes) -> None:
         if len(keymat) != keymat_length(suite):
@@ -169,13 +176,43 @@ class OutboundSa:
         self.suite = suite
         self.spi = spi
         self.packets = 0
-        self._seal = SUITES[suite].seal(spi, keymat)
+        row = SUITES[suite]
+        self._free = self._seal = row.seal(spi, keymat)
+        self.credit = 0
+        self._overhead = row.overhead + row.alignment + 2 + _OUTER
+
+    def meter(self, credit: int) -> None:
+        """From now on seal no more than ``credit`` bytes, those of the outer headers included.
+
+        What has no limit is not slowed down by the possibility of one: the check sits in another
+        function, which takes the place of the real one.
+        """
+        self.credit = credit
+        self._seal = self._seal_metered
+
+    def unmeter(self) -> None:
+        """Lift the limit."""
+        self._seal = self._free
+
+    @property
+    def metered(self) -> bool:
+        """Whether there is a limit."""
+        return self._seal is not self._free
+
+    def _seal_metered(self, sequence: int, next_header: int, payload: bytes) -> bytes:
+        size = len(payload) + self._overhead
+        if size > self.credit:
+            self.packets -= 1
+            raise CreditExhausted("no credit left for an unverified address")
+        self.credit -= size
+        return self._free(sequence, next_header, payload)
 
     def seal(self, next_header: int, payload: bytes) -> bytes:
         """Return the ESP packet for one upper-layer packet.
 
         Raises:
             SequenceExhausted: 2^32 - 1 packets were sealed (RFC 4303 §3.3.3).
+            CreditExhausted: ``meter`` allows no more.
         """
         sequence = self.packets + 1
         if sequence > LAST_SEQUENCE:
@@ -219,6 +256,10 @@ class InboundSa:
         self._open = row.open(keymat)
         self._shortest = row.overhead + row.alignment
         self._alignment = row.alignment
+
+    def received(self) -> int:
+        """At least so many bytes have come, counted without slowing ``open`` down."""
+        return self.packets * (self._shortest + _LEAST_OUTER)
 
     def open(self, packet: bytes) -> tuple[int, bytes]:
         """Authenticate and decrypt one ESP packet that came for this SPI.

@@ -19,7 +19,7 @@ from hipctl.constants import (
     PacketType,
     ParameterType,
 )
-from hipctl.crypto import RHASH, DhKey, Keys, Rng
+from hipctl.crypto import RHASH, DhKey, Keys, Material, Rng
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import HostId, HostIdentity
 from hipctl.packet import Packet, build, cover, finish, header
@@ -115,6 +115,7 @@ class Agreement:
     Attributes:
         host_id: the peer's key.
         keys: all keys.
+        material: from which later ones are drawn.
         suite: ESP suite.
         spi_out: the peer's SPI, to which we send.
         echo: what R2 has to echo.
@@ -123,6 +124,7 @@ class Agreement:
 
     host_id: HostId
     keys: Keys
+    material: Material
     suite: int
     spi_out: int
     echo: Echo
@@ -136,11 +138,13 @@ class Reply:
     Attributes:
         packet: its bytes.
         keys: all keys.
+        material: from which later ones are drawn.
         key_log: a line for the key log, empty if there is none.
     """
 
     packet: bytes
     keys: Keys
+    material: Material
     key_log: str
 
 
@@ -335,7 +339,9 @@ def make_i2(
     except ValueError:
         raise Rejected(f"I2 longer than {PACKET_MAX} bytes") from None
     line = _key_log_line(local, peer, offer.puzzle.random_i, answer_j, shared, keys.keymat)
-    return Reply(packet, keys, line if config.keylog else "")
+    drawn = len(keys.keymat)
+    material = Material.of(offer.rhash, salt, key, offer.public, drawn, secret=shared)
+    return Reply(packet, keys, material, line if config.keylog else "")
 
 
 def read_r2(packet: Packet, offer: Offer, keys: Keys) -> int:
@@ -426,7 +432,9 @@ def accept_i2(
     line = _key_log_line(
         packet.sender, identity.hit, solution.random_i, solution.answer_j, shared, keys.keymat
     )
-    return Agreement(host_id, keys, suite, spi_out, echo, line if config.keylog else "")
+    drawn = len(keys.keymat)
+    material = Material.of(vetted.rhash, salt, key, diffie_hellman.public, drawn, secret=shared)
+    return Agreement(host_id, keys, material, suite, spi_out, echo, line if config.keylog else "")
 
 
 def _chosen(values: Sequence[int], offered: Sequence[int], what: str, notify: NotifyType) -> int:
@@ -492,9 +500,11 @@ def make_close_ack(identity: HostIdentity, peer: bytes, keys: Keys, echo: Echo) 
     return sign_and_mac(data, keys, identity, unsigned=echo.unsigned)
 
 
-def make_notify(identity: HostIdentity, peer: bytes, notify: NotifyType) -> bytes:
-    """Make a signed NOTIFY (RFC 7401 §5.3.6)."""
+def make_notify(
+    identity: HostIdentity, peer: bytes, notify: NotifyType, details: bytes = b""
+) -> bytes:
+    """Make a signed NOTIFY (RFC 7401 §5.3.6); ``details`` are its Notification Data."""
     data = header(PacketType.NOTIFY, identity.hit, peer)
-    data += params.encode([params.Notification(notify)])
+    data += params.encode([params.Notification(notify, details)])
     signature = params.HipSignature(identity.host_id.algorithm, identity.sign(cover(data)))
     return finish(data + frame(signature.TYPE, signature.content()))

@@ -1,7 +1,8 @@
 """HIP parameters: one frozen dataclass each, and the table that finds them by type.
 
 To add a parameter: write its class in the room of its topic (``params_puzzle``, ``params_keys``,
-``params_transport``, ``params_control``), then list it in PARAMETERS. Nothing else changes.
+``params_transport``, ``params_mobility``, ``params_control``), then list it in PARAMETERS.
+Nothing else changes.
 """
 
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from hipctl.params_keys import (
     HitSuiteList,
     HostIdParameter,
 )
+from hipctl.params_mobility import Locator, LocatorSet
 from hipctl.params_puzzle import (
     EchoRequestSigned,
     EchoRequestUnsigned,
@@ -53,6 +55,8 @@ __all__ = [
     "HipSignature2",
     "HitSuiteList",
     "HostIdParameter",
+    "Locator",
+    "LocatorSet",
     "NatTraversalModes",
     "Notification",
     "Parameter",
@@ -103,6 +107,7 @@ PARAMETERS: dict[int, type[Parameter]] = {
     for parameter in (
         EspInfo,
         R1Counter,
+        LocatorSet,
         Puzzle,
         Solution,
         Seq,

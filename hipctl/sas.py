@@ -14,12 +14,15 @@ class Outbound:
     """Where and how to send data.
 
     Attributes:
-        sa: seals.
-        address: where to.
+        sa: seals; another one after a rekey. To an address that is not verified it seals no more
+            than the peer's credit allows and then raises esp.CreditExhausted: lose the datagram.
+        address: where to; it changes when the peer moves or a path fails.
+        source: from which of our addresses, see actions.Path; it changes likewise.
     """
 
     sa: esp.OutboundSa
     address: Address
+    source: Address | None = None
 
 
 @dataclass(slots=True)
@@ -31,7 +34,8 @@ class Inbound:
         local: our HIT; ``peer`` the sender's.
         peer: see ``local``.
         heard_at: when authenticated ESP came last, monotonic seconds.
-        awaited: the association is R2-SENT and the first ESP makes it ESTABLISHED.
+        awaited: ``Engine.heard`` wants to know of the next authentic ESP: the association is
+            R2-SENT, or was rekeyed and this SA is the new one.
     """
 
     sa: esp.InboundSa

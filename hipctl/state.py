@@ -52,6 +52,7 @@ class Shared:
         known_hosts: parsed public keys.
         notify_limit: how often we say NOTIFY.
         serial: last number that a SolvePuzzle got.
+        locators: our own addresses, the preferred one first; empty while nobody has told us.
     """
 
     config: EngineConfig
@@ -64,6 +65,7 @@ class Shared:
     recent: OrderedDict[Hit, Address] = field(default_factory=OrderedDict)
     known_hosts: KnownHosts = field(default_factory=KnownHosts)
     serial: int = 0
+    locators: tuple[Address, ...] = ()
 
     def remember(self, peer: Hit, address: Address) -> None:
         """Note where ``peer`` is, for want of better knowledge."""

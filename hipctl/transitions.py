@@ -40,6 +40,7 @@ class Rule(Enum):
     REPEATED_I2 = ("repeat R2 if it is the I2 that we know, else check it", State.R2_SENT)
     READ_R2 = ("check R2", State.ESTABLISHED)
     COUNT_NOTIFY = ("count NOTIFY",)
+    READ_UPDATE = ("check UPDATE, answer it; it also ends doubts", State.ESTABLISHED)
     ANSWER_CLOSE = ("check CLOSE, answer with CLOSE_ACK", State.CLOSED)
     READ_CLOSE_ACK = ("check CLOSE_ACK", State.UNASSOCIATED)
 
@@ -102,9 +103,9 @@ _ROWS: Final[dict[Input, tuple[Rule | Drop, ...]]] = {
         Drop.UNASKED, Drop.UNASKED, Rule.READ_R2, Drop.UNASKED,
         Drop.UNASKED, Drop.UNASKED, Drop.UNASKED, Drop.FAILED,
     ),
-    PacketType.UPDATE: (
-        Drop.NO_KEYS, Drop.UNSPOKEN, Drop.NO_KEYS, Drop.UNSPOKEN,
-        Drop.UNSPOKEN, Drop.LATE, Drop.LATE, Drop.FAILED,
+    PacketType.UPDATE: (  # in I1-SENT while an old pair of SAs is in doubt
+        Drop.NO_KEYS, Rule.READ_UPDATE, Drop.NO_KEYS, Rule.READ_UPDATE,
+        Rule.READ_UPDATE, Drop.LATE, Drop.LATE, Drop.FAILED,
     ),
     PacketType.NOTIFY: (
         Drop.UNASKED, Drop.UNASKED, Rule.COUNT_NOTIFY, Rule.COUNT_NOTIFY,

@@ -190,7 +190,7 @@ def test_nobody_is_told_anything_without_a_solution() -> None:
     assert len(heard) <= 40 - b.engine.counters["puzzle not solved"]
 
 
-@pytest.mark.parametrize("kind", [PacketType.UPDATE, PacketType.HIP_DATA, PacketType.HDRR])
+@pytest.mark.parametrize("kind", [PacketType.HIP_DATA, PacketType.HDRR])
 def test_what_we_do_not_speak_yet_is_counted_and_dropped(kind: PacketType) -> None:
     net, a, b = established()
     assert b.engine.on_control(build(kind, a.hit, b.hit, []), a.address, net.now) == []
@@ -205,7 +205,7 @@ def test_packets_that_are_not_for_us_are_counted_and_dropped() -> None:
         (a.hit, stranger, [groups], "not our HIT"),
         (b.hit, b.hit, [groups], "our own HIT from outside"),
         (a.hit, b.hit, [], "missing DH_GROUP_LIST"),
-        (a.hit, b.hit, [params.Unknown(193, b""), groups], "unknown critical parameter"),
+        (a.hit, b.hit, [params.Unknown(195, b""), groups], "unknown critical parameter"),
     ):
         packet = build(I1, sender, receiver, parameters)  # type: ignore[arg-type]
         assert b.engine.on_control(packet, a.address, 0.0) == []

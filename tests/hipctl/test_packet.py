@@ -107,7 +107,7 @@ def test_a_parameter_may_stand_in_a_packet_several_times() -> None:
 
 
 def test_a_critical_parameter_that_we_do_not_know_is_seen() -> None:
-    assert Packet(build(1, A, B, [params.Unknown(193, b"x")])).unknown_critical() == 193
+    assert Packet(build(1, A, B, [params.Unknown(195, b"x")])).unknown_critical() == 195
     assert Packet(build(1, A, B, [params.Unknown(930, b"x")])).unknown_critical() is None
 
 

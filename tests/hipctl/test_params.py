@@ -17,6 +17,29 @@ u16s = st.lists(u16, max_size=12).map(tuple)
 host_ids = st.builds(HostId, st.sampled_from(HiAlgorithm), blob)
 halves = st.integers(0, 64).flatmap(lambda n: st.tuples(*[st.binary(min_size=n, max_size=n)] * 2))
 two, four = (st.binary(min_size=n, max_size=n) for n in (2, 4))
+ips = (
+    st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
+    .map(str)
+    .filter(lambda ip: not ip.startswith("::ffff:"))
+)
+lifetimes = st.integers(1, 2**32 - 1)
+locators = st.one_of(
+    st.builds(
+        params.Locator, st.just(0), ips, st.just(0), st.just(0), lifetimes, st.booleans(), u8
+    ),
+    st.builds(params.Locator, st.just(1), ips, st.just(0), u32, lifetimes, st.booleans(), u8),
+    st.builds(
+        params.Locator, st.just(2), ips, u16, u32, lifetimes, st.booleans(), u8, u8, u8, u32
+    ),
+    st.builds(
+        params.Locator,
+        st.integers(3, 255),
+        lifetime=lifetimes,
+        preferred=st.booleans(),
+        traffic=u8,
+        raw=st.binary(max_size=40).map(lambda raw: raw[: len(raw) // 4 * 4]),
+    ),
+)
 
 STRATEGIES: dict[type[params.Parameter], st.SearchStrategy[params.Parameter]] = {
     params.EspInfo: st.builds(params.EspInfo, u16, u32, u32),
@@ -33,6 +56,7 @@ STRATEGIES: dict[type[params.Parameter], st.SearchStrategy[params.Parameter]] = 
     params.HostIdParameter: st.builds(
         params.HostIdParameter, host_ids, st.integers(0, 15), st.binary(max_size=60)
     ),
+    params.LocatorSet: st.builds(params.LocatorSet, st.lists(locators, max_size=5).map(tuple)),
     params.HitSuiteList: st.builds(params.HitSuiteList, u8s),
     params.Notification: st.builds(params.Notification, u16, blob),
     params.EchoRequestSigned: st.builds(params.EchoRequestSigned, blob),
@@ -125,7 +149,7 @@ def test_a_puzzle_s_lifetime_is_a_power_of_two() -> None:
 
 
 def test_odd_types_are_critical() -> None:
-    assert params.Unknown(193, b"").critical
+    assert params.Unknown(195, b"").critical
     assert not params.Unknown(930, b"").critical
 
 

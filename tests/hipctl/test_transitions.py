@@ -138,8 +138,17 @@ class Scene:
                 return self.close()
             case PacketType.CLOSE_ACK:
                 return self.close_ack()
+            case PacketType.UPDATE:
+                return self.update()
             case _:
                 return build(kind, *self.back, [])
+
+    def update(self) -> bytes:
+        """That of a peer which has moved, or one that nobody can check."""
+        other = ("192.0.2.9", 10500)
+        actions = self.b.set_locators([other], LATER)
+        found = [action.data for action in actions if isinstance(action, Transmit)]
+        return found[0] if found else build(PacketType.UPDATE, *self.back, [params.Seq(0)])
 
     def feed(self, asked: Input) -> list[Action]:  # noqa: PLR0911  one an input
         """One input; what our shell has to do then."""

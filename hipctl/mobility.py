@@ -1,0 +1,283 @@
+"""Between which addresses an association speaks: moves of either side, failover on silence.
+
+RFC 8046 and RFC 8047. This decides; ``upkeep`` makes and reads the UPDATEs. Only one path is used
+at a time, for both sides' addresses share one pair of SAs.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from hipctl import params
+from hipctl.actions import Address, Pair, Path
+from hipctl.constants import LocatorType
+from hipctl.locators import Credit, PeerLocators, Status
+from hipctl.params_mobility import UNBOUNDED
+from hipctl.sas import SaPair
+from hipctl.state import Shared
+
+_PATHS_MAX: Final = 8  # that are probed at once
+_PROBES_MAX: Final = 4  # of addresses that one LOCATOR_SET names
+_CALL_RATE: Final = 5.0  # packets a second, each way, that make a flow call-like
+_CALL_PAUSE: Final = 2.0  # seconds without sending that end it
+_LOOKS: Final = 5  # looks while ``silence`` passes
+_SLOW_LOOK: Final = 5.0  # seconds between looks at an association with several paths
+_PATIENCE_MAX: Final = 16.0  # seconds: a stream that nobody answers is not probed all the time
+
+
+class Mobility:
+    """The paths of one association.
+
+    Attributes:
+        peer: the peer's addresses.
+        ours: our own, the preferred one first; empty while nobody has told us.
+        told: the peer knows them.
+    """
+
+    __slots__ = (
+        "_busy_at",
+        "_call",
+        "_credit",
+        "_granted",
+        "_looked",
+        "_pair",
+        "_patience",
+        "_sas",
+        "_searched_at",
+        "_shared",
+        "ours",
+        "peer",
+        "told",
+    )
+
+    def __init__(self, pair: Pair, sas: SaPair, shared: Shared, now: float) -> None:
+        self._pair = pair
+        self._sas = sas
+        self._shared = shared
+        self.peer = PeerLocators(sas.outbound.address)
+        self.ours = shared.locators
+        self.told = len(self.ours) < 2  # the one that the exchange has shown needs no telling
+        self._credit = Credit(now)
+        self._granted = 0
+        self._looked = (now, 0, 0)  # when, packets sent, packets received
+        self._call = False
+        self._busy_at = now
+        self._patience = shared.config.silence
+        self._searched_at: float | None = None
+
+    # -- paths ---------------------------------------------------------------------------------
+
+    def path(self) -> Path:
+        """The one in use."""
+        outbound = self._sas.outbound
+        return Path(outbound.source, outbound.address)
+
+    def paths(self) -> list[Path]:
+        """All that could work, the best first; at most 8."""
+        found = [
+            Path(source, known.address)
+            for known in self.peer.ranked(self._sas.outbound.address)
+            for source in self._sources(known.address)
+        ]
+        return found[:_PATHS_MAX]
+
+    def to(self, to: Address) -> Path:
+        """How to reach ``to``: from the address in use if it is of that family."""
+        ours = self._sources(to)
+        current = self._sas.outbound.source
+        return Path(current if current in ours or not ours else ours[0], to)
+
+    def _sources(self, to: Address) -> Sequence[Address | None]:
+        if not self.ours:
+            return (None,)
+        six = ":" in to[0]
+        return [address for address in self.ours if (":" in address[0]) is six]
+
+    def _better(self) -> Path | None:
+        """The path to use, as far as we know; None if there is none."""
+        current = self.path()
+        for known in self.peer.ranked(current.to):
+            sources = self._sources(known.address)
+            if sources:
+                source = current.source if current.source in sources else sources[0]
+                return Path(source, known.address)
+        return None
+
+    def choose(self, now: float) -> None:
+        """Use the best path, which the one in use may still be."""
+        path = self._better()
+        if path is not None:
+            self.use(path, now)
+
+    def use(self, path: Path, now: float) -> None:
+        """Send data there; no more than the peer's credit if the address is not verified."""
+        outbound, shared = self._sas.outbound, self._shared
+        if path.to != outbound.address:
+            shared.counters["path changed"] += 1
+        outbound.address, outbound.source = path.to, path.source
+        known = self.peer.get(path.to)
+        if known is not None and known.verified:
+            outbound.sa.unmeter()
+            shared.remember(self._pair[1], path.to)
+        else:
+            self._meter(now)
+
+    def _meter(self, now: float) -> None:
+        """Grant what the peer has earned since, less what was spent."""
+        sa = self._sas.outbound.sa
+        if sa.metered:
+            self._credit.spend(self._granted - sa.credit)
+        self._granted = self._credit.look(self._sas.inbound.sa.received(), now)
+        sa.meter(self._granted)
+
+    def rekeyed(self, now: float) -> None:
+        """The SAs are other ones now; the path stays."""
+        self._looked = (now, 0, 0)
+        self.use(self.path(), now)
+
+    # -- we move -------------------------------------------------------------------------------
+
+    def move(self, ours: tuple[Address, ...], now: float) -> None:
+        """Our addresses are others now.
+
+        Where the address in use is gone, data leaves from another one at once; where it is
+        still there, the new path is used after the peer has answered on it.
+        """
+        outbound, before = self._sas.outbound, self.ours
+        current = outbound.source or _first(before, outbound.address)
+        self.ours, self.told = ours, False
+        if not ours:
+            return
+        self._consider_contacts()
+        if current in ours:
+            outbound.source = current
+        elif current is not None or not before:
+            outbound.source = None
+            self.choose(now)
+
+    def telling(self) -> list[Path]:
+        """The paths on which to tell the peer of our addresses: from the preferred one first."""
+        ranked = self.peer.ranked(self._sas.outbound.address)
+        return [
+            Path(source, known.address)
+            for source in self.ours
+            for known in ranked
+            if (":" in known.address[0]) is (":" in source[0])
+        ][:_PATHS_MAX]
+
+    def _consider_contacts(self) -> None:
+        """What others told us about where the peer is, is better than nothing."""
+        for address in self._shared.addresses(self._pair[1]):
+            if self.peer.get(address) is None:
+                self.peer.candidate(address)
+
+    def locator_set(self, spi: int) -> params.LocatorSet:
+        """All our addresses (RFC 8046 §5.2); over UDP with their ports (RFC 9028 §5.7)."""
+        udp = self._shared.config.udp
+        kind = LocatorType.TRANSPORT_ADDRESS if udp else LocatorType.SPI_ADDRESS
+        return params.LocatorSet(
+            tuple(
+                params.Locator(kind, ip, port if udp else 0, spi, UNBOUNDED, preferred=not i)
+                for i, (ip, port) in enumerate(self.ours)
+            )
+        )
+
+    # -- the peer moves ------------------------------------------------------------------------
+
+    def take(
+        self, listed: Sequence[params.Locator] | None, source: Address, now: float
+    ) -> list[Path]:
+        """Take a LOCATOR_SET, or where another UPDATE came from; return what to verify."""
+        if listed is None:
+            self.peer.candidate(source)
+        else:
+            self.peer.replace(listed, source[1], source, now)
+        unsure = [known for known in self.peer if known.status is Status.UNVERIFIED]
+        if listed is None:
+            unsure = [known for known in unsure if known.address == source]
+        unsure.sort(key=lambda known: (known.address != self.peer.preferred, not known.listed))
+        wanted = [self.to(known.address) for known in unsure]
+        possible = [path for path in wanted if self._sources(path.to)]
+        if listed is not None:
+            self.choose(now)
+        return possible[:_PROBES_MAX]
+
+    def answered(self, path: Path, now: float) -> bool:
+        """The peer has echoed what we sent along ``path``; True: tell it where we prefer to be.
+
+        Who looks for a path takes the first that works. Else it is the preferred one.
+        """
+        self.peer.verify(path.to)
+        if self.ours and path.source is not None and path.source not in self.ours:
+            return False  # that was before we moved
+        current = self.path()
+        if self._searched_at is not None:
+            self._searched_at = None
+            if path == current or (path.to == current.to and not self.ours):
+                return False
+            self.use(path, now)
+            if path.source is None or path.source == current.source:
+                return False
+            self.ours = (path.source, *(ours for ours in self.ours if ours != path.source))
+            return True
+        known = self.peer.get(current.to)
+        if known is None or known.status is not Status.ACTIVE or self._prefers(path, current):
+            self.use(path, now)
+        self.choose(now)
+        return False
+
+    def _prefers(self, path: Path, current: Path) -> bool:
+        """Whether ``path`` leaves from an address of ours that comes first."""
+        if path.source is None or path.source == current.source:
+            return False
+        if current.source is None or current.source not in self.ours:
+            return True
+        return self.ours.index(path.source) < self.ours.index(current.source)
+
+    # -- silence -------------------------------------------------------------------------------
+
+    def look(self, heard_at: float, now: float) -> list[Path]:
+        """See whether a call still hears its peer; return the paths to try if not."""
+        sas, (since, sent_before, received_before) = self._sas, self._looked
+        sa = sas.outbound.sa
+        sent, received = sa.packets, sas.inbound.sa.packets
+        self._looked = (now, sent, received)
+        if sa.metered:
+            self._meter(now)
+        else:
+            self._credit.look(sas.inbound.sa.received(), now)
+        least = _CALL_RATE * (now - since)
+        busy = sent - sent_before >= least > 0
+        if busy:
+            self._busy_at = now
+            self._call |= received - received_before >= least
+        elif now - self._busy_at > _CALL_PAUSE:
+            self._call = False
+        if heard_at > since:
+            self._patience = self._shared.config.silence
+            if self._searched_at is not None and heard_at > self._searched_at:
+                self._searched_at = None
+        if not (self._call and busy) or now - heard_at < self._patience:
+            return []
+        self._patience = min(self._patience * 2, _PATIENCE_MAX)
+        self._searched_at = now
+        self._shared.counters["silence"] += 1
+        self._consider_contacts()
+        return self.paths()
+
+    def next_look(self) -> float | None:
+        """Seconds until the next look; None: the association's own pace will do."""
+        if self._call or self._sas.outbound.sa.metered:
+            return self._shared.config.silence / _LOOKS
+        if len(self.ours) > 1 or sum(known.listed for known in self.peer) > 1:
+            return _SLOW_LOOK
+        return None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether enough was sent that the peer may learn of our other addresses."""
+        return self._sas.outbound.sa.packets >= _CALL_RATE
+
+
+def _first(ours: Sequence[Address], to: Address) -> Address | None:
+    six = ":" in to[0]
+    return next((address for address in ours if (":" in address[0]) is six), None)

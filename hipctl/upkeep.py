@@ -1,0 +1,608 @@
+"""What keeps an association that is up: rekeying, mobility, multihoming (RFC 7402, 8046, 8047).
+
+All of it travels in UPDATEs, whose packets are made and read here; ``update`` numbers them,
+``rekey`` draws keys, ``locators`` knows the peer's addresses. Choices of ours:
+
+- One pair of SAs serves all addresses of both sides: only one path is used at a time, ESP rides
+  in UDP, and the replay window is wide enough for packets of the path before (RFC 8047 §4.3).
+- While a rekey waits for its ACK, every UPDATE of ours repeats its ESP_INFO: that is the "restart"
+  of RFC 7402 §6.8, and moving need not wait.
+- When nobody acknowledges a rekey or a move, a base exchange finds out what has become of the
+  peer; its SAs stay in use meanwhile (RFC 7401 §6.11 would close them).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import Final
+
+from hipctl import crypto, exchange, params, rekey
+from hipctl.actions import Action, Address, Pair, Path, Transmit
+from hipctl.constants import (
+    PROBE_RETRANSMIT_MAX,
+    SPI_RESERVED,
+    UPDATE_RETRANSMIT_MIN,
+    NotifyType,
+    PacketType,
+)
+from hipctl.crypto import DhKey, Keys, Material
+from hipctl.errors import MalformedPacket, Rejected
+from hipctl.identity import HostId, HostIdentity
+from hipctl.limits import Limiter
+from hipctl.mobility import Mobility
+from hipctl.packet import Packet, header
+from hipctl.rekey import Rekey, Said
+from hipctl.sansio import Timers
+from hipctl.sas import Inbound, SaPair
+from hipctl.state import Shared
+from hipctl.update import Arrival, Outstanding, Updates
+from hipctl.wire import frame
+
+_NONCE_LENGTH: Final = 16  # bytes
+_IV_LENGTH: Final = 16
+_SPREAD_MAX: Final = 3  # more paths on which a move is told once the first does not answer
+_REKEY_PATIENCE: Final = 30.0  # seconds that an acknowledged rekey waits for the peer's half
+_REKEY_PAUSE: Final = 1.0  # seconds between rekeys that we take part in
+_UNUSED_OLD_SA: Final = 6  # times old_sa_lifetime, where the new SA is not used at all
+_ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
+_ANSWERS_BURST: Final = 10
+_FIRST_LOOK: Final = 1.0  # seconds after the association came up
+_NO_ECHO: Final = exchange.Echo((), ())
+
+
+class Chore(Enum):
+    """What an association that is up waits for, beside ACKs."""
+
+    LOOK = "time to see whether a call still hears its peer"
+    REKEY = "the keys get old"
+    PATIENCE = "the peer's half of a rekey has not come"
+    OLD_SA = "nothing more comes under the SA before"
+    LIFETIME = "an address's lifetime ends"
+    ANNOUNCE = "the peer is to be told where we are"
+
+
+class Upkeep:
+    """The part of an association that lives as long as its keys.
+
+    Attributes:
+        broken: nobody has acknowledged something important: the association is in doubt.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_host_id",
+        "_identity",
+        "_keys",
+        "_material",
+        "_mobility",
+        "_old",
+        "_pair",
+        "_prepared",
+        "_previous_spi",
+        "_rekey",
+        "_rekeyed_at",
+        "_sas",
+        "_shared",
+        "_timers",
+        "_updates",
+        "broken",
+    )
+
+    def __init__(  # noqa: PLR0917 - the fields of an association
+        self,
+        identity: HostIdentity,
+        pair: Pair,
+        host_id: HostId,
+        keys: Keys,
+        material: Material,
+        sas: SaPair,
+        shared: Shared,
+        now: float,
+    ) -> None:
+        config = shared.config
+        self.broken = False
+        self._identity = identity
+        self._pair = pair
+        self._host_id = host_id
+        self._keys = keys
+        self._material = material
+        self._sas = sas
+        self._shared = shared
+        self._updates = Updates(config.retransmit_initial, UPDATE_RETRANSMIT_MIN)
+        self._mobility = Mobility(pair, sas, shared, now)
+        self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
+        self._rekey: Rekey | None = None
+        self._prepared: Inbound | None = None  # of the rekey, in shared.inbound already
+        self._rekeyed_at = now
+        self._old: Inbound | None = None  # of before the last rekey
+        self._previous_spi = 0  # the peer's, before the last rekey
+        self._timers = Timers[Chore]()
+        self.resume(now)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
+        self.broken = False
+        self._updates.outstanding.clear()
+        for chore in (Chore.LOOK, Chore.REKEY, Chore.ANNOUNCE, Chore.PATIENCE):
+            self._timers.stop(chore)
+
+    def resume(self, now: float) -> list[Action]:
+        """The peer is there, with the keys that we have."""
+        config = self._shared.config
+        jitter = 1 - int.from_bytes(self._shared.rng(2), "big") / 2**16 / 10
+        self._timers.set(Chore.REKEY, now + config.rekey_lifetime * jitter)
+        self._timers.set(Chore.LOOK, now + _FIRST_LOOK)
+        actions: list[Action] = []
+        if self._rekey is not None and not self._rekey.acknowledged:
+            actions.append(self._say_rekey(now))
+        return actions
+
+    def end(self) -> None:
+        """The keys are gone; remove what only we know of."""
+        for inbound in (self._old, self._prepared):
+            if inbound is not None:
+                self._shared.inbound.pop(inbound.sa.spi, None)
+        self._old = self._prepared = self._rekey = None
+        self._updates.outstanding.clear()
+        self._timers = Timers()
+
+    def deadline(self) -> float | None:
+        """See sansio.Machine."""
+        ours, acks = self._timers.deadline(), self._updates.deadline()
+        if ours is None or acks is None:
+            return acks if ours is None else ours
+        return min(ours, acks)
+
+    def on_time(self, now: float) -> list[Action]:
+        """See sansio.Machine; look at ``broken`` afterwards."""
+        actions: list[Action] = []
+        for chore in self._timers.expired(now):
+            actions += _CHORES[chore](self, now)
+        again, given_up = self._updates.expired(now)
+        for update in again:
+            if update.rekeys and not update.nonce:
+                update.path = self._mobility.path()
+            actions.append(_transmit(update))
+            if update.announces and update.attempt == 2:
+                actions += self._announce_elsewhere(update, now)
+        for update in given_up:
+            self._judge_given_up(update)
+        return actions
+
+    def _judge_given_up(self, update: Outstanding) -> None:
+        others = self._updates.outstanding.values()
+        pending = self._rekey
+        if update.rekeys and pending is not None and not pending.acknowledged:
+            self.broken |= not any(other.rekeys for other in others)
+        if update.announces and not self._mobility.told:
+            self.broken |= not any(other.announces for other in others)
+        self._shared.counters["UPDATE not acknowledged"] += 1
+
+    # -- packets -------------------------------------------------------------------------------
+
+    def on_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        """Take an UPDATE (RFC 7401 §6.12); whatever raises has changed nothing.
+
+        Raises:
+            MalformedPacket: something is missing or not well formed.
+            Rejected: it is not authentic, too old, or asks for what cannot be.
+        """
+        seq, ack = packet.get(params.Seq), packet.get(params.Ack)
+        update_ids = ack.update_ids if ack is not None else ()
+        arrival = None
+        if seq is not None:
+            arrival = self._updates.judge(seq.update_id)
+            if arrival is Arrival.OUTSIDE:
+                raise Rejected("UPDATE outside the window")
+        elif ack is None:
+            raise MalformedPacket("UPDATE without SEQ and ACK")
+        elif not self._updates.waits_for(update_ids):
+            raise Rejected("ACK of nothing outstanding")
+        exchange.authenticate(packet, self._keys, self._host_id)
+        host_id = packet.get(params.HostIdParameter)
+        if host_id is not None and host_id.host_id != self._host_id:
+            raise Rejected("HOST_ID of another")
+        echo = exchange.Echo.of(packet)
+        nonces = _nonces(packet)
+        if seq is None or arrival is Arrival.REPEATED:
+            actions = self._take_acks(update_ids, nonces, now)
+            actions += self._finish_rekey(now)
+            if seq is not None and self._answers.allow("", now):
+                self._shared.counters["UPDATE repeated"] += 1
+                actions.append(self._acknowledge((seq.update_id,), echo, source))
+            return actions
+        listed = self._read_locators(packet)
+        said = self._read_esp_info(packet, now)
+        if said is not None:
+            self._agree(said, now)  # the last thing that may raise
+        self._updates.note(seq.update_id)
+        actions = self._take_acks(update_ids, nonces, now)
+        wanted = self._mobility.take(_known(listed), source, now)
+        actions += self._answer(seq.update_id, echo, source, wanted, now)
+        actions += self._finish_rekey(now)
+        if listed is not None:
+            self._watch_lifetimes()
+            actions += self._unsupported(listed, source, now)
+        return actions
+
+    def _answer(
+        self, update_id: int, echo: exchange.Echo, source: Address, wanted: list[Path], now: float
+    ) -> list[Action]:
+        """Acknowledge; what we have to say ourselves goes along if it goes there anyway."""
+        ack = (update_id,)
+        actions: list[Action] = []
+        here = next((path for path in wanted if path.to == source), None)
+        if here is not None:
+            actions.append(self._ask(here, now, ack=ack, echo=echo, limit=PROBE_RETRANSMIT_MAX))
+        if self._owes_half():
+            to = self._mobility.to(source)
+            if here is None:
+                actions.append(self._say_rekey(now, to, ack=ack, echo=echo))
+            else:  # the probe may go unanswered, this must not
+                actions.append(self._say_rekey(now))
+        elif here is None:
+            actions.append(self._acknowledge(ack, echo, source))
+        for path in wanted:
+            if path.to != source:
+                actions.append(self._ask(path, now, limit=PROBE_RETRANSMIT_MAX))
+        return actions
+
+    def _owes_half(self) -> bool:
+        """Whether the peer has said its half of a rekey and ours is not on its way."""
+        pending = self._rekey
+        if pending is None or pending.theirs is None or pending.acknowledged:
+            return False
+        waiting = self._updates.outstanding.values()
+        return not any(update.rekeys and not update.nonce for update in waiting)
+
+    def _take_acks(
+        self, update_ids: Iterable[int], nonces: frozenset[bytes], now: float
+    ) -> list[Action]:
+        actions: list[Action] = []
+        for update in self._updates.acknowledged(update_ids, now):
+            if update.announces:  # one that tells of earlier addresses was withdrawn
+                self._mobility.told = True
+            if update.rekeys and self._rekey is not None:
+                self._rekey.acknowledged = True
+                if self._rekey.theirs is None:
+                    self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
+            if (
+                update.nonce
+                and update.nonce in nonces
+                and self._mobility.answered(update.path, now)
+            ):
+                self._withdraw()
+                self._mobility.told = False
+                actions += self._announce(now)
+        return actions
+
+    def _make(
+        self, parameters: Sequence[params.Parameter], echo: exchange.Echo = _NO_ECHO
+    ) -> bytes:
+        data = header(PacketType.UPDATE, *self._pair)
+        data += params.encode([*parameters, *echo.signed])
+        return exchange.sign_and_mac(data, self._keys, self._identity, unsigned=echo.unsigned)
+
+    def _acknowledge(self, ack: tuple[int, ...], echo: exchange.Echo, to: Address) -> Transmit:
+        return Transmit(self._make([params.Ack(ack)], echo), to)
+
+    def _ask(
+        self,
+        path: Path,
+        now: float,
+        *,
+        limit: int,
+        ack: tuple[int, ...] = (),
+        echo: exchange.Echo = _NO_ECHO,
+        announces: bool = False,
+        probes: bool = True,
+    ) -> Transmit:
+        """Send an UPDATE that wants an ACK, and an echo if it ``probes`` its path."""
+        shared, pending = self._shared, self._rekey
+        number = self._updates.number()
+        parameters: list[params.Parameter] = [params.Seq(number)]
+        rekeys = pending is not None and not pending.acknowledged
+        if pending is not None and rekeys:
+            parameters += pending.parameters()
+        else:
+            spi = self._sas.inbound.sa.spi
+            parameters.append(params.EspInfo(self._material.index, spi, spi))
+        if ack:
+            parameters.append(params.Ack(ack))
+        if announces:
+            parameters.append(self._locator_set())
+        nonce = shared.rng(_NONCE_LENGTH) if probes else b""
+        if nonce:
+            parameters.append(params.EchoRequestSigned(nonce))
+        packet = self._make(parameters, echo)
+        update = Outstanding(number, packet, path, limit, nonce, announces, rekeys)
+        self._updates.sent(update, now)
+        return _transmit(update)
+
+    # -- rekeying ------------------------------------------------------------------------------
+
+    def _rekey_if_used(self, now: float) -> list[Action]:
+        self._timers.set(Chore.REKEY, now + self._shared.config.rekey_lifetime)
+        used = self._sas.outbound.sa.packets or self._sas.inbound.sa.packets
+        return self.start_rekey(now) if used else []
+
+    def start_rekey(self, now: float) -> list[Action]:
+        """Begin to replace the SAs, unless that is under way (RFC 7402 §6.8)."""
+        if self._rekey is not None:
+            return []
+        config, material = self._shared.config, self._material
+        own = None
+        if config.rekey_dh or self._nearly_drawn():
+            own = DhKey(material.own.group, self._shared.rng)
+        self._rekey = self._new_rekey(own, now)
+        return [self._say_rekey(now)]
+
+    def _nearly_drawn(self) -> bool:
+        length = len(self._keys.esp_in)
+        return self._material.index + 4 * length > self._material.limit
+
+    def _new_rekey(self, own: DhKey | None, now: float) -> Rekey:
+        index = self._material.index if own is None else 0
+        said = Said(index, self._shared.new_spi(), own.public if own is not None else None)
+        return Rekey(self._sas.inbound.sa.spi, said, own, now)
+
+    def _say_rekey(
+        self,
+        now: float,
+        path: Path | None = None,
+        *,
+        ack: tuple[int, ...] = (),
+        echo: exchange.Echo = _NO_ECHO,
+    ) -> Transmit:
+        limit = self._shared.config.update_retransmit_max
+        return self._ask(
+            path or self._mobility.path(), now, ack=ack, echo=echo, limit=limit, probes=False
+        )
+
+    def _read_esp_info(self, packet: Packet, now: float) -> Said | None:
+        """What a packet says about a rekey, None if nothing new (RFC 8046 §5.3)."""
+        info = packet.get(params.EspInfo)
+        if info is None:
+            return None
+        current, pending = self._sas.outbound.sa.spi, self._rekey
+        theirs = pending.theirs.spi if pending is not None and pending.theirs is not None else 0
+        if info.old_spi == info.new_spi and info.new_spi in (current, theirs, self._previous_spi):
+            return None  # for the benefit of middleboxes
+        if info.new_spi in (current, theirs) and info.new_spi:
+            return None  # a restart of the rekey that we know
+        if not info.old_spi or not info.new_spi:
+            self._shared.counters["second or no SA asked for"] += 1
+            return None  # acknowledged, and not done: one pair of SAs is what we have
+        if info.old_spi != current or info.new_spi <= SPI_RESERVED:
+            raise Rejected("ESP_INFO of an unknown SA")
+        if pending is None and now - self._rekeyed_at < _REKEY_PAUSE:
+            raise Rejected("rekeys too often")
+        return rekey.read(info, packet.get(params.DiffieHellman), self._material)
+
+    def _agree(self, said: Said, now: float) -> None:
+        """Take the peer's half of a rekey, be ready to receive; raises without effect."""
+        pending = self._rekey
+        if pending is None:
+            own = None
+            if said.public is not None or self._nearly_drawn():
+                own = DhKey(self._material.own.group, self._shared.rng)
+            pending = self._new_rekey(own, now)
+        pending.agree(said, self._material, self._sas.inbound.sa.suite, self._pair)
+        self._rekey = pending
+        self._timers.stop(Chore.PATIENCE)
+        sa = pending.inbound
+        if sa is not None:
+            self._prepared = Inbound(sa, *self._pair, self._sas.inbound.heard_at, awaited=True)
+            self._shared.inbound[sa.spi] = self._prepared
+
+    def _finish_rekey(self, now: float) -> list[Action]:
+        """Send under the new SA once the peer is ready for it (RFC 7402 §6.10)."""
+        pending, prepared = self._rekey, self._prepared
+        if pending is None or prepared is None or not pending.acknowledged:
+            return []
+        sas, material, outbound = self._sas, pending.material, pending.outbound
+        if material is None or outbound is None:
+            return []
+        self._drop_old()
+        self._old = sas.inbound
+        self._previous_spi = sas.outbound.sa.spi
+        sas.inbound, sas.outbound.sa = prepared, outbound
+        self._material = material
+        self._rekey = self._prepared = None
+        self._rekeyed_at = now
+        config = self._shared.config
+        patience = config.old_sa_lifetime
+        if prepared.awaited:
+            patience *= _UNUSED_OLD_SA
+        self._timers.set(Chore.OLD_SA, now + patience)
+        self._timers.stop(Chore.PATIENCE)
+        self._timers.set(Chore.REKEY, now + config.rekey_lifetime)
+        for update in list(self._updates.outstanding.values()):
+            if update.rekeys and not update.nonce:
+                del self._updates.outstanding[update.update_id]
+        self._shared.counters["rekeyed"] += 1
+        self._mobility.rekeyed(now)
+        return []
+
+    def on_first_data(self, spi: int, now: float) -> list[Action]:
+        """Authentic ESP has come under an inbound SA that was awaited."""
+        prepared = self._prepared
+        actions: list[Action] = []
+        if prepared is not None and prepared.sa.spi == spi and self._rekey is not None:
+            prepared.awaited = False
+            self._rekey.acknowledged = True  # who sends under it knows our half
+            actions = self._finish_rekey(now)
+        elif spi == self._sas.inbound.sa.spi:
+            self._sas.inbound.awaited = False
+            if self._old is not None:
+                patience = self._shared.config.old_sa_lifetime
+                self._timers.set(Chore.OLD_SA, now + patience)
+        return actions
+
+    def _give_up_rekey(self, now: float) -> list[Action]:
+        """The peer has acknowledged our half and never sent its own: try again later."""
+        if self._rekey is not None and self._rekey.theirs is None:
+            self._rekey = None
+            self._shared.counters["rekey unanswered"] += 1
+            self._timers.set(Chore.REKEY, now + _REKEY_PATIENCE)
+        return []
+
+    def _old_expired(self, now: float) -> list[Action]:
+        self._drop_old()
+        return []
+
+    def _drop_old(self) -> None:
+        if self._old is not None:
+            self._shared.inbound.pop(self._old.sa.spi, None)
+            self._old = None
+        self._timers.stop(Chore.OLD_SA)
+
+    # -- mobility ------------------------------------------------------------------------------
+
+    def set_locators(self, ours: tuple[Address, ...], at: float, now: float) -> list[Action]:
+        """Our addresses are others now: tell the peer at ``at`` (RFC 8046 §3.2)."""
+        self._withdraw()
+        self._mobility.move(ours, now)
+        if at <= now:
+            return self._announce(now)
+        self._timers.set(Chore.ANNOUNCE, at)
+        return []
+
+    def learn(self, listed: Sequence[params.Locator], now: float) -> None:
+        """Take the LOCATOR_SET of a base exchange; its addresses are verified before use."""
+        self._mobility.peer.replace(
+            [locator for locator in listed if locator.ip],
+            self._mobility.path().to[1],
+            self._mobility.path().to,
+            now,
+        )
+        self._watch_lifetimes()
+
+    def look(self, now: float) -> list[Action]:
+        """See whether it is time for new keys, and whether a call still hears its peer."""
+        config, sas, mobility = self._shared.config, self._sas, self._mobility
+        if self._old is not None:
+            sas.inbound.heard_at = max(sas.inbound.heard_at, self._old.heard_at)
+        actions: list[Action] = []
+        if max(sas.outbound.sa.packets, sas.inbound.sa.highest) >= config.rekey_packets:
+            actions += self.start_rekey(now)
+        paths = mobility.look(sas.inbound.heard_at, now)
+        for path in paths:
+            alone = len(paths) == 1 and bool(mobility.ours)  # a NAT may have moved us
+            actions.append(self._ask(path, now, limit=PROBE_RETRANSMIT_MAX, announces=alone))
+        if not mobility.told and mobility.in_use and not self._telling():
+            actions += self._announce(now)
+        pause = mobility.next_look()
+        if pause is not None:
+            self._timers.set(Chore.LOOK, now + pause)
+        return actions
+
+    def _telling(self) -> bool:
+        return any(update.announces for update in self._updates.outstanding.values())
+
+    def _announce(self, now: float) -> list[Action]:
+        """Tell the peer where we are, along the best path, and see whether that works."""
+        self._timers.stop(Chore.ANNOUNCE)
+        paths = self._mobility.telling()
+        if not paths:
+            return []
+        limit = self._shared.config.update_retransmit_max
+        return [self._ask(paths[0], now, limit=limit, announces=True)]
+
+    def _announce_elsewhere(self, unanswered: Outstanding, now: float) -> list[Action]:
+        """Nobody answers there: the peer may have moved too (RFC 8046 §3.2.3)."""
+        tried = {update.path for update in self._updates.outstanding.values() if update.announces}
+        if len(tried) > 1 or self._mobility.told:
+            return []
+        limit = self._shared.config.update_retransmit_max
+        return [
+            self._ask(path, now, limit=limit, announces=True)
+            for path in self._mobility.telling()[: _SPREAD_MAX + 1]
+            if path not in tried
+        ]
+
+    def _withdraw(self) -> None:
+        """What was said about our addresses holds no more."""
+        for update in list(self._updates.outstanding.values()):
+            if update.announces:
+                del self._updates.outstanding[update.update_id]
+
+    def _locator_set(self) -> params.Parameter:
+        """Our LOCATOR_SET; over UDP encrypted, as RFC 9028 §5.7 demands."""
+        pending = self._rekey
+        spi = self._sas.inbound.sa.spi if pending is None else pending.ours.spi
+        listed = self._mobility.locator_set(spi)
+        if not self._shared.config.udp:
+            return listed
+        plain = frame(listed.TYPE, listed.content())
+        iv = self._shared.rng(_IV_LENGTH)
+        return params.Encrypted(crypto.encrypt(self._keys.encrypt_out, iv, plain))
+
+    def _read_locators(self, packet: Packet) -> tuple[params.Locator, ...] | None:
+        """The packet's LOCATOR_SET, in clear or out of ENCRYPTED."""
+        clear = packet.get(params.LocatorSet)
+        if clear is not None:
+            return clear.locators
+        encrypted = packet.get(params.Encrypted)
+        if encrypted is None:
+            return None
+        inner = params.decode(crypto.decrypt(self._keys.encrypt_in, encrypted.ciphertext))
+        if any(isinstance(found, params.Unknown) and found.critical for found in inner):
+            raise Rejected("unknown critical parameter")
+        sets = [found for found in inner if isinstance(found, params.LocatorSet)]
+        return sets[0].locators if sets else None
+
+    def _lifetime_ended(self, now: float) -> list[Action]:
+        if self._mobility.peer.expire(now):
+            self._mobility.choose(now)
+        self._watch_lifetimes()
+        return []
+
+    def _watch_lifetimes(self) -> None:
+        at = self._mobility.peer.next_expiry()
+        if at is None:
+            self._timers.stop(Chore.LIFETIME)
+        else:
+            self._timers.set(Chore.LIFETIME, at)
+
+    def _unsupported(
+        self, listed: Sequence[params.Locator], source: Address, now: float
+    ) -> list[Action]:
+        """Say so if the preferred locator is of a type that we don't know (RFC 8046 §5.3)."""
+        unknown = [found for found in listed if not found.ip]
+        if not any(found.preferred for found in unknown):
+            return []
+        self._shared.counters["locator of unknown type"] += 1
+        if not self._shared.notify_limit.allow("", now):
+            return []
+        details = b"".join(found.encode() for found in unknown)
+        notify = exchange.make_notify(
+            self._identity, self._pair[1], NotifyType.LOCATOR_TYPE_UNSUPPORTED, details
+        )
+        return [Transmit(notify, source)]
+
+
+def _transmit(update: Outstanding) -> Transmit:
+    return Transmit(update.packet, update.path.to, update.path.source)
+
+
+def _known(listed: Sequence[params.Locator] | None) -> list[params.Locator] | None:
+    return None if listed is None else [locator for locator in listed if locator.ip]
+
+
+def _nonces(packet: Packet) -> frozenset[bytes]:
+    """What the peer echoes."""
+    signed = [found.opaque for found in packet.every(params.EchoResponseSigned)]
+    unsigned = [found.opaque for found in packet.every(params.EchoResponseUnsigned)]
+    return frozenset((*signed, *unsigned))
+
+
+_CHORES: Final[dict[Chore, Callable[[Upkeep, float], list[Action]]]] = {
+    Chore.LOOK: Upkeep.look,
+    Chore.REKEY: Upkeep._rekey_if_used,
+    Chore.PATIENCE: Upkeep._give_up_rekey,
+    Chore.OLD_SA: Upkeep._old_expired,
+    Chore.LIFETIME: Upkeep._lifetime_ended,
+    Chore.ANNOUNCE: Upkeep._announce,
+}
