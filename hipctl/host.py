@@ -28,7 +28,7 @@ from hipctl.actions import (
 from hipctl.echo import Echoes
 from hipctl.engine import Engine, Inbound, Outbound
 from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse, Rejected
-from hipctl.esp import SUITES, SequenceExhausted, payload_limit
+from hipctl.esp import SUITES, CreditExhausted, SequenceExhausted, payload_limit
 from hipctl.hostconfig import HostConfig, check, open_keylog
 from hipctl.identity import Hit, HostIdentity
 from hipctl.inner import (
@@ -45,9 +45,17 @@ from hipctl.inner import (
     pseudo_header,
     udp,
 )
-from hipctl.interface import AssociationDown, AssociationUp, Event, OnDatagram
+from hipctl.interface import (
+    AssociationDown,
+    AssociationUp,
+    ContactChanged,
+    Event,
+    OnDatagram,
+)
+from hipctl.interfaces import Interfaces, OnChange
 from hipctl.loopback import Loopback
-from hipctl.ports import Ports
+from hipctl.ports import ANYWHERE, Ports, Send
+from hipctl.roaming import Roaming, Watch
 from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
@@ -105,6 +113,7 @@ class LocalHost:
         config: HostConfig | None = None,
         *,
         open_port: OpenPort = open_udp,
+        watch: Callable[[OnChange], Watch] = Interfaces,
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Set up; nothing is opened before ``async with``.
@@ -113,6 +122,7 @@ class LocalHost:
             identities: at least one, the default one first.
             config: defaults if None.
             open_port: opens one UDP port; simulated in tests.
+            watch: tells which addresses this machine has; simulated in tests.
             rng: returns that many random bytes.
 
         Raises:
@@ -136,6 +146,8 @@ class LocalHost:
         self._watchers: dict[object, Callable[[Event], None]] = {}
         self._counters: Counter[str] = Counter()
         self._ports = Ports(open_port, self._on_datagram, self._counters)
+        self._roaming = Roaming(self._ports, watch, self._on_moved)
+        self._contact = b""
         self._open = False
         self._sent = self._received = 0
         self._began: dict[Pair, float] = {}
@@ -156,7 +168,13 @@ class LocalHost:
             self._keylog = open_keylog(self._config.keylog)
         try:
             self._open = True
-            await self._ports.open(self._config.listen)
+            anywhere = any(ip in ANYWHERE for ip, _ in self._config.listen)
+            follow = self._config.watch and anywhere
+            await self._ports.open(self._config.listen, follow)
+            if follow:
+                await self._roaming.start()
+            elif not anywhere:
+                self._on_moved(self._ports.addresses)
         except BaseException:
             await self.__aexit__()
             raise
@@ -168,6 +186,7 @@ class LocalHost:
             self._driver.feed(self.engine.close_all)
             self._open = False
         self._driver.close()
+        self._roaming.close()
         self._ports.close()
         self._loopback.close()
         for pair in list(self._waiting):
@@ -357,8 +376,11 @@ class LocalHost:
 
     def send_sealed(self, outbound: Outbound, next_header: int, payload: bytes) -> None:
         """Seal an upper-layer packet, in fragments if need be, and put it on the wire."""
-        sa, address = outbound.sa, outbound.address
-        send = self._ports.send6 if ":" in address[0] else self._ports.send4
+        sa, address, source = outbound.sa, outbound.address, outbound.source
+        if source is None:
+            send = self._ports.send6 if ":" in address[0] else self._ports.send4
+        else:
+            send = self._ports.path(source, address)
         try:
             if len(payload) <= self._always_fits:
                 send(sa.seal(next_header, payload), address)
@@ -374,6 +396,8 @@ class LocalHost:
             for piece in pieces:
                 send(sa.seal(next_header, piece), address)
             self._sent += len(pieces)
+        except CreditExhausted:  # the peer has moved and not shown that it is there
+            self._counters["datagram to an unverified address"] += 1
         except SequenceExhausted:  # a new exchange brings new keys
             self._counters["ESP sequence numbers exhausted"] += 1
             pair = next((p for p, o in self.engine.outbound.items() if o is outbound), None)
@@ -411,8 +435,11 @@ class LocalHost:
                 lambda now: self.engine.enqueue(local, peer, next_header, payload, now)
             )
 
-    def _send_control(self, data: bytes, to: Address) -> None:
-        (self._ports.send6 if ":" in to[0] else self._ports.send4)(_NON_ESP + data, to)
+    def _send_control(self, data: bytes, to: Address, source: Address | None) -> None:
+        send: Send = self._ports.send6 if ":" in to[0] else self._ports.send4
+        if source is not None:
+            send = self._ports.path(source, to)
+        send(_NON_ESP + data, to)
 
     def _limit(self, suite: int, ip_version: int) -> int:
         return payload_limit(suite, self._config.mtu - _HEADERS[ip_version])
@@ -486,8 +513,8 @@ class LocalHost:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case Transmit(data=data, to=to):
-                self._send_control(data, to)
+            case Transmit(data=data, to=to, source=source):
+                self._send_control(data, to, source)
             case SolvePuzzle():
                 self._solver.solve(action)
             case Flush(local=local, peer=peer, datagrams=datagrams):
@@ -529,6 +556,15 @@ class LocalHost:
                 waiter.set_exception(AssociationFailed(f"nobody answers at {action.address[0]}"))
             else:
                 waiter.set_result(action.peer)
+
+    def _on_moved(self, ours: Sequence[Address]) -> None:
+        """We are at other addresses than before, or may be."""
+        if self._open:
+            self._driver.feed(lambda now: self.engine.set_locators(ours, now))
+            contact = self.contact(self._hits[0])
+            if contact != self._contact:
+                self._contact = contact
+                self._emit(ContactChanged())
 
     def _log_keys(self, line: str) -> None:
         if self._keylog is not None:

@@ -11,6 +11,7 @@ from hipctl.actions import Action, Address, Flush, KeyLog, PeerFound, SolvePuzzl
 from hipctl.constants import PacketType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket, Rejected
+from hipctl.esp import CreditExhausted
 from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp
 from hipctl.state import State
@@ -58,11 +59,13 @@ class Net:
         self.now = 0.0
         self.random = random.Random(seed)
         self.peers: dict[Address, Peer] = {}
+        self.everybody: list[Peer] = []
         self.loss = 0.0
         self.duplicates = 0.0
         self.delay = 0.01
         self.jitter = 0.0
         self.solve = True
+        self.dead: set[Address] = set()  # links that carry nothing, and nobody tells
         self.tamper: Callable[[Seen], Sequence[bytes]] = lambda seen: [seen.data]
         self.wire: list[Seen] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -75,6 +78,7 @@ class Net:
         address = (name or f"192.0.2.{len(self.peers) + 1}", 10500)
         peer = Peer(identity, Engine([identity], config, self.random.randbytes), address)
         self.peers[address] = peer
+        self.everybody.append(peer)
         return peer
 
     def restart(self, peer: Peer, config: EngineConfig = FAST) -> None:
@@ -92,8 +96,8 @@ class Net:
     def perform(self, peer: Peer, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case Transmit(data, to):
-                    self._transmit(Seen(self.now, peer.address, to, data))
+                case Transmit(data, to, source):
+                    self._transmit(peer, Seen(self.now, source or peer.address, to, data))
                 case SolvePuzzle():
                     if self.solve:
                         self._solve(peer, action)
@@ -117,8 +121,14 @@ class Net:
             actions = peer.engine.enqueue(local, to, next_header, payload, self.now)
             self.perform(peer, actions)
             return
-        sealed, source = outbound.sa.seal(next_header, payload), peer.address
-        self._deliver(outbound.address, lambda other: self._open(other, sealed, source))
+        try:
+            sealed = outbound.sa.seal(next_header, payload)
+        except CreditExhausted:
+            peer.engine.counters["datagram to an unverified address"] += 1
+            return
+        source = outbound.source or peer.address
+        if self.at_home(peer, source, outbound.address):
+            self._deliver(source, outbound.address, lambda other: self._open(other, sealed, source))
 
     def connect(self, peer: Peer, other: Peer) -> None:
         self.perform(peer, peer.engine.connect(peer.hit, other.hit, self.now))
@@ -128,7 +138,7 @@ class Net:
         while True:
             timers = [
                 (at, peer)
-                for peer in self.peers.values()
+                for peer in self.everybody
                 if (at := peer.engine.deadline()) is not None
             ]
             first = min(timers, key=lambda timer: timer[0], default=None)
@@ -160,15 +170,34 @@ class Net:
 
         self.at(self.now, solved)
 
-    def _transmit(self, seen: Seen) -> None:
+    def _transmit(self, peer: Peer, seen: Seen) -> None:
+        if not self.at_home(peer, seen.source, seen.to):
+            return
         self.wire.append(seen)
         for data in self.tamper(seen):
-            self._deliver(seen.to, self._control_call(data, seen.source))
+            self._deliver(seen.source, seen.to, self._control_call(data, seen.source))
+
+    def at_home(self, peer: Peer, source: Address, to: Address) -> bool:
+        """Whether ``peer`` can send that: from an address that it has, within a family."""
+        return self.peers.get(source) is peer and (":" in source[0]) is (":" in to[0])
+
+    def move(self, peer: Peer, *addresses: Address, tell: bool = True) -> None:
+        """``peer`` is at these addresses now, the preferred one first, and nowhere else."""
+        for old in [address for address, there in self.peers.items() if there is peer]:
+            del self.peers[old]
+        for address in addresses:
+            self.peers[address] = peer
+        if addresses:
+            peer.address = addresses[0]
+        if tell:
+            self.perform(peer, peer.engine.set_locators(addresses, self.now))
 
     def _control_call(self, data: bytes, source: Address) -> Callable[[Peer], None]:
         return lambda other: self._control(other, data, source)
 
-    def _deliver(self, to: Address, call: Callable[[Peer], None]) -> None:
+    def _deliver(self, source: Address, to: Address, call: Callable[[Peer], None]) -> None:
+        if source in self.dead or to in self.dead:
+            return
         copies = 1 + (self.random.random() < self.duplicates)
         for _ in range(copies):
             if self.random.random() < self.loss:
