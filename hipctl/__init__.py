@@ -25,7 +25,15 @@ from hipctl.errors import (
 from hipctl.host import LocalHost
 from hipctl.hostconfig import HIP_PORT, HostConfig
 from hipctl.identity import Hit, HostId, HostIdentity
-from hipctl.interface import AssociationDown, AssociationUp, Endpoint, Event, Host, OnDatagram
+from hipctl.interface import (
+    AssociationDown,
+    AssociationUp,
+    ContactChanged,
+    Endpoint,
+    Event,
+    Host,
+    OnDatagram,
+)
 from hipctl.settings import EngineConfig
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "AssociationFailed",
     "AssociationUp",
     "Certified",
+    "ContactChanged",
     "Endpoint",
     "EngineConfig",
     "Event",

@@ -23,7 +23,7 @@ from hipctl.errors import AssociationFailed, HipError
 from hipctl.host import LocalHost
 from hipctl.hostconfig import HIP_PORT, HostConfig
 from hipctl.identity import Hit, HostIdentity
-from hipctl.interface import AssociationUp, Event
+from hipctl.interface import AssociationUp, ContactChanged, Event
 
 R = TypeVar("R")
 Address = tuple[str, int]
@@ -189,6 +189,8 @@ async def _echoes(asked: _Ping, host: LocalHost) -> None:
 
 async def _listen(identity: HostIdentity, config: HostConfig, as_json: bool) -> None:
     def on_event(event: Event) -> None:
+        if isinstance(event, ContactChanged):
+            return
         up = isinstance(event, AssociationUp)
         if as_json:
             print(

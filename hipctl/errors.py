@@ -7,6 +7,7 @@
     * KeyFileRefused      a key file that cannot or must not be used       -> tell the user
     * PortInUse           an Endpoint's (HIT, port) is taken               -> tell the caller
     * HostConfigRefused   a host cannot start as configured                -> tell the user
+        * NoSuchAddress       this machine has no such address               -> or do without
 """
 
 from hipctl.constants import NotifyType
@@ -62,3 +63,7 @@ class PortInUse(HipError):
 
 class HostConfigRefused(HipError):
     """The host cannot start as configured; the message says what to change."""
+
+
+class NoSuchAddress(HostConfigRefused):
+    """This machine has no such IP address, or not that family at all."""

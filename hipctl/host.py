@@ -173,8 +173,6 @@ class LocalHost:
             await self._ports.open(self._config.listen, follow)
             if follow:
                 await self._roaming.start()
-            elif not anywhere:
-                self._on_moved(self._ports.addresses)
         except BaseException:
             await self.__aexit__()
             raise

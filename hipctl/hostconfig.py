@@ -29,8 +29,10 @@ class HostConfig:
     Attributes:
         listen: IP addresses and UDP ports, 0 for a free one. What we begin leaves from the first
             of a family, answers from where they were asked for. A machine with several addresses
-            of one family lists them: at 0.0.0.0 the kernel's routes choose where answers leave
-            from, and a NAT before the other host may not let them pass.
+            of one family may list them; where 0.0.0.0 or :: is listened at and nobody watches,
+            the kernel's routes choose where answers leave from, and a NAT before the other host
+            may not let them pass. Where there is no IPv6, :: is left out.
+        watch: whether we follow this machine's addresses where we listen at 0.0.0.0 or ::.
         announce: what contacts say, at most two; empty for what can be found out.
         announce_private: whether what is found out may be private, link-local or loopback.
         mtu: bytes of the largest outer packet, 256 to 65,535; longer datagrams travel in
@@ -39,7 +41,8 @@ class HostConfig:
         engine: puzzle, lifetimes and limits.
     """
 
-    listen: Sequence[Address] = (("0.0.0.0", HIP_PORT),)  # noqa: S104  a peer's whole purpose
+    listen: Sequence[Address] = (("0.0.0.0", HIP_PORT), ("::", HIP_PORT))  # noqa: S104
+    watch: bool = True
     announce: Sequence[Address] = ()
     announce_private: bool = False
     mtu: int = 1_280

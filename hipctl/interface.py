@@ -36,7 +36,12 @@ class AssociationDown:
     reason: str
 
 
-Event = AssociationUp | AssociationDown
+@dataclass(frozen=True, slots=True)
+class ContactChanged:
+    """Event: ``Host.contact`` says something else now, for this machine's addresses are others."""
+
+
+Event = AssociationUp | AssociationDown | ContactChanged
 
 
 class Endpoint(Protocol):

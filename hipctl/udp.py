@@ -7,14 +7,19 @@ import asyncio
 import contextlib
 import errno
 import socket
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from hipctl.actions import Address
-from hipctl.errors import HostConfigRefused
+from hipctl.errors import HostConfigRefused, NoSuchAddress
 
 RECEIVE_BUFFER = 4 * 2**20  # bytes asked of the kernel; a burst of fragments must not overrun it
+
+_IP_UNICAST_IF, _IPV6_UNICAST_IF = 50, 76  # ip(7), linux/in6.h
+
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 _FAR = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}  # documentation addresses
 
@@ -34,6 +39,21 @@ class DatagramPort(Protocol):
 
     def close(self) -> None:
         """Close it; harmless when done twice."""
+
+    async def beside(self, ip: str, link: int, on_datagram: OnDatagram) -> "DatagramPort":
+        """Open a port of the same number at one address, where this one is bound to all.
+
+        It takes from this one what comes to that address.
+
+        Args:
+            ip: an address of this machine.
+            link: index of the interface through which everything leaves that is sent there,
+                whatever the routes of other interfaces say.
+            on_datagram: called with what comes.
+
+        Raises:
+            HostConfigRefused: it cannot be bound, for the address may be gone by now.
+        """
 
 
 OpenPort = Callable[[Address, OnDatagram, Counter[str]], Awaitable[DatagramPort]]
@@ -69,6 +89,29 @@ class UdpPort:
             self._transport.close()
             self._transport = None
 
+    async def beside(self, ip: str, link: int, on_datagram: OnDatagram) -> DatagramPort:
+        """See DatagramPort."""
+        address = (ip, self.address[1])
+        return await _open(
+            address, on_datagram, self._counters, lambda sock: self._bind(sock, address, link)
+        )
+
+    def _bind(self, sock: socket.socket, address: Address, link: int) -> None:
+        """Bind beside our own socket.
+
+        The kernel asks whether ports may be shared when somebody binds: so ours may for that
+        moment only, and another program finds them taken.
+        """
+        _leave_through(sock, link, ":" in address[0])
+        both = self._socket, sock
+        for each in both:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+        finally:
+            for each in both:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
     async def receive(self, on_datagram: OnDatagram) -> None:
         """Begin to call ``on_datagram``."""
         loop = asyncio.get_running_loop()
@@ -103,24 +146,46 @@ async def open_udp(
     Raises:
         HostConfigRefused: it cannot be bound; the message says what to change.
     """
+    return await _open(address, on_datagram, counters, lambda sock: sock.bind(address))
+
+
+async def _open(
+    address: Address,
+    on_datagram: OnDatagram,
+    counters: Counter[str],
+    bind: Callable[[socket.socket], None],
+) -> "UdpPort":
     six = ":" in address[0]
-    sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+    sock: socket.socket | None = None
     try:
+        sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
         if six:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        sock.bind(address)
+        bind(sock)
     except OSError as error:
-        sock.close()
+        if sock:
+            sock.close()
         why = error.strerror or str(error)
         hint = "another program has it" if error.errno == errno.EADDRINUSE else "check the address"
-        raise HostConfigRefused(
+        refused = NoSuchAddress if error.errno in _NOT_HERE else HostConfigRefused
+        raise refused(
             f"UDP {address[0]} port {address[1]}: {why}; {hint}, or listen elsewhere"
         ) from None
     port = UdpPort(sock, counters)
     await port.receive(on_datagram)
     return port
+
+
+def _leave_through(sock: socket.socket, link: int, six: bool) -> None:
+    """Let the kernel look only at the routes of one interface; not known elsewhere than in Linux.
+
+    Unlike SO_BINDTODEVICE this needs no rights, and takes what comes through any interface.
+    """
+    level = socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP
+    option = _IPV6_UNICAST_IF if six else _IP_UNICAST_IF
+    sock.setsockopt(level, option, socket.htonl(link).to_bytes(4, sys.byteorder))
 
 
 def own_addresses(bound: str) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 from hipctl import (
     AssociationDown,
-    AssociationUp,
     Endpoint,
+    Event,
     Hit,
     Host,
     contact_from_addresses,
@@ -329,7 +329,7 @@ class Node:
     def _on_message(self, data: bytes, source: Hit) -> None:
         self._perform(self.engine.on_datagram(data, source, self._loop.time(), self._clock()))
 
-    def _on_event(self, event: AssociationUp | AssociationDown) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, AssociationDown) and event.local == self.local and self._running:
             self._perform(self.engine.on_down(event.peer, self._loop.time(), self._clock()))
 

@@ -11,6 +11,7 @@ from hipctl import (
     AssociationDown,
     AssociationFailed,
     AssociationUp,
+    ContactChanged,
     Endpoint,
     Event,
     Hit,
@@ -184,7 +185,7 @@ class SipService:
             self._perform(self._router.on_datagram(data, source, self._loop.time()))
 
     def _on_event(self, event: Event) -> None:
-        if self._router is None:
+        if self._router is None or isinstance(event, ContactChanged):
             return
         up = isinstance(event, AssociationUp)
         assert up or isinstance(event, AssociationDown)  # noqa: S101
