@@ -29,6 +29,7 @@ def bad_i2s(net: Net, responder: Peer, address: Address) -> tuple[list[bytes], l
     attacker = net.add(CONFIG, name=address[0])
     attacker.engine.learn(responder.hit, [responder.address])
     i2 = solved(net, attacker, responder)
+    attacker.engine.close(attacker.hit, responder.hit, net.now)  # it never sends the good one
     solution = Packet(i2).need(params.Solution)
     prefix = puzzle.prefix(solution.random_i, attacker.hit, responder.hit)
     wrong: list[bytes] = []
