@@ -4,8 +4,9 @@ It serves what greeted neighbours ask, keeps the table true, runs the operations
 and keeps records where they belong when nodes come and go.
 """
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from statistics import median_high
 from typing import Any, Final
@@ -75,10 +76,16 @@ QUIET_EACH: Final = 12.0  # a contact is pinged after so many seconds times thei
 QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams when idle
 REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
 REJOIN_BATCH: Final = 8
+LOST_EVERY: Final = 60.0  # seconds after which two that fell silent are greeted again
+LOST_BATCH: Final = 2
+MAX_LOST: Final = 64
+MAX_SEEDS: Final = 256  # whom we could join through again
 OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is offered one again
 TRANSFER_PAUSE: Final = 0.02
 MAX_REPAIRED: Final = 4_096
 CLOCKS: Final = 5  # neighbours whose clocks correct ours
+JUMP: Final = 5.0  # seconds by which our clock may drift from the monotonic one at a time
+EXPIRE_PAUSE: Final = 0.02
 
 
 class Kademlia:
@@ -118,7 +125,11 @@ class Kademlia:
         self._events: deque[Output] = deque()
         self._out: list[Action] = []
         self._known: dict[Hit, Contact] = {}
-        self._seeds: dict[Hit, bytes] = {}
+        self._seeds: OrderedDict[Hit, bytes] = OrderedDict()
+        self._fixed: tuple[Hit, ...] = ()  # those of the profile
+        self._lost: OrderedDict[Hit, None] = OrderedDict()  # of the seeds; the next to try first
+        self._tried = float("-inf")  # when the lost were last greeted
+        self._gap = float("nan")  # wall minus now
         self._rejoin = REJOIN_FIRST
         self._rejoin_from = 0
         self._joining: Operation | None = None
@@ -134,7 +145,11 @@ class Kademlia:
     # --- inputs
 
     def _enter(self, now: float, wall: float) -> None:
+        gap, self._gap = wall - now - self._gap, wall - now
         self._now = now
+        if abs(gap) > JUMP:
+            self._wall = wall
+            self._on_jump(gap)
         self._wall = wall + self.offset
 
     def _leave(self) -> list[Action]:
@@ -142,14 +157,26 @@ class Kademlia:
         out, self._out = self._out, []
         return out
 
-    def join(self, seeds: Iterable[tuple[Hit, bytes]], now: float, wall: float) -> list[Action]:
-        """Enter the overlay through anybody of ``seeds`` (HIT, contact); we may be among them.
+    def join(
+        self,
+        seeds: Iterable[tuple[Hit, bytes]],
+        now: float,
+        wall: float,
+        known: Iterable[tuple[Hit, bytes]] = (),
+    ) -> list[Action]:
+        """Enter the overlay through anybody of ``seeds`` and ``known`` (HIT, contact).
 
-        Without others we are the overlay. Whoever doesn't answer is tried again for ever, with
-        growing gaps, as long as nobody is known.
+        We may be among them. Without others we are the overlay. Whoever doesn't answer is tried
+        again for ever, with growing gaps, as long as nobody is known: some of the seeds each
+        time, and those whom we once met in turn.
         """
         self._enter(now, wall)
-        self._seeds = {hit: contact for hit, contact in seeds if hit != self._local}
+        self._seeds.update(seeds)
+        self._seeds.pop(self._local, None)
+        self._fixed = tuple(self._seeds)
+        for hit, contact in known:
+            if hit != self._local:
+                self._seeds.setdefault(hit, contact)
         self._set("liveness", now + LIVENESS_TICK)
         self._set("refresh", now + REFRESH_LOOK)
         if self._seeds:
@@ -160,15 +187,28 @@ class Kademlia:
 
     def _knock(self) -> None:
         """Say HELLO to some of those who might let us in."""
-        seeds = list(self._seeds.items())
-        start = self._rejoin_from % len(seeds)
-        for hit, contact in (seeds[start:] + seeds[:start])[:REJOIN_BATCH]:
-            if contact:
-                self._out.append(Learn(hit, contact))
-            self._ask(SILENT, None, hit, Kind.HELLO, {})
-        self._rejoin_from = start + REJOIN_BATCH
+        others = [hit for hit in self._seeds if hit not in self._fixed]
+        chosen = _turn(self._fixed, self._rejoin_from, REJOIN_BATCH // 2)
+        chosen += _turn(others, self._rejoin_from, REJOIN_BATCH - len(chosen))
+        for hit in chosen:
+            self._greet_again(hit)
+        self._rejoin_from += REJOIN_BATCH // 2
         self._set("rejoin", self._now + self._rejoin)
         self._rejoin = min(2 * self._rejoin, REJOIN_MOST)
+
+    def _greet_again(self, hit: Hit) -> None:
+        if self._seeds[hit]:
+            self._out.append(Learn(hit, self._seeds[hit]))
+        self._ask(SILENT, None, hit, Kind.HELLO, {})
+
+    def relocate(self, hit: Hit, contact: bytes, now: float, wall: float) -> list[Action]:
+        """A seed may be reached at ``contact`` now; it is asked at once if we know nobody."""
+        self._enter(now, wall)
+        if hit in self._seeds:
+            self._seeds[hit] = contact
+            if not len(self.table):
+                self._greet_again(hit)
+        return self._leave()
 
     def on_datagram(self, data: bytes, source: Hit, now: float, wall: float) -> list[Action]:
         """A datagram of this overlay came from ``source``; its tag is off."""
@@ -238,6 +278,8 @@ class Kademlia:
                     self._on_refresh()
                 case "transfer":
                     self._on_transfer()
+                case "expire":
+                    self._expire()
                 case _:
                     name.on_time()
         return self._leave()
@@ -393,23 +435,48 @@ class Kademlia:
             self._out.append(Learn(session.hit, node.contact))
         self._meet(node)
         self._correct_clock()
+        if session.hit in self._lost:  # we, or all beyond it, were cut off: there may be more
+            del self._lost[session.hit]
+            if self._joining is None:
+                self._look_around()
 
     def _meet(self, node: Contact) -> None:
         """A proven node gave a sign of life: it may enter the table."""
         node.failures = 0
-        before = len(self.table)
+        heard, before = node.heard, len(self.table)
         for ping in self.table.add_contact(node, self._now):
             self._ask(SILENT, None, ping.contact.hit, Kind.PING, {})
         if len(self.table) == before:
             return
         self._known[node.hit] = node
         self._out.append(Remember(node.hit, node.contact))
-        self._seeds.setdefault(node.hit, node.contact)
-        self._transfer(node, came=True)
+        self._remember(node)
+        self._transfer(node, heard)
         self._rejoin = REJOIN_FIRST
         self._timers.stop("rejoin")
         if before == 0 and self._joining is None:
             self._look_around()
+
+    def _remember(self, node: Contact) -> None:
+        if len(self._seeds) >= MAX_SEEDS and node.hit not in self._seeds:
+            old = next((hit for hit in self._seeds if hit not in self._fixed), node.hit)
+            self._seeds.pop(old, None)
+            self._lost.pop(old, None)
+        self._seeds[node.hit] = node.contact
+        self._seeds.move_to_end(node.hit)
+
+    def _on_jump(self, seconds: float) -> None:
+        """Our clock was set, or stood while we slept: what we knew of others' clocks is over."""
+        self.counters["clock jumped"] += 1
+        self.offset = self.rpc.offset = 0.0
+        self.rpc.calibrated = False
+        self.rpc.greeting = replace(
+            self.rpc.greeting, since=max(int(self.rpc.greeting.since + seconds), 0)
+        )
+        for session in self.rpc.sessions.values():
+            session.offset = None
+        for contact in list(islice(self.table.contacts(), CLOCKS)):
+            self._ask(SILENT, None, contact.hit, Kind.HELLO, {})
 
     def _correct_clock(self) -> None:
         offsets = [0.0]  # our own clock has a vote too
@@ -421,7 +488,7 @@ class Kademlia:
         middle = median_high(offsets[: CLOCKS + 1])
         # HELLO tells whole seconds, and took its time: little is nothing
         self.offset = self.rpc.offset = middle if abs(middle) > 5 else 0.0
-        self.rpc.calibrated = True
+        self.rpc.calibrated = len(offsets) > 2
 
     # --- the table's upkeep
 
@@ -470,8 +537,19 @@ class Kademlia:
                 self._ask(SILENT, None, oldest.hit, Kind.PING, {})
         tick = SUSPECT_TICK if suspects else LIVENESS_TICK
         self._set("liveness", self._now + tick)
-        while (at := self.storage.expires()) is not None and at <= self._wall:
-            self._out.extend(self.storage.expire(self._wall))
+        if self._lost and len(self.table) and self._now - self._tried >= LOST_EVERY:
+            self._tried = self._now
+            for hit in list(islice(self._lost, LOST_BATCH)):
+                self._lost.move_to_end(hit)
+                self._greet_again(hit)
+        self._expire()
+
+    def _expire(self) -> None:
+        """Drop a slice of what has expired; the rest a moment later."""
+        self._out.extend(self.storage.expire(self._wall))
+        at = self.storage.expires()
+        if at is not None and at <= self._wall:
+            self._set("expire", self._now + EXPIRE_PAUSE)
 
     def _on_silence(self, hit: Hit, reason: str) -> None:
         """A request came to nothing after all its retransmissions."""
@@ -479,24 +557,39 @@ class Kademlia:
         if reason == "too many pending":  # our own fault
             return
         if contact is None or contact.long_id not in self.table.by_id:
+            self._lose(hit)
             return
         contact.failures += 1
         if contact.failures >= 2 or reason == "refused us" or self.table.has_replacement(contact):
             self.table.remove_contact(contact)
+            self._lose(hit)
             if hit in self.rpc.sessions:
                 self.rpc.sessions[hit].offered = float("-inf")  # welcome as soon as it is back
-            self._transfer(contact, came=False)
+            self._transfer(contact)
             if not len(self.table):
                 self._set("rejoin", self._now + self._rejoin)
         else:
             self._set("liveness", self._now + SUSPECT_TICK)
 
+    def _lose(self, hit: Hit) -> None:
+        """Whom we met before is silent: it is greeted now and then, else halves stay apart."""
+        if hit not in self._seeds or hit in self._lost:
+            return
+        self._lost[hit] = None
+        self._lost.move_to_end(hit, last=False)
+        if len(self._lost) > MAX_LOST + len(self._fixed):
+            del self._lost[next(h for h in reversed(self._lost) if h not in self._fixed)]
+
     # --- records follow the nodes
 
-    def _transfer(self, node: Contact, *, came: bool) -> None:
+    def _transfer(self, node: Contact, heard: float | None = None) -> None:
+        """``node`` came, and was last ``heard`` before (0.0: never); or it left."""
+        since = lost = float("inf")
         session = self.rpc.sessions.get(node.hit)
-        since = session.since if session is not None and session.since else None
-        if self._transfers.begin(node, since if came else None, came=came):
+        if heard is not None and session is not None and session.since:
+            since = session.since - (session.offset or 0.0) + self.offset  # by its clock
+            lost = self._wall - (self._now - heard) if heard else lost
+        if self._transfers.begin(node, since, lost, came=heard is not None):
             self._set("transfer", self._now + TRANSFER_PAUSE)
 
     def _on_transfer(self) -> None:
@@ -574,6 +667,12 @@ class Kademlia:
         """The session with a neighbour that has greeted, if there is one."""
         session = self.rpc.sessions.get(hit)
         return session if session is not None and session.greeted else None
+
+
+def _turn(hits: Sequence[Hit], start: int, count: int) -> list[Hit]:
+    """At most ``count`` of ``hits``, from ``start`` on and around."""
+    start %= len(hits) or 1
+    return [*hits[start:], *hits[:start]][:count]
 
 
 def _code_name(code: int) -> str:

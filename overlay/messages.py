@@ -290,5 +290,5 @@ _FIELDS: Final[dict[int, Callable[[Any], bool]]] = {
     Field.TOTAL: _is_uint,
     Field.CODE: _is_uint,
     Field.COUNT: _is_uint,
-    Field.REASON: lambda value: type(value) is str,
+    Field.REASON: lambda value: type(value) is str and value.isprintable(),  # it is logged
 }

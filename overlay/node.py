@@ -44,7 +44,8 @@ from overlay.store import MemoryStore, Store
 _log = logging.getLogger(__name__)
 
 JOIN_PATIENCE: Final = 1.5  # seconds that a get or put waits for a join that is under way
-RESTORE_SLICE: Final = 64  # records from disk that are judged in one go
+RESTORE_SLICE: Final = 32  # records from disk that are judged in one go
+LOCATE_EVERY: Final = 30.0  # seconds between lookups of the seeds' names while nobody is known
 
 OnMessage = Callable[[bytes, Hit], None]
 
@@ -184,31 +185,30 @@ class Node:
             self.engine.restore(raw[start : start + RESTORE_SLICE], self._clock())
             await asyncio.sleep(0)  # a signature costs 0.1 ms: let others in between
         known = dict(self.store.contacts(self.overlay.id))
-        for seed in self._seeds:
-            if seed.hit not in self.host.hits:
-                known[seed.hit] = await self._contact_of(seed) or known.get(seed.hit, b"")
-        known.pop(self.local, None)
-        # seeds first: they are there more often than whom we met
-        first = {seed.hit: known[seed.hit] for seed in self._seeds if seed.hit in known}
+        others = [seed for seed in self._seeds if seed.hit not in self.host.hits]
+        named = [seed for seed in others if not _is_address(seed.host)]
+        seeds = {
+            seed.hit: known.get(seed.hit, b"") if seed in named else _contact_at(seed, [seed.host])
+            for seed in others
+        }
         now = self._loop.time()
-        self._perform(self.engine.join({**first, **known}.items(), now, self._clock()))
+        self._perform(self.engine.join(seeds.items(), now, self._clock(), known.items()))
+        while named:  # a name has no address before there is a network, and another one later
+            if not len(self.engine.table):
+                await asyncio.gather(*(self._locate(seed) for seed in named))
+            await asyncio.sleep(LOCATE_EVERY)
 
-    async def _contact_of(self, seed: Seed) -> bytes:
-        """A seed's contact; empty if its name has no address now."""
+    async def _locate(self, seed: Seed) -> None:
+        """Look up where a seed is now."""
         try:
-            addresses = [str(ipaddress.ip_address(seed.host))]
-        except ValueError:
-            try:
-                found = await self._loop.getaddrinfo(seed.host, seed.port, type=socket.SOCK_DGRAM)
-            except OSError as error:
-                _log.warning("seed %s: %s", seed.host, error)
-                return b""
-            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:2]
-        try:
-            return contact_from_addresses([(address, seed.port) for address in addresses])
-        except ValueError as error:
+            found = await self._loop.getaddrinfo(seed.host, seed.port, type=socket.SOCK_DGRAM)
+        except (OSError, UnicodeError) as error:
             _log.warning("seed %s: %s", seed.host, error)
-            return b""
+            return
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:2]
+        if contact := _contact_at(seed, addresses):
+            now, wall = self._loop.time(), self._clock()
+            self._perform(self.engine.relocate(seed.hit, contact, now, wall))
 
     async def joined(self) -> None:
         """Return once the table is filled as far as it can be; at once in an overlay of one."""
@@ -316,7 +316,9 @@ class Node:
                 async with asyncio.timeout(JOIN_PATIENCE):
                     await self._joined.wait()
             except TimeoutError:
-                return  # what we hold ourselves may do
+                pass  # what we hold ourselves may do
+            if not self._running:
+                raise LookupFailed("this node has stopped")
 
     def _expect(self) -> "asyncio.Future[Outcome]":
         future: asyncio.Future[Outcome] = self._loop.create_future()
@@ -376,3 +378,20 @@ class Node:
         self._handle = None
         self._armed = float("inf")
         self._perform(self.engine.on_time(self._loop.time(), self._clock()))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _contact_at(seed: Seed, addresses: Sequence[str]) -> bytes:
+    """A seed's contact; empty if it can't be reached at these addresses."""
+    try:
+        return contact_from_addresses([(address, seed.port) for address in addresses])
+    except ValueError as error:
+        _log.warning("seed %s: %s", seed.host, error)
+        return b""

@@ -27,7 +27,7 @@ from overlay.messages import (
     encode_request,
     parse,
 )
-from overlay.session import Session
+from overlay.session import Bucket, Session
 
 TRIES: Final = 3
 MAX_PENDING: Final = 1_000
@@ -35,7 +35,9 @@ MAX_PENDING_EACH: Final = 128
 MAX_SESSIONS: Final = 4_096
 MAX_GREETS: Final = 2  # HELLOs that one request may cause
 REFUSED_FOR: Final = 60.0  # seconds during which who refused our HELLO isn't asked again
-STRANGERS_RATE: Final = 100.0  # HELLOs and refusals a second, all strangers together
+STRANGERS_RATE: Final = 100.0  # HELLOs and refusals a second, all strangers together …
+STRANGER_RATE, STRANGER_BURST = 5.0, 20.0  # … and one of them
+MAX_STRANGERS: Final = 1_024  # that are told apart
 
 
 class Send(NamedTuple):
@@ -146,7 +148,7 @@ class Rpc:
 
     Attributes:
         offset: what corrects our clock, seconds.
-        calibrated: whether any neighbour's clock went into ``offset``.
+        calibrated: whether ``offset`` is more than one neighbour's word.
 
     Args:
         greeting: what our HELLO says.
@@ -177,8 +179,8 @@ class Rpc:
         self._ids = b""
         self._pending: dict[bytes, _Pending] = {}
         self._heap: list[tuple[float, bytes]] = []
-        self._strangers = STRANGERS_RATE
-        self._strangers_at = 0.0
+        self._strangers: OrderedDict[Hit, Bucket] = OrderedDict()
+        self._all_strangers = Bucket(STRANGERS_RATE, STRANGERS_RATE, 0.0)
 
     # --- asking
 
@@ -285,10 +287,13 @@ class Rpc:
         session = self.sessions.get(source)
         if session is not None and session.greeted:
             return session.spend(now)
-        tokens = min(STRANGERS_RATE, self._strangers + (now - self._strangers_at) * STRANGERS_RATE)
-        self._strangers_at = now
-        self._strangers = max(tokens - 1, 0.0)
-        return tokens >= 1
+        bucket = self._strangers.get(source)
+        if bucket is None:
+            if len(self._strangers) >= MAX_STRANGERS:
+                self._strangers.popitem(last=False)
+            bucket = self._strangers[source] = Bucket(STRANGER_RATE, STRANGER_BURST, now)
+        self._strangers.move_to_end(source)
+        return bucket.spend(now) and self._all_strangers.spend(now)
 
     def _on_request(self, message: Message, source: Hit, now: float, wall: float) -> list[Output]:
         session = self.sessions.get(source)
@@ -336,7 +341,7 @@ class Rpc:
         if session is None or not session.greeted or session.credentials != credentials:
             judged = wall + self.offset
             if not self.calibrated:  # a clock that was lost must not refuse everybody; a later
-                judged = max(judged, float(min(fields.get(Field.WALL, 0), 2**40)))  # is stricter
+                judged = max(wall, float(min(fields.get(Field.WALL, 0), 2**40)))  # is stricter
             admitted = self._admit(credentials, source, judged)  # before any state is kept
             session = self.session(source, now)
             session.admitted, session.credentials = admitted, credentials

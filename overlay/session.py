@@ -12,6 +12,28 @@ RATE: Final = 200.0  # requests a second that a neighbour may send for long
 BURST: Final = 400.0
 
 
+class Bucket:
+    """Tokens for what has no session: ``rate`` a second, ``burst`` at once.
+
+    Attributes:
+        tokens: left at ``refilled``, monotonic seconds.
+    """
+
+    __slots__ = ("_burst", "_rate", "refilled", "tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst = rate, burst
+        self.tokens = burst
+        self.refilled = now
+
+    def spend(self, now: float) -> bool:
+        """Take a token; False, and none is taken, if there is none."""
+        tokens = min(self._burst, self.tokens + (now - self.refilled) * self._rate)
+        self.refilled = now
+        self.tokens = tokens - 1 if tokens >= 1 else tokens
+        return tokens >= 1
+
+
 class Session:
     """What we know of one neighbour.
 

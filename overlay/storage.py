@@ -95,13 +95,14 @@ class Storage:
         self._overlay_id = overlay_id
         self._check = check
         self._limits = limits or Limits()
+        self._count = 0
         self._keys: dict[bytes, dict[Slot, _Held]] = {}
         self._expiry: list[tuple[int, bytes, Slot]] = []
         self._by_owner: Counter[Hit] = Counter()
         self._by_sender: Counter[Hit] = Counter()
 
     def __len__(self) -> int:
-        return sum(len(slots) for slots in self._keys.values())
+        return self._count
 
     def keys(self) -> list[bytes]:
         """All keys."""
@@ -193,10 +194,19 @@ class Storage:
     def _put(self, record: Record, sender: Hit, held: _Held | None) -> Persist:
         if held is not None:
             self._account(held, -1)
+        else:
+            self._count += 1
         entry = _Held(record, sender)
         self._keys.setdefault(record.key, {})[record.slot] = entry
         self._account(entry, 1)
         heapq.heappush(self._expiry, (record.expires, record.key, record.slot))
+        if len(self._expiry) > 2 * self._count + SLICE:  # mostly versions that were replaced
+            self._expiry = [
+                (held.record.expires, key, slot)
+                for key, slots in self._keys.items()
+                for slot, held in slots.items()
+            ]
+            heapq.heapify(self._expiry)
         return Persist(record)
 
     def _account(self, held: _Held, sign: int) -> None:
@@ -246,5 +256,6 @@ class Storage:
             if not slots:
                 self._keys.pop(key, None)
             self._account(held, -1)
+            self._count -= 1
             gone.append(Forget(key, slot))
         return gone

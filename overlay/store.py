@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS = 0.08
 MAX_BATCH = 2_000
 MAX_QUEUE = 20_000
+LOCKED_SECONDS = 1.0  # for which we wait when another program has locked the file
 MAX_CONTACTS = 200  # an overlay, newest first
 
 _SCHEMA = """
@@ -143,7 +144,9 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         path.touch(mode=0o600)
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._connection = sqlite3.connect(
+            path, timeout=LOCKED_SECONDS, check_same_thread=False, isolation_level=None
+        )
         try:
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-512"):
                 self._connection.execute(f"PRAGMA {pragma}")
@@ -198,26 +201,42 @@ class SqliteStore:
 
     def load(self, overlay_id: bytes, wall: float) -> list[bytes]:
         """See Store; drops what has expired meanwhile."""
-        with self._lock:
-            self._connection.execute("DELETE FROM records WHERE expires <= ?", (int(wall),))
-            rows = self._connection.execute(
-                "SELECT raw FROM records WHERE overlay = ?", (overlay_id,)
-            )
-            return [bytes(row[0]) for row in rows]
+        self._prune("DELETE FROM records WHERE expires <= ?", (int(wall),))
+        rows = self._rows(
+            "SELECT raw FROM records WHERE overlay = ? AND expires > ?", (overlay_id, int(wall))
+        )
+        return [bytes(row[0]) for row in rows]
 
     def contacts(self, overlay_id: bytes) -> list[tuple[Hit, bytes]]:
         """See Store."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT hit, contact FROM contacts WHERE overlay = ? ORDER BY heard DESC LIMIT ?",
-                (overlay_id, MAX_CONTACTS),
-            ).fetchall()
-            self._connection.execute(
-                "DELETE FROM contacts WHERE overlay = ?1 AND hit NOT IN (SELECT hit FROM contacts"
-                " WHERE overlay = ?1 ORDER BY heard DESC LIMIT ?2)",
-                (overlay_id, MAX_CONTACTS),
-            )
+        rows = self._rows(
+            "SELECT hit, contact FROM contacts WHERE overlay = ? ORDER BY heard DESC LIMIT ?",
+            (overlay_id, MAX_CONTACTS),
+        )
+        self._prune(
+            "DELETE FROM contacts WHERE overlay = ?1 AND hit NOT IN (SELECT hit FROM contacts"
+            " WHERE overlay = ?1 ORDER BY heard DESC LIMIT ?2)",
+            (overlay_id, MAX_CONTACTS),
+        )
         return [(Hit(hit), bytes(contact)) for hit, contact in rows]
+
+    def _rows(self, sql: str, row: tuple[Any, ...]) -> list[Any]:
+        """What can be read; a damaged file must not keep the peer from joining."""
+        found: list[Any] = []
+        with self._lock:
+            try:
+                for entry in self._connection.execute(sql, row):
+                    found.append(entry)
+            except sqlite3.Error as error:
+                log.warning("the store could not be read: %s", error)
+        return found
+
+    def _prune(self, sql: str, row: tuple[Any, ...]) -> None:
+        with self._lock:
+            try:
+                self._connection.execute(sql, row)
+            except sqlite3.Error as error:
+                log.warning("the store could not be pruned: %s", error)
 
     def change(self, overlay_id: bytes, changes: Iterable[Persist | Forget]) -> None:
         """See Store."""

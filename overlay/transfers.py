@@ -15,6 +15,7 @@ from overlay.routing import Contact, Table
 from overlay.storage import Storage
 
 SLICE: Final = 64  # keys looked at in one go
+BATCH: Final = 2  # records handed over in one go: every 20 ms, half of what a neighbour takes
 SLACK: Final = 120  # seconds that a node takes to become known, and clocks differ
 MAX_WAITING: Final = 64  # nodes that came or left and still have to be looked at
 
@@ -23,6 +24,7 @@ class _Change(NamedTuple):
     node: Contact
     came: bool
     since: float
+    lost: float
     keys: Iterator[bytes]
 
 
@@ -34,45 +36,53 @@ class Transfers:
         self._storage = storage
         self._replicas = replicas
         self._waiting: deque[_Change] = deque()
+        self._found: deque[tuple[Contact, Record]] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._found)
 
-    def begin(self, node: Contact, since: float | None, *, came: bool) -> bool:
+    def begin(self, node: Contact, since: float, lost: float, *, came: bool) -> bool:
         """Note a change; False if it takes no work, or there is too much already.
 
         Args:
             node: who came or left.
             since: when a newcomer started, Unix seconds: whatever was stored later reached it
-                already; None if that isn't known.
+                already, unless we had lost it; infinite if that isn't known.
+            lost: when it was last heard before it came back, Unix seconds; infinite for others.
             came: or left.
         """
         if not len(self._storage) or len(self._waiting) >= MAX_WAITING:
             return False
-        started = float("inf") if since is None else since
-        self._waiting.append(_Change(node, came, started, iter(self._storage.keys())))
+        self._waiting.append(_Change(node, came, since, lost, iter(self._storage.keys())))
         return True
 
     def step(self, wall: float) -> list[tuple[Contact, Record]]:
-        """Look at one slice; who has to be handed what."""
-        if not self._waiting:
-            return []
-        node, came, since, keys = self._waiting[0]
-        found: list[tuple[Contact, Record]] = []
+        """Who has to be handed what next, a few; looks at one slice when none are left."""
+        if not self._found and self._waiting:
+            self._look(wall)
+        found = self._found
+        batch = [found.popleft() for _ in range(min(BATCH, len(found)))]
+        known = self._table.by_id  # who has gone meanwhile gets nothing
+        return [(node, record) for node, record in batch if node.long_id in known]
+
+    def _look(self, wall: float) -> None:
+        node, came, since, lost, keys = self._waiting[0]
+        if came and node.long_id not in self._table.by_id:
+            self._waiting.popleft()
+            return
         looked = 0
         for key in islice(keys, SLICE):
             looked += 1
             target = int.from_bytes(key, "big")
             receiver = node if came else self._successor(target, node)
             if receiver is not None and self._is_on_us(target, receiver):
-                found += (
+                self._found += (
                     (receiver, record)
                     for record in self._storage.values(key, None, wall)
-                    if record.created <= since + SLACK
+                    if not since + SLACK < record.created < lost - SLACK
                 )
         if looked < SLICE:
             self._waiting.popleft()
-        return found
 
     def _successor(self, target: int, gone: Contact) -> Contact | None:
         """Who has become one of the replicas because ``gone`` has left, if ``gone`` was one."""

@@ -37,7 +37,7 @@ fields = st.fixed_dictionaries(
         Field.NODES: nodes,
         Field.VALUES: st.lists(st.binary(max_size=50), max_size=3).map(tuple),
         Field.CODE: st.integers(0, 255),
-        Field.REASON: st.text(max_size=20),
+        Field.REASON: st.text(max_size=20).filter(str.isprintable),
     },
 )
 
@@ -69,6 +69,11 @@ def test_a_truncated_message_is_malformed(given: dict[int, object], cut: int) ->
     data = encode_request(Kind.GET, ID, {int(number): value for number, value in given.items()})
     with pytest.raises(MalformedMessage):
         parse(data[: min(cut, len(data) - 1)])
+
+
+def test_a_reason_that_would_drive_a_terminal_is_malformed() -> None:
+    with pytest.raises(MalformedMessage):
+        parse(encode_answer(Kind.STORE, ID, {int(Field.REASON): "full\x1b[2J"}))
 
 
 def test_an_unknown_even_field_is_ignored_and_an_odd_one_refused() -> None:

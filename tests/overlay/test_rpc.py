@@ -216,6 +216,19 @@ def test_a_neighbour_has_a_bucket_of_tokens() -> None:
     assert bob.on_message(request, ALICE, 1.0, WALL)
 
 
+def test_a_stranger_that_floods_keeps_no_other_out() -> None:
+    here, let_in = rpc(), 0
+    flood = encode_request(Kind.PING, bytes(8), {})
+    hello = encode_request(Kind.HELLO, bytes(8), {1: 1, 6: b"good"})
+    for number in range(5_000):  # 250 a second for 20 seconds
+        here.on_message(flood, EVE, number / 250, WALL)
+        if number % 50 == 7:  # newcomers all the while
+            newcomer = Hit(bytes(BOB)[:14] + number.to_bytes(2, "big"))
+            outputs = here.on_message(hello, newcomer, number / 250, WALL)
+            let_in += any(isinstance(output, Greeted) for output in outputs)
+    assert let_in == 100
+
+
 def test_credentials_that_expired_admit_no_longer() -> None:
     bob = rpc(expires=int(WALL) + 10)
     hello = {int(Field.VERSION): 1, int(Field.CREDENTIALS): b"good"}

@@ -120,6 +120,16 @@ def test_what_expires_gives_its_room_back() -> None:
     assert offer(held, anything(1, b"b", size=200)) is Code.STORED
 
 
+def test_a_slot_written_again_and_again_takes_the_room_of_one() -> None:
+    held = storage()
+    for seq in range(1, 2_000):
+        assert offer(held, record(seq=seq)) is Code.STORED
+    assert len(held._expiry) < 600
+    assert len(held) == 1
+    assert len(held.expire(EPOCH + 8_000)) == 1
+    assert len(held) == 0
+
+
 def test_the_expiry_of_a_version_does_not_take_the_next_one_along() -> None:
     held = storage()
     offer(held, record(seq=1))

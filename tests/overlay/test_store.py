@@ -1,6 +1,7 @@
 """The store on disk when the disk is not as it should be."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,23 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path, junk: bytes) -> None
     with pytest.raises(OSError, match="no store"):
         SqliteStore(path)
     assert path.read_bytes() == junk
+
+
+def test_a_damaged_or_locked_store_gives_what_it_can_and_raises_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "records.sqlite"
+    store = SqliteStore(path)
+    store.remember(OVERLAY.id, ALICE.device.hit, b"here", WALL)
+    store.close()
+    store = SqliteStore(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        store._connection.execute("PRAGMA busy_timeout = 10")
+        assert store.load(OVERLAY.id, WALL) == []
+        assert store.contacts(OVERLAY.id) == [(ALICE.device.hit, b"here")]
+        other.execute("ROLLBACK")
+        other.execute("DROP TABLE records")  # as good as damaged pages
+        assert store.load(OVERLAY.id, WALL) == []
+    finally:
+        other.close()
+        store.close()
