@@ -13,6 +13,7 @@ from hipctl.certs import (
     verify_certificate,
 )
 from hipctl.contact import contact_from_addresses
+from hipctl.credentials import PacketSizes
 from hipctl.errors import (
     AssociationFailed,
     HipError,
@@ -26,23 +27,28 @@ from hipctl.host import LocalHost
 from hipctl.hostconfig import HIP_PORT, HostConfig
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.interface import (
+    Admission,
     AssociationDown,
     AssociationUp,
     ContactChanged,
+    CredentialPolicy,
     Endpoint,
     Event,
     Host,
     OnDatagram,
+    Shown,
 )
 from hipctl.settings import EngineConfig
 
 __all__ = [
     "HIP_PORT",
+    "Admission",
     "AssociationDown",
     "AssociationFailed",
     "AssociationUp",
     "Certified",
     "ContactChanged",
+    "CredentialPolicy",
     "Endpoint",
     "EngineConfig",
     "Event",
@@ -57,8 +63,10 @@ __all__ = [
     "LocalHost",
     "MalformedPacket",
     "OnDatagram",
+    "PacketSizes",
     "PortInUse",
     "Rejected",
+    "Shown",
     "contact_from_addresses",
     "host_id_of_spki",
     "issue_certificate",

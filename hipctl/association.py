@@ -8,14 +8,15 @@ the engine counts.
 from collections.abc import Callable
 from typing import Final
 
-from hipctl import esp, exchange, params
+from hipctl import credentials, esp, exchange, params
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
 from hipctl.constants import I1_ADDRESSES_MAX, NotifyType
+from hipctl.credentials import NOTHING
 from hipctl.crypto import RHASH_LENGTH, Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.exchange import Agreement, Offer
 from hipctl.identity import Hit, HostId, HostIdentity
-from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.interface import AssociationDown, AssociationUp, Shown
 from hipctl.locators import usable
 from hipctl.packet import Packet
 from hipctl.responder import Responder, Vetted
@@ -180,13 +181,14 @@ class Association:
         shared = self._shared
         listed = packet.get(params.LocatorSet)
         offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
+        theirs = shared.desk.judge_answer(self.pair, packet, None)
         self._started_over |= self._asked_again
         self._asked_again = False
         if self.state is State.I2_SENT:
             self._last = exchange.make_i1(*self.pair, shared.config)
         self._drop_work()
         shared.serial += 1
-        self._work = Work(offer, _preferred(listed, source), shared.serial)
+        self._work = Work(offer, _preferred(listed, source), shared.serial, theirs=theirs)
         self.state = State.I1_SENT
         deadline = now + min(offer.puzzle.seconds, shared.config.generation_lifetime)
         self._timers.stop(Timer.RETRANSMIT)
@@ -221,7 +223,7 @@ class Association:
             self._work = None
             return self._retransmit(now)
         shared = self._shared
-        spi = shared.new_spi()
+        spi, work.shown = shared.new_spi(), shared.desk.show(self.pair)
         try:
             reply = exchange.make_i2(
                 self._identity,
@@ -230,6 +232,7 @@ class Association:
                 spi=spi,
                 config=shared.config,
                 rng=shared.rng,
+                credentials=credentials.parameters(work.shown),
             )
         except Rejected:
             self._work = None
@@ -251,9 +254,16 @@ class Association:
         keys, material = work.reply.keys, work.reply.material
         listed = packet.get(params.LocatorSet)
         spi_out = exchange.read_r2(packet, work.offer, keys)
+        desk = self._shared.desk
+        try:
+            theirs = desk.judge_answer(self.pair, packet, keys) or work.theirs
+        except Rejected as error:
+            self._shared.counters[error.reason] += 1
+            return self._notify(error, source, now)
         self._work = None
         inbound = self._shared.inbound[work.spi]
         self._install(inbound, keys, material, work.offer.host_id, spi_out, now)
+        desk.keep(self.pair, work.shown, theirs)
         self._learn(listed, now)
         self._answer_j, self._r2, self._newest = None, b"", now
         return self._establish(now)
@@ -280,16 +290,28 @@ class Association:
             agreement = exchange.accept_i2(
                 self._identity, packet, vetted, shared.config, shared.known_hosts
             )
-            spi = shared.new_spi()
-            r2 = exchange.make_r2(self._identity, agreement, spi, responder.host_id_tlv)
+            theirs = shared.desk.judge(self.pair, packet, agreement.keys)
         except (MalformedPacket, Rejected) as error:
             responder.blame(packet.sender, vetted)
             shared.counters[error.reason] += 1
             return self._notify(error, source, now)
         responder.spend(packet.sender, vetted)
+        spi = shared.new_spi()
+        r2, ours = self._make_r2(agreement, spi, theirs)
         actions = self._accept(agreement, vetted, spi, r2, source, now)
+        shared.desk.keep(self.pair, ours, theirs)
         self._learn(listed, now)
         return actions
+
+    def _make_r2(self, agreement: Agreement, spi: int, theirs: Shown) -> tuple[bytes, Shown]:
+        """Make R2, and show credentials in it to who has shown some, if they fit."""
+        shared, tlv = self._shared, self._responder.host_id_tlv
+        ours = shared.desk.show(self.pair, theirs) if theirs else NOTHING
+        sealed = credentials.sealed(ours, agreement.keys, shared.rng)
+        try:
+            return exchange.make_r2(self._identity, agreement, spi, tlv, sealed), ours
+        except ValueError:  # those above us have other ways to show them
+            return exchange.make_r2(self._identity, agreement, spi, tlv), NOTHING
 
     def _accept(  # noqa: PLR0917 - the fields of one I2
         self,
@@ -573,7 +595,9 @@ class Association:
             return []
         if not self._shared.notify_limit.allow("", now):
             return []
-        return [Transmit(exchange.make_notify(self._identity, self.pair[1], error.notify), source)]
+        details = error.data
+        notify = exchange.make_notify(self._identity, self.pair[1], error.notify, details)
+        return [Transmit(notify, source)]
 
     def _drop_work(self) -> None:
         """Forget a base exchange of ours that has not ended, with its inbound SA."""
@@ -591,6 +615,7 @@ class Association:
         self._drop_work()
         self._remove_sas()
         self._shared.outbound.pop(self.pair, None)
+        self._shared.desk.forget(self.pair)
         if self._waiting.datagrams:
             self._shared.counters["queue dropped"] += len(self._waiting.release())
         self._forget_keys()

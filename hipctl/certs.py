@@ -212,6 +212,10 @@ def read_certificate(der: bytes, chain: Sequence[HostId]) -> Certified:
         raise MalformedPacket("certificate extension twice") from None
     except _BAD_DER:
         raise MalformedPacket("bad certificate") from None
+    if not der.endswith(
+        b"\0" + certificate.signature
+    ):  # a BIT STRING of whole bytes: no other form
+        raise MalformedPacket("bad certificate")
     key = next((ca for ca in chain if ca.hit == certified.issuer), None)
     if key is None:
         raise Rejected("certificate of another CA")

@@ -64,6 +64,7 @@ class ParameterType(IntEnum):
     CANDIDATE_PRIORITY = 4700  # RFC 9028 §5.14
     NOMINATE = 4710  # RFC 9028 §5.15
     HIP_TRANSPORT_MODE = 7680  # RFC 6261 §6.1
+    DELEGATION = 39684  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
     HIP_MAC = 61505  # RFC 7401 §5.2.12
     HIP_MAC_2 = 61569  # RFC 7401 §5.2.13
     HIP_SIGNATURE_2 = 61633  # RFC 7401 §5.2.15
@@ -100,8 +101,8 @@ class NotifyType(IntEnum):
     BLOCKED_BY_POLICY = 42
     RESPONDER_BUSY_PLEASE_RETRY = 44
     LOCATOR_TYPE_UNSUPPORTED = 46  # RFC 8046 §4.2
-    CREDENTIALS_REQUIRED = 48  # RFC 8002 §6
-    INVALID_CERTIFICATE = 50  # RFC 8002 §6
+    CREDENTIALS_REQUIRED = 48  # RFC 8002 §5
+    INVALID_CERTIFICATE = 50  # RFC 8002 §5
     REG_REQUIRED = 51  # RFC 8003 §4.5
     NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER = 60  # RFC 5770 §5.10
     CONNECTIVITY_CHECKS_FAILED = 61  # RFC 5770 §5.10
@@ -175,6 +176,15 @@ class LocatorType(IntEnum):
     TRANSPORT_ADDRESS = 2  # RFC 9028 §5.7
 
 
+class CertType(IntEnum):
+    """CERT types, RFC 8002 §2; we read the first, and refuse the others politely."""
+
+    X509_V3 = 1
+    HASH_AND_URL = 3
+    LDAP_URL = 5
+    DISTINGUISHED_NAME = 7
+
+
 class NatTraversalMode(IntEnum):
     """NAT traversal modes, RFC 5770 §5.4 and RFC 9028 §5.4."""
 
@@ -195,7 +205,9 @@ SPI_RESERVED: Final = 255  # SPIs up to here are not for us, RFC 4303 §2.1
 I1_ADDRESSES_MAX: Final = 3  # the first I1 may go to so many addresses, RFC 7401 §6.6.1
 MSL: Final = 120.0  # seconds, Maximum Segment Lifetime, RFC 7401 §4.4.1
 
-# Ours: the RFCs leave these to the implementation.
+# Ours: the RFCs leave these to the implementation. (DELEGATION above is ours, too: an even type,
+# so that who does not know it ignores it; below HIP_MAC, so that MAC and signature cover it.)
+UNFRAGMENTED_MAX: Final = 1232  # bytes of a HIP packet over UDP that any IPv6 path carries whole
 RETRANSMIT_INITIAL: Final = 0.5  # seconds before the first retransmission of I1 and I2
 RETRANSMIT_MAX: Final = 5  # transmissions of I1 or I2 before E-FAILED
 CLOSE_RETRANSMIT_MAX: Final = 3  # transmissions of CLOSE before the state is dropped anyway

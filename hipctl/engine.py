@@ -26,7 +26,7 @@ from hipctl.constants import LOCATORS_MAX, PacketType
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
-from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.interface import AssociationDown, AssociationUp, CredentialPolicy, Shown
 from hipctl.limits import Limiter
 from hipctl.locators import one_host
 from hipctl.opportunistic import Opportunist
@@ -111,6 +111,23 @@ class Engine:
         self._alarm_number = 0
 
     # -- from above ----------------------------------------------------------------------------
+
+    def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
+        """See ``interface.Host``."""
+        desk = self._shared.desk
+        desk.use(policy, wall)
+        for identity, responder in self._identities.values():
+            responder.shown = policy.shown(identity.hit, None, wall())
+
+    def credentials(self, local: Hit, peer: Hit) -> Shown | None:
+        """See ``interface.Host``."""
+        return self._shared.desk.theirs.get((local, peer))
+
+    def shows(self, local: Hit, peer: Hit) -> Shown | None:
+        """See ``interface.Host``."""
+        desk, pair = self._shared.desk, (local, peer)
+        shown = desk.ours.get(pair) if pair in self.outbound else desk.show(pair)
+        return shown or None
 
     def learn(self, peer: Hit, addresses: Sequence[Address]) -> None:
         """Remember where I1 may find ``peer``; at most 8 addresses, the newest call wins."""

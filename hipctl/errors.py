@@ -41,12 +41,15 @@ class Rejected(HipError):
 
     Attributes:
         reason: short and constant, so that it can name a counter.
+        notify: see HipError.
+        data: Notification Data for ``notify``.
     """
 
-    def __init__(self, reason: str, notify: NotifyType | None = None) -> None:
+    def __init__(self, reason: str, notify: NotifyType | None = None, data: bytes = b"") -> None:
         super().__init__(reason)
         self.reason = reason
         self.notify = notify
+        self.data = data
 
 
 class AssociationFailed(HipError):

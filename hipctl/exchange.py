@@ -287,6 +287,7 @@ def make_i2(
     spi: int,
     config: EngineConfig,
     rng: Rng,
+    credentials: Sequence[params.Parameter] = (),
 ) -> Reply:
     """Make the I2 that answers an R1 (RFC 7401 §5.3.3, RFC 7402 §5.2.1.2).
 
@@ -297,6 +298,7 @@ def make_i2(
         spi: our inbound SPI.
         config: of the engine.
         rng: for the DH key and the IV.
+        credentials: CERTs and what belongs to them; as hidden as our HOST_ID.
 
     Raises:
         Rejected: the Responder's DH value is no point of its curve, or I2 gets too long.
@@ -314,17 +316,17 @@ def make_i2(
         cipher=offer.cipher,
         esp_length=esp.keymat_length(offer.suite),
     )
-    host_id: params.Parameter = params.HostIdParameter(identity.host_id)
+    about_us: list[params.Parameter] = [params.HostIdParameter(identity.host_id), *credentials]
     if config.encrypt_host_id:
-        plain = frame(host_id.TYPE, host_id.content())
+        plain = params.encode(about_us)
         encrypted = crypto.encrypt(keys.encrypt_out, rng(_IV_LENGTH), plain)
-        host_id = params.Encrypted(encrypted)
+        about_us = [params.Encrypted(encrypted)]
     parameters: list[params.Parameter] = [
         params.EspInfo(keys.esp_index, 0, spi),
         params.Solution(offer.puzzle.k, offer.puzzle.opaque, offer.puzzle.random_i, answer_j),
         params.DiffieHellman(offer.group, key.public),
         params.CipherList((offer.cipher,)),
-        host_id,
+        *about_us,
         *offer.echo.signed,
         params.TransportFormatList((ParameterType.ESP_TRANSFORM,)),
         params.EspTransform((offer.suite,)),
@@ -461,7 +463,13 @@ def _host_id(packet: Packet, keys: Keys) -> HostId:
     raise Rejected("no HOST_ID in ENCRYPTED", NotifyType.ENCRYPTION_FAILED)
 
 
-def make_r2(identity: HostIdentity, agreement: Agreement, spi: int, host_id_tlv: bytes) -> bytes:
+def make_r2(
+    identity: HostIdentity,
+    agreement: Agreement,
+    spi: int,
+    host_id_tlv: bytes,
+    credentials: Sequence[params.Parameter] = (),
+) -> bytes:
     """Make the R2 that answers an I2 (RFC 7401 §5.3.4, RFC 7402 §5.2.1.3).
 
     Args:
@@ -469,10 +477,11 @@ def make_r2(identity: HostIdentity, agreement: Agreement, spi: int, host_id_tlv:
         agreement: what the I2 said.
         spi: our inbound SPI.
         host_id_tlv: our HOST_ID as in our R1.
+        credentials: ENCRYPTED with CERTs and what belongs to them.
     """
     keys = agreement.keys
     info = params.EspInfo(keys.esp_index, 0, spi)
-    parameters: list[params.Parameter] = [info, *agreement.echo.signed]
+    parameters: list[params.Parameter] = [info, *credentials, *agreement.echo.signed]
     data = header(PacketType.R2, identity.hit, agreement.host_id.hit)
     return sign_and_mac(
         data + params.encode(parameters),

@@ -49,8 +49,10 @@ from hipctl.interface import (
     AssociationDown,
     AssociationUp,
     ContactChanged,
+    CredentialPolicy,
     Event,
     OnDatagram,
+    Shown,
 )
 from hipctl.interfaces import Interfaces, OnChange
 from hipctl.loopback import Loopback
@@ -273,6 +275,18 @@ class LocalHost:
                 waiters.discard(waiter)
                 if not waiters:
                     del self._waiting[pair]
+
+    def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
+        """See ``interface.Host``."""
+        self.engine.use(policy, wall)
+
+    def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
+        """See ``interface.Host``."""
+        return self.engine.credentials(local or self._hits[0], peer)
+
+    def shows(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
+        """See ``interface.Host``."""
+        return self.engine.shows(local or self._hits[0], peer)
 
     def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
         """See ``interface.Host``."""

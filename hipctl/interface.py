@@ -6,6 +6,7 @@ crypto. Code in overlay and sipgw is typed against these Protocols and nothing e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from hipctl.identity import Hit
@@ -42,6 +43,57 @@ class ContactChanged:
 
 
 Event = AssociationUp | AssociationDown | ContactChanged
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Credentials as the base exchange carries them (RFC 8002).
+
+    Attributes:
+        certificates: X.509 v3, DER.
+        delegation: why these speak for the HIT that shows them: opaque, for policies.
+    """
+
+    certificates: tuple[bytes, ...] = ()
+    delegation: bytes = b""
+
+    def __bool__(self) -> bool:
+        """Whether anything is shown."""
+        return bool(self.certificates or self.delegation)
+
+
+class Admission(Enum):
+    """What a policy says of a peer."""
+
+    ACCEPTED = "accepted"
+    CREDENTIALS_REQUIRED = "credentials required"
+    INVALID_CERTIFICATE = "invalid certificate"
+
+
+class CredentialPolicy(Protocol):
+    """Which credentials a host shows, and whose it accepts. Pure, and never raises."""
+
+    def shown(
+        self, local: Hit, peer: Hit | None, wall: float, theirs: Shown | None = None
+    ) -> Shown:
+        """What ``local`` shows to ``peer``.
+
+        Args:
+            local: one of our HITs.
+            peer: its HIT, proven; None: whoever asks for an R1.
+            wall: Unix seconds.
+            theirs: what the peer has shown and we have accepted, where it began; else None.
+        """
+
+    def admit(self, local: Hit, peer: Hit, shown: Shown, wall: float) -> Admission:
+        """Judge who wants an association, or who answered with credentials.
+
+        Args:
+            local: one of our HITs.
+            peer: its HIT, proven.
+            shown: what it has shown.
+            wall: Unix seconds.
+        """
 
 
 class Endpoint(Protocol):
@@ -113,6 +165,23 @@ class Host(Protocol):
         Raises:
             AssociationFailed: no contact is known, the peer said no, or did not answer.
         """
+
+    def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
+        """From now on show and judge credentials in base exchanges, by ``policy``.
+
+        Args:
+            policy: one for all of our HITs; without any nothing is shown, everybody is let in.
+            wall: Unix seconds.
+        """
+
+    def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
+        """What ``peer`` showed in the exchange of our association, and the policy accepted.
+
+        None where there is no association, or nothing was shown.
+        """
+
+    def shows(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
+        """What we have shown to ``peer``; without an association, what we shall show."""
 
     def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``on_event`` for every event from now on; returns what ends it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 from hipctl.constants import ParameterType
+from hipctl.params_certs import Cert, Delegation
 from hipctl.params_control import Ack, Notification, Seq
 from hipctl.params_keys import (
     CipherList,
@@ -39,7 +40,9 @@ from hipctl.wire import Reader, frame, unframe
 __all__ = [
     "PARAMETERS",
     "Ack",
+    "Cert",
     "CipherList",
+    "Delegation",
     "DhGroupList",
     "DiffieHellman",
     "EchoRequestSigned",
@@ -119,11 +122,13 @@ PARAMETERS: dict[int, type[Parameter]] = {
         Encrypted,
         HostIdParameter,
         HitSuiteList,
+        Cert,
         Notification,
         EchoRequestSigned,
         EchoResponseSigned,
         TransportFormatList,
         EspTransform,
+        Delegation,
         HipMac,
         HipMac2,
         HipSignature2,

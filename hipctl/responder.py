@@ -14,7 +14,14 @@ from typing import Final
 
 from hipctl import params, puzzle
 from hipctl.actions import Address
-from hipctl.constants import HitSuite, NatTraversalMode, PacketType, ParameterType
+from hipctl.constants import (
+    UNFRAGMENTED_MAX,
+    HitSuite,
+    NatTraversalMode,
+    PacketType,
+    ParameterType,
+)
+from hipctl.credentials import NOTHING, parameters
 from hipctl.crypto import RHASH, RHASH_LENGTH, DhKey, Rng
 from hipctl.errors import Rejected
 from hipctl.identity import Hit, HostIdentity
@@ -82,7 +89,12 @@ class Vetted:
 
 
 class Responder:
-    """Answers I1s and vets I2s for one identity."""
+    """Answers I1s and vets I2s for one identity.
+
+    Attributes:
+        host_id_tlv: our HOST_ID as in our R1.
+        shown: credentials for whoever asks, in R1 from its next generation on.
+    """
 
     def __init__(self, identity: HostIdentity, config: EngineConfig, rng: Rng) -> None:
         self._identity = identity
@@ -97,6 +109,7 @@ class Responder:
         self._generations: list[Generation] = []  # the current one first, at most two
         host_id = params.HostIdParameter(identity.host_id)
         self.host_id_tlv = frame(host_id.TYPE, host_id.content())
+        self.shown = NOTHING
 
     def answer(self, packet: Packet, source: Address, now: float) -> bytes:
         """Make the R1 for an I1 (RFC 7401 §6.7).
@@ -207,7 +220,10 @@ class Responder:
         return (stamp + mac)[: self._rhash_length]
 
     def _make_r1(self, generation: Generation, group: int, k: int) -> tuple[bytes, bytes, bytes]:
-        """Build and sign the R1; return what lies around receiver, Opaque and #I."""
+        """Build and sign the R1; return what lies around receiver, Opaque and #I.
+
+        Credentials that would make it so long that it travels in fragments are left out.
+        """
         config = self._config
         key = generation.keys.get(group)
         if key is None:
@@ -231,11 +247,16 @@ class Responder:
             rest.append(params.NatTraversalModes((NatTraversalMode.UDP_ENCAPSULATION,)))
         head = header(PacketType.R1, self._identity.hit, bytes(16))
         counter, puzzle_tlv = (frame(p.TYPE, p.content()) for p in first)
-        unsigned = head + counter + puzzle_tlv + params.encode(rest)
-        signature = params.HipSignature2(
-            self._identity.host_id.algorithm, self._identity.sign(cover(unsigned))
-        )
-        whole = finish(unsigned + frame(signature.TYPE, signature.content()))
+        whole = b""
+        for more in (parameters(self.shown), []):
+            unsigned = head + counter + puzzle_tlv + params.encode([*rest, *more])
+            signature = params.HipSignature2(
+                self._identity.host_id.algorithm, self._identity.sign(cover(unsigned))
+            )
+            whole = unsigned + frame(signature.TYPE, signature.content())
+            if len(whole) <= UNFRAGMENTED_MAX:
+                break
+        whole = finish(whole)
         opaque_at = len(head) + len(counter) + _OPAQUE_AT
         return (
             whole[:_RECEIVER_AT],

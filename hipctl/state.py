@@ -6,9 +6,11 @@ from enum import Enum
 
 from hipctl.actions import Address, Pair
 from hipctl.constants import SPI_RESERVED
+from hipctl.credentials import NOTHING, Desk
 from hipctl.crypto import Rng
 from hipctl.exchange import KnownHosts, Offer, Reply
 from hipctl.identity import Hit
+from hipctl.interface import Shown
 from hipctl.limits import Limiter
 from hipctl.sas import Inbound, Outbound
 from hipctl.settings import EngineConfig
@@ -51,6 +53,7 @@ class Shared:
         recent: where peers were when an association with them came up; bounded.
         known_hosts: parsed public keys.
         notify_limit: how often we say NOTIFY.
+        desk: shows and judges credentials.
         serial: last number that a SolvePuzzle got.
         locators: our own addresses, the preferred one first; empty while nobody has told us.
     """
@@ -64,6 +67,7 @@ class Shared:
     notify_limit: Limiter
     recent: OrderedDict[Hit, Address] = field(default_factory=OrderedDict)
     known_hosts: KnownHosts = field(default_factory=KnownHosts)
+    desk: Desk = field(default_factory=Desk)
     serial: int = 0
     locators: tuple[Address, ...] = ()
 
@@ -97,6 +101,8 @@ class Work:
         serial: names the SolvePuzzle.
         reply: our I2, once it is made.
         spi: our inbound SPI in it.
+        shown: our credentials in it.
+        theirs: the credentials in the R1.
     """
 
     offer: Offer
@@ -104,6 +110,8 @@ class Work:
     serial: int
     reply: Reply | None = None
     spi: int = 0
+    shown: Shown = NOTHING
+    theirs: Shown = NOTHING
 
 
 @dataclass(slots=True)

@@ -3,14 +3,17 @@
 python tests/fuzz/fuzz_hip.py -max_total_time=60
 """
 
+import contextlib
 import random
 
 from hipctl import params
 from hipctl.actions import Action, SolvePuzzle, Transmit
 from hipctl.constants import HEADER_LENGTH, PACKET_MAX, PacketType
+from hipctl.credentials import parameters, read
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket
-from hipctl.identity import HostIdentity
+from hipctl.identity import Hit, HostIdentity
+from hipctl.interface import Admission, Shown
 from hipctl.packet import Packet, build
 
 CONFIG = EngineConfig(k=0)  # any J is a solution: let the fuzzer see what lies behind the puzzle
@@ -19,8 +22,27 @@ AT_A, AT_B = ("192.0.2.1", 10500), ("192.0.2.2", 10500)
 KINDS = list(PacketType)
 
 
+GOOD = Shown((b"certificate",), b"delegation")
+
+
+class Policy:
+    """Lets in who shows what it shows."""
+
+    def shown(
+        self, local: Hit, peer: Hit | None, wall: float, theirs: Shown | None = None
+    ) -> Shown:
+        return GOOD
+
+    def admit(self, local: Hit, peer: Hit, shown: Shown, wall: float) -> Admission:
+        if shown == GOOD:
+            return Admission.ACCEPTED
+        return Admission.INVALID_CERTIFICATE if shown else Admission.CREDENTIALS_REQUIRED
+
+
 def _engine(identity: HostIdentity) -> Engine:
-    return Engine([identity], CONFIG, random.Random(7).randbytes)
+    engine = Engine([identity], CONFIG, random.Random(7).randbytes)
+    engine.use(Policy(), lambda: 0.0)
+    return engine
 
 
 def _one(actions: list[Action]) -> bytes:
@@ -57,6 +79,8 @@ SEEDS = [
     b"\4" + _r2,
     b"\5" + _close,
     b"\6\2" + _scene.r1[HEADER_LENGTH:],
+    b"\0" + build(PacketType.UPDATE, A.hit, B.hit, parameters(GOOD)),
+    b"\0" + build(PacketType.UPDATE, A.hit, B.hit, [params.Cert(1, 2, n, 3, b"") for n in (1, 2)]),
 ]
 
 
@@ -95,13 +119,16 @@ def _framed(rest: bytes) -> bytes:
 
 
 def _parse(rest: bytes) -> None:
+    with contextlib.suppress(MalformedPacket):
+        shown, _ = read(Packet(rest))
+        assert read(Packet(build(PacketType.UPDATE, A.hit, B.hit, parameters(shown))))[0] == shown
     try:
         packet = Packet(rest)
-        parameters = packet.parameters()
+        found = packet.parameters()
     except MalformedPacket as error:
         assert 0 <= error.offset <= len(rest)
         return
-    again = build(packet.type, packet.sender, packet.receiver, parameters, packet.controls)
+    again = build(packet.type, packet.sender, packet.receiver, found, packet.controls)
     assert len(again) == len(rest)
     assert params.encode(Packet(again).parameters()) == again[HEADER_LENGTH:]
 

@@ -246,6 +246,16 @@ def test_a_certificate_with_one_byte_changed_never_verifies(at: int, change: int
         read_certificate(bytes(der), [CA.host_id])
 
 
+def test_a_signature_has_no_unused_bits() -> None:
+    for last in range(8):  # until one ends in a bit that could be said to be unused
+        der = issue(CA, ALICE, f"{AOR}{last}")
+        signature = x509.load_der_x509_certificate(der).signature
+        if not signature[-1] & 1:
+            at = len(der) - len(signature) - 1
+            with pytest.raises(MalformedPacket, match="bad certificate"):
+                read_certificate(der[:at] + b"\1" + der[at + 1 :], [CA.host_id])
+
+
 @given(st.binary(max_size=400) | st.integers(0, len(DER) - 1).map(lambda n: DER[:n]))
 def test_any_bytes_are_a_certificate_or_an_error(data: bytes) -> None:
     with pytest.raises((Rejected, MalformedPacket)):

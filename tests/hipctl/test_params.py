@@ -58,6 +58,8 @@ STRATEGIES: dict[type[params.Parameter], st.SearchStrategy[params.Parameter]] = 
     ),
     params.LocatorSet: st.builds(params.LocatorSet, st.lists(locators, max_size=5).map(tuple)),
     params.HitSuiteList: st.builds(params.HitSuiteList, u8s),
+    params.Cert: st.builds(params.Cert, u8, u8, u8, u8, blob),
+    params.Delegation: st.builds(params.Delegation, blob),
     params.Notification: st.builds(params.Notification, u16, blob),
     params.EchoRequestSigned: st.builds(params.EchoRequestSigned, blob),
     params.EchoResponseSigned: st.builds(params.EchoResponseSigned, blob),
@@ -117,6 +119,7 @@ CUT: list[tuple[params.Parameter, int]] = [
     (params.DiffieHellman(7, bytes(64)), 66),
     (params.HostIdParameter(HostId(HiAlgorithm.ECDSA, bytes(67))), 70),
     (params.HipSignature(7, b""), 1),
+    (params.Cert(1, 1, 1, 1, b""), 3),
 ]
 
 
@@ -136,6 +139,7 @@ def test_a_field_cut_short_is_malformed(parameter: params.Parameter, length: int
         (lambda: params.EspTransform((13, 9)), "0000000d0009"),
         (lambda: params.NatTraversalModes((1,)), "00000001"),
         (lambda: params.Notification(28, b"x"), "0000001c78"),
+        (lambda: params.Cert(1, 3, 2, 5, b"x"), "0103020578"),
     ],
 )
 def test_contents_are_those_of_the_rfc_s_figures(

@@ -24,7 +24,15 @@ from functools import partial
 
 from hipctl.errors import AssociationFailed, PortInUse
 from hipctl.identity import Hit
-from hipctl.interface import AssociationDown, AssociationUp, Event, OnDatagram
+from hipctl.interface import (
+    Admission,
+    AssociationDown,
+    AssociationUp,
+    CredentialPolicy,
+    Event,
+    OnDatagram,
+    Shown,
+)
 
 LONGEST = 65_527  # bytes of one datagram
 FIRST_FREE_PORT = 49_152
@@ -147,6 +155,10 @@ class SimHost:
         self.endpoints: dict[tuple[Hit, int], SimEndpoint] = {}
         self.counts: Counter[str] = Counter()
         self.learnt: dict[Hit, bytes] = {}
+        self.policy: CredentialPolicy | None = None
+        self.wall: Callable[[], float] = lambda: 0.0
+        self.shown: dict[tuple[Hit, Hit], Shown] = {}  # (local, peer) -> by the peer
+        self.showed: dict[tuple[Hit, Hit], Shown] = {}  # by us
         self._hits = tuple(hits)
         self._group = group
         self._waiting: dict[Hit, list[Callable[[], None]]] = {}
@@ -199,6 +211,18 @@ class SimHost:
         key = object()
         self._watchers[key] = on_event
         return lambda: self._watchers.pop(key, None) and None
+
+    def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
+        self.policy, self.wall = policy, wall
+
+    def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
+        return self.shown.get((local or self._hits[0], peer))
+
+    def shows(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
+        local = local or self._hits[0]
+        if peer in self.peers:
+            return self.showed.get((local, peer))
+        return self._show(local, peer) or None
 
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
@@ -265,11 +289,43 @@ class SimHost:
             loop.call_later(seconds, self._establish, local, peer, seconds)
         return done
 
+    def _show(self, local: Hit, peer: Hit, theirs: Shown | None = None) -> Shown:
+        return self.policy.shown(local, peer, self.wall(), theirs) if self.policy else Shown()
+
+    def _admits(self, local: Hit, peer: Hit, shown: Shown) -> bool:
+        if self.policy is None:
+            return True
+        verdict = self.policy.admit(local, peer, shown, self.wall())
+        if verdict is not Admission.ACCEPTED:
+            self.counts[verdict.value] += 1
+        return verdict is Admission.ACCEPTED
+
+    def _trade(self, local: Hit, peer: Hit, other: "SimHost") -> bool:
+        """Show and judge credentials as I2 and R2 do; False if a side refuses the other."""
+        ours = self._show(local, peer)
+        if not other._admits(peer, local, ours):
+            return False
+        theirs = other._show(peer, local, ours) if ours and other.policy else Shown()
+        if theirs and not self._admits(local, peer, theirs):
+            return False
+        for host, pair, shown, showed in (
+            (self, (local, peer), theirs, ours),
+            (other, (peer, local), ours, theirs),
+        ):
+            for table, what in ((host.shown, shown), (host.showed, showed)):
+                table.pop(pair, None)
+                if what and host.policy:
+                    table[pair] = what
+        return True
+
     def _establish(self, local: Hit, peer: Hit, seconds: float) -> None:
         other = self.net.hosts[peer]
         cut = self.net.reaches is not None and not self.net.reaches(local, peer)
         if not (self.up and other.up) or cut:
             self._fail(local, peer, "no answer")
+            return
+        if peer not in self.peers and not self._trade(local, peer, other):
+            self._fail(local, peer, "credentials refused")
             return
         for host, mine, theirs in ((self, local, peer), (other, peer, local)):
             if theirs not in host.peers:
