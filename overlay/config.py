@@ -16,6 +16,7 @@ from overlay.textfile import parse_toml, read_text
 S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_TABLES: Final = 32  # identities, and overlays, of one profile
+MAX_LISTEN: Final = 8
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _TABLES: Final = ("peer", "host", "identity", "overlay")
@@ -52,21 +53,30 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """``[host]``: the HIP host.
 
     Attributes:
-        listen: ``address:port`` for UDP-encapsulated HIP, an IPv6 address in brackets.
+        listen: ``address:port`` for UDP-encapsulated HIP, an IPv6 address in brackets; one or a
+            list. At 0.0.0.0 and [::] the host goes wherever its machine goes.
         announce: ``address:port`` that contacts say in place of our own addresses, at most 4.
         private_addresses: contacts may hold private addresses.
         keylog: file for the secrets of every exchange: for debugging only.
     """
 
-    listen: str = "0.0.0.0:10500"
+    listen: str | tuple[str, ...] = ("0.0.0.0:10500", "[::]:10500")
     announce: tuple[str, ...] = ()
     private_addresses: bool = False
     keylog: Path | None = None
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All that ``listen`` says."""
+        return (self.listen,) if isinstance(self.listen, str) else self.listen
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong with it)."""
-        if parse_address(self.listen) is None:
-            yield "listen", f"{self.listen!r} is no address:port"
+        if not 0 < len(self.places) <= MAX_LISTEN:
+            yield "listen", f"must be 1 to {MAX_LISTEN} texts address:port"
+        for text in self.places:
+            if parse_address(text) is None:
+                yield "listen", f"{text!r} is no address:port"
         if len(self.announce) > 4 or not all(parse_address(text) for text in self.announce):
             yield "announce", "must be at most 4 texts address:port"
 

@@ -157,12 +157,10 @@ class LocalPeer:
 
     async def _start_host(self, stack: AsyncExitStack) -> Host:
         table = self._profile.host
-        listen = parse_address(table.listen)
-        if listen is None:
-            raise ConfigError(f"host.listen: {table.listen!r} is no address:port")
+        listen = [parsed for text in table.places if (parsed := parse_address(text))]
         announce = [parsed for text in table.announce if (parsed := parse_address(text))]
         config = HostConfig(
-            listen=(listen,),
+            listen=listen,
             announce=announce,
             announce_private=table.private_addresses,
             keylog=self._keylog or table.keylog,
@@ -401,7 +399,7 @@ class LocalPeer:
             **self.summary(),
             "uptime": round(self._loop.time() - self._began, 3),
             "identities": {
-                name: {"hit": str(identity.hit), "listen": [self._profile.host.listen]}
+                name: {"hit": str(identity.hit), "listen": list(self._profile.host.places)}
                 for name, identity in self._identities.items()
             },
             "overlays": {

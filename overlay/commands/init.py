@@ -14,6 +14,7 @@ from overlay.contacts import replace_file, toml_string
 from overlay.errors import ConfigError
 
 DEFAULT_DOMAIN: Final = "p2psip.internal"  # .internal is nobody's: a net of one's own
+DEFAULT_LISTEN: Final = ("0.0.0.0:10500", "[::]:10500")
 KEY_NAME: Final = "device.pem"
 ACCOUNT_NAME: Final = "account.p2psip"
 OVERLAY_NAME: Final = "overlay.toml"
@@ -28,7 +29,7 @@ contacts = "contacts.toml"      # petnames and blocked AoRs: p2psip contact --he
 policy = "contacts"             # who may ring
 
 [host]
-listen = {listen}       # HIP, the only port that others reach
+listen = {listen}  # HIP, the only port that others reach
 private_addresses = {private}        # others may learn addresses of a LAN; needed inside one
 
 [identity.device]
@@ -82,7 +83,14 @@ def command(
         Path | None,
         typer.Option(help="File with the 24 words of an account you have; - for standard input."),
     ] = None,
-    listen: Annotated[str, typer.Option(help="address:port for HIP.")] = "0.0.0.0:10500",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="address:port for HIP; repeatable. Default: 0.0.0.0:10500 and [::]:10500, and "
+            "the peer follows this machine's addresses.",
+            show_default=False,
+        ),
+    ] = None,
     sip: Annotated[str, typer.Option(help="address:port for the SIP client.")] = "127.0.0.1:5060",
     private: Annotated[
         bool, typer.Option(help="Let others learn addresses of a LAN (needed inside one).")
@@ -101,7 +109,7 @@ def command(
         domain=domain,
         seeds=tuple(seed or ()),
         words=None if words is None else read_words(words),
-        listen=listen,
+        listen=tuple(listen or DEFAULT_LISTEN),
         sip=sip,
         private=private,
     )
@@ -136,7 +144,7 @@ def make(
     domain: str,
     seeds: tuple[str, ...],
     words: str | None,
-    listen: str,
+    listen: tuple[str, ...],
     sip: str,
     private: bool,
 ) -> Made:
@@ -156,7 +164,7 @@ def make(
     for name in names:
         if (folder / name).exists():
             raise ConfigError(f"{folder / name} exists; choose another folder or remove it")
-    for option, text in (("--listen", listen), ("--sip", sip)):
+    for option, text in (*(("--listen", text) for text in listen), ("--sip", sip)):
         if parse_address(text) is None:
             raise ConfigError(f"{option} {text}: is no address:port, such as 127.0.0.1:5060")
     for text in seeds:
@@ -180,7 +188,7 @@ def make(
         key=KEY_NAME,
         account=ACCOUNT_NAME,
         overlay=OVERLAY_NAME,
-        listen=toml_string(listen),
+        listen="[" + ", ".join(map(toml_string, listen)) + "]",
         private="true" if private else "false",
         seeds="[" + ", ".join(map(toml_string, seeds)) + "]",
         sip=toml_string(sip),

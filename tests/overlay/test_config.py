@@ -55,7 +55,7 @@ def test_a_profile_has_documented_defaults(folder: Path) -> None:
     home = profile.overlays["home"]
     assert (home.table.k, home.table.replicas, home.table.alpha) == (20, 12, 3)
     assert profile.host == HostTable()
-    assert profile.host.listen == "0.0.0.0:10500"
+    assert profile.host.places == ("0.0.0.0:10500", "[::]:10500")
     assert not profile.host.private_addresses
     assert profile.peer.policy == "contacts"
 

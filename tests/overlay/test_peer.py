@@ -79,7 +79,7 @@ def profile(folder: Path, overlay: Path | None = None, seed: str | None = None) 
         domain="example.org",
         seeds=(seed,) if seed else (),
         words=None,
-        listen="127.0.0.1:10500",
+        listen=("127.0.0.1:10500",),
         sip="127.0.0.1:5060",
         private=True,
     )

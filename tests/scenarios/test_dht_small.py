@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scenarios.swarm import EPOCH, identity, overlay_info
 
-from hipctl import Hit
+from hipctl import ContactChanged, Hit
 from overlay import LookupFailed, NotFound
 from overlay.accounts import AccountKey, self_certifying_aor
 from overlay.admission import Account, Credentials
@@ -293,6 +293,19 @@ def test_a_changed_contact_is_published_at_once() -> None:
         await one.directory.resolve(two.aor)
         assert one.host.learnt[two.identity.hit] == moved
         assert await one.directory.reach(two.identity.hit)
+
+    simulate(main)
+
+
+def test_whose_host_tells_of_a_move_publishes_it_within_half_a_second() -> None:
+    async def main() -> None:
+        one, two = await devices(HitNet(latency=(0.05, 0.05)), 2)
+        moved = b"sim:" + two.identity.hit + b"elsewhere"
+        two.host.contact = lambda hit: moved  # type: ignore[method-assign]
+        two.host._emit(ContactChanged())
+        await asyncio.sleep(0.5)
+        await one.directory.resolve(two.aor)
+        assert one.host.learnt[two.identity.hit] == moved
 
     simulate(main)
 
