@@ -13,7 +13,7 @@ from typing import Final, Self
 from hipctl import ContactChanged, Event, Hit, HostIdentity
 from overlay.accounts import split_aor
 from overlay.admission import Account
-from overlay.constants import NODE_LIFE, REG_LIFE
+from overlay.constants import CLOCK_TOLERANCE, NODE_LIFE, REG_LIFE
 from overlay.errors import LookupFailed, MalformedRecord, NotFound, RecordRefused
 from overlay.node import Node
 from overlay.records import (
@@ -35,6 +35,8 @@ FIRST_RETRY: Final = 1.0  # seconds after a put that nobody took
 MOST_RETRY: Final = 60.0
 OWNS_NOT: Final = 3.0  # seconds for which "no" is believed
 MAX_OWNERS: Final = 1_024  # (AoR, HIT) pairs remembered
+MAX_ASKING: Final = 128  # lookups of owners at a time …
+MAX_ASKING_EACH: Final = 4  # … and for one HIT, which may claim any name
 MAX_PUBLISHED: Final = 64  # AoRs of one peer
 WITHDRAW_PATIENCE: Final = 1.7  # seconds that tombstones may take when we stop (of 3 in all): a
 # neighbour that has just died costs a lookup its two soft deadlines
@@ -52,6 +54,8 @@ class _Published:
         record: as it was signed last.
         due: monotonic seconds of the next put.
         retry: seconds until the next try after a failure.
+        failed: whether nobody took it; ``due`` is the next try then.
+        again: when to put it once more because one node alone holds it, monotonic seconds.
         held: how many nodes hold it.
     """
 
@@ -60,7 +64,21 @@ class _Published:
     record: Record | None = None
     due: float = 0.0
     retry: float = FIRST_RETRY
+    failed: bool = False
+    again: float = float("inf")
     held: int = 0
+
+    def later(self, now: float) -> float:
+        """When the next try is, after a gap that grows."""
+        gap, self.retry = self.retry, min(2 * self.retry, MOST_RETRY)
+        return now + gap
+
+    def overtaken(self, wall: float) -> bool:
+        """Whether the clock was set, or stood still, so that half of its life isn't ahead."""
+        if self.record is None or self.failed:
+            return False
+        created, expires = self.record.created, self.record.expires
+        return wall > (created + expires) / 2 or wall < created - CLOCK_TOLERANCE
 
 
 class Directory:
@@ -88,6 +106,7 @@ class Directory:
         self._account = account
         self._published: dict[str, _Published] = {_NODE: _Published(0)} if announce else {}
         self._owners: dict[tuple[str, Hit], tuple[bool, float]] = {}
+        self._asking: dict[tuple[str, Hit], asyncio.Task[bool]] = {}
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -104,6 +123,8 @@ class Directory:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for asking in self._asking.values():
+            asking.cancel()
         try:
             async with asyncio.timeout(WITHDRAW_PATIENCE):
                 await asyncio.gather(*(self.withdraw(aor) for aor in list(self._published)))
@@ -195,7 +216,29 @@ class Directory:
         known = self._owners.get((aor, hit))
         if known is not None and known[1] > now:
             return known[0]
-        answer, seconds = await self._ask_owner(aor, hit)
+        return await self._ask_once(aor, hit)
+
+    async def _ask_once(self, aor: str, hit: Hit) -> bool:
+        """Ask, or wait for whoever asks the same already; False to who claims too many names."""
+        asking = self._asking.get((aor, hit))
+        if asking is None:
+            claims = sum(other == hit for _, other in self._asking)
+            if claims >= MAX_ASKING_EACH or len(self._asking) >= MAX_ASKING:
+                return False
+            asking = asyncio.create_task(self._learn_owner(aor, hit), name="owner")
+            self._asking[aor, hit] = asking
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            if asking.cancelled():  # we stop
+                return False
+            raise
+
+    async def _learn_owner(self, aor: str, hit: Hit) -> bool:
+        try:
+            answer, seconds = await self._ask_owner(aor, hit)
+        finally:
+            del self._asking[aor, hit]
         if len(self._owners) >= MAX_OWNERS:
             del self._owners[next(iter(self._owners))]
         self._owners[aor, hit] = (answer, self._loop.time() + seconds)
@@ -264,7 +307,9 @@ class Directory:
             now = self._loop.time()
             contact = self._host.contact(self._node.local)
             for entry in self._published.values():
-                if entry.record is not None and entry.contact != contact:
+                moved = entry.record is not None and entry.contact != contact
+                again = entry.again <= now and len(self._node.engine.table) > 0
+                if moved or again or entry.overtaken(self._node.wall()):
                     entry.due = now
             if not contact and _NODE in self._published:  # nothing to tell yet
                 self._published[_NODE].due = now + LOOK
@@ -299,10 +344,13 @@ class Directory:
             entry.held = await self._node.put(record)
         except (LookupFailed, RecordRefused, NotFound) as error:
             _log.warning("%s could not be registered: %s", aor or "NODE", error)
-            entry.due = self._loop.time() + entry.retry
-            entry.retry = min(2 * entry.retry, MOST_RETRY)
+            entry.failed, entry.due = True, entry.later(self._loop.time())
             return
-        entry.retry = FIRST_RETRY
+        entry.failed = False
+        if entry.held > 1:
+            entry.retry, entry.again = FIRST_RETRY, float("inf")
+        else:  # only we perhaps: others come back, and don't know that they lack it
+            entry.again = entry.later(self._loop.time())
         if aor == _NODE or entry.port == Reg.decode(record.payload).port:  # not changed meanwhile
             entry.due = self._loop.time() + (record.expires - record.created) / 2
 
