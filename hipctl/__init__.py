@@ -13,13 +13,18 @@ from hipctl.certs import (
     verify_certificate,
 )
 from hipctl.contact import contact_from_addresses
+from hipctl.control import Answer, ControlServer, parse_request, socket_path
+from hipctl.control import ask as ask_control
 from hipctl.credentials import PacketSizes
 from hipctl.errors import (
     AssociationFailed,
+    ControlRefused,
+    ControlUnavailable,
     HipError,
     HostConfigRefused,
     KeyFileRefused,
     MalformedPacket,
+    NotRunning,
     PortInUse,
     Rejected,
 )
@@ -43,11 +48,15 @@ from hipctl.settings import EngineConfig
 __all__ = [
     "HIP_PORT",
     "Admission",
+    "Answer",
     "AssociationDown",
     "AssociationFailed",
     "AssociationUp",
     "Certified",
     "ContactChanged",
+    "ControlRefused",
+    "ControlServer",
+    "ControlUnavailable",
     "CredentialPolicy",
     "Endpoint",
     "EngineConfig",
@@ -62,15 +71,19 @@ __all__ = [
     "KeyFileRefused",
     "LocalHost",
     "MalformedPacket",
+    "NotRunning",
     "OnDatagram",
     "PacketSizes",
     "PortInUse",
     "Rejected",
     "Shown",
+    "ask_control",
     "contact_from_addresses",
     "host_id_of_spki",
     "issue_certificate",
+    "parse_request",
     "read_certificate",
+    "socket_path",
     "spki_of",
     "verify_certificate",
 ]

@@ -70,3 +70,31 @@ class HostConfigRefused(HipError):
 
 class NoSuchAddress(HostConfigRefused):
     """This machine has no such IP address, or not that family at all."""
+
+
+class ControlUnavailable(HipError):
+    """A control socket cannot be made.
+
+    Attributes:
+        taken: because another process answers there.
+    """
+
+    def __init__(self, message: str, *, taken: bool = False) -> None:
+        super().__init__(message)
+        self.taken = taken
+
+
+class ControlRefused(HipError):
+    """The process answered that it cannot do what was asked; the message is its own."""
+
+
+class NotRunning(HipError):
+    """Nobody answers at a control socket.
+
+    Attributes:
+        silent: somebody listens, but says nothing.
+    """
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent

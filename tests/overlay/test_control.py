@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay import control
+from hipctl import control
 from overlay.control import ControlRefused, ControlServer, PeerNotRunning, ask, control_path
 from overlay.errors import ConfigError, NotFound
 
