@@ -22,6 +22,7 @@ from sipgw.session import CALLER, Session
 
 FIRST_ANSWER = 8.0  # seconds until a branch that says nothing at all is given up
 FIRST_CSEQ = 1  # of every INVITE of ours
+EARLY = 8  # early dialogs of one branch: whoever forks more of them isn't heard
 
 
 class State(Enum):
@@ -177,12 +178,11 @@ class Call:
     ) -> None:
         if response is None:
             self._fail(branch, 408, now)
-        elif response.status == 100:
-            self._heard(branch, now)
         elif response.status < 200:
-            self._heard(branch, now)
-            if self.state is State.CALLING:
-                self._provisional(branch, response, party, now)
+            if self.state is State.CALLING and branch.final is None:
+                self._heard(branch, now)
+                if response.status > 100:
+                    self._provisional(branch, response, party, now)
         elif response.status < 300:
             branch.quiet()
             self._accepted(branch, response, party, now)
@@ -224,6 +224,8 @@ class Call:
         return a, b
 
     def _provisional(self, branch: Branch, response: Response, party: Party, now: float) -> None:
+        if len(branch.early) >= EARLY and response.to.tag not in branch.early:
+            return
         pair = self._pair(branch, response, party)
         if pair is None:
             return

@@ -63,7 +63,11 @@ class Side(Protocol):
 
     @property
     def packets(self) -> int:
-        """How many came from this party."""
+        """How many RTP packets came from this party."""
+
+    @property
+    def reports(self) -> int:
+        """How many RTCP packets did: on hold nothing else may come."""
 
     def aim(self, where: str | Hit, rtp: int, rtcp: int) -> None:
         """Send there from now on, as the party's SDP says."""

@@ -6,10 +6,11 @@ by its HIT.
 """
 
 from enum import Enum
+from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING, Self
 
 from hipctl import Hit
-from sipgw.constants import MAX_FORWARDS
+from sipgw.constants import DEFAULT_PORT, MAX_FORWARDS
 from sipgw.message import MalformedMessage, NameAddr, Request, Response, Uri
 
 if TYPE_CHECKING:
@@ -224,9 +225,11 @@ def contact_uri(message: Request | Response) -> str:
 
 def client_address(uri: Uri, source: Address) -> Address:
     """Where to send a client's requests: its Contact if that is on loopback, else its source."""
-    if uri.host.startswith("127.") and uri.host.count(".") == 3:
-        return uri.host, uri.port or 5060
-    return source
+    try:
+        loopback = IPv4Address(uri.host).is_loopback
+    except AddressValueError:  # a name, like 127.0.example.com: nothing is looked up for a client
+        return source
+    return (uri.host, uri.port or DEFAULT_PORT) if loopback else source
 
 
 def _loose(route: str) -> bool:

@@ -22,8 +22,7 @@ def returned(packet: bytes) -> bytes:
 class Loop:
     """A side that is the mirror of another one."""
 
-    port = 0
-    packets = 0
+    port = packets = reports = 0
 
     def __init__(self, side: Side) -> None:
         self._side = side

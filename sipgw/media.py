@@ -11,8 +11,9 @@ import logging
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
+from errno import EADDRINUSE
 from ipaddress import AddressValueError, IPv4Address
-from typing import Protocol
+from typing import Protocol, cast
 
 from hipctl import Endpoint, Hit, Host, PortInUse
 from sipgw.core import Side
@@ -24,6 +25,7 @@ Address = tuple[str, int]
 OnPacket = Callable[[bytes, Address], None]
 
 LARGEST_DATAGRAM = 65_535
+LAST_PORT = 65_535
 BURST = 32  # datagrams of signalling taken before other sockets have their turn
 RECEIVE_BUFFER = 1 << 20  # bytes; the kernel may grant less
 PAIRS_TRIED = 256  # pairs that another program may hold before we give up
@@ -135,8 +137,7 @@ class PortPairs:
 class Nowhere:
     """What a side is connected to before the other party is known."""
 
-    port = 0
-    packets = 0
+    port = packets = reports = 0
 
     def aim(self, where: str | Hit, rtp: int, rtcp: int) -> None:
         """See Side."""
@@ -169,10 +170,11 @@ class ClientSide:
         self, relay: "MediaRelay", port: int, host: str, on_media: Callable[[], None]
     ) -> None:
         self.port = port
-        self.packets = 0
+        self.packets = self.reports = 0
         self._relay = relay
         self._other: Side = NOWHERE
         self._hosts = {host}
+        self._said = 0, 0  # ports that its SDP names
         self._on_media: Callable[[], None] | None = on_media
         self._rtp_from: Address | None = None  # latched
         self._rtcp_from: Address | None = None
@@ -196,7 +198,8 @@ class ClientSide:
             self._rtp_from = self._rtcp_from = None
         self._hosts.add(where)
         self._rtp_to = self._rtp_from or (where, rtp)
-        self._rtcp_to = self._rtcp_from or (where, rtcp or rtp + 1)
+        self._rtcp_to = self._rtcp_from or (where, _rtcp_port(rtp, rtcp))
+        self._said = rtp, _rtcp_port(rtp, rtcp)
 
     def connect(self, other: Side) -> None:
         """See Side."""
@@ -226,7 +229,12 @@ class ClientSide:
             if not self._allows(source[0]):
                 self._relay.counters["media: foreign source"] += 1
                 return
+            known = self._rtcp_from
+            if known is not None and source[1] != self._said[1] == known[1]:
+                self._relay.counters["media: second source"] += 1
+                return
             self._rtcp_from = self._rtcp_to = source
+        self.reports += 1
         self._other.send_rtcp(data)
 
     def _allows(self, host: str) -> bool:
@@ -242,7 +250,9 @@ class ClientSide:
         if not fresh:
             if self.packets != self._latched_at:  # the known stream went on since we last looked
                 self._latched_at, self._heard_at = self.packets, now
-            moved = source == self._rtp_to or now - self._heard_at > SILENCE
+            # Whoever else was quicker to send here gives way to the port that SDP names.
+            named = source[1] == self._said[0] != cast(Address, self._rtp_from)[1]
+            moved = named or now - self._heard_at > SILENCE
             if not moved:
                 self._relay.counters["media: second source"] += 1
                 return False
@@ -274,7 +284,7 @@ class OverlaySide:
     ) -> None:
         self.port = port
         self.local = local
-        self.packets = 0
+        self.packets = self.reports = 0
         self._relay = relay
         self._other: Side = NOWHERE
         self._on_media: Callable[[], None] | None = on_media
@@ -291,7 +301,7 @@ class OverlaySide:
     def aim(self, where: str | Hit, rtp: int, rtcp: int) -> None:
         """See Side."""
         if isinstance(where, Hit) and rtp:
-            self._hit, self._rtp_port, self._rtcp_port = where, rtp, rtcp or rtp + 1
+            self._hit, self._rtp_port, self._rtcp_port = where, rtp, _rtcp_port(rtp, rtcp)
 
     def connect(self, other: Side) -> None:
         """See Side."""
@@ -304,7 +314,7 @@ class OverlaySide:
 
     def send_rtcp(self, data: bytes) -> None:
         """See Side."""
-        if self._hit is not None and len(data) <= LARGEST_DATAGRAM - 8:
+        if self._hit is not None and self._rtcp_port and len(data) <= LARGEST_DATAGRAM - 8:
             self._rtcp.send(data, self._hit, self._rtcp_port)
 
     def _on_rtp(self, data: bytes, source: Hit, port: int) -> None:
@@ -321,6 +331,7 @@ class OverlaySide:
         if source != self._hit or data < FIRST_RELAYED:
             self._relay.counters["media: unexpected from overlay"] += 1
             return
+        self.reports += 1
         self._other.send_rtcp(data)
 
     def close(self) -> None:
@@ -376,9 +387,11 @@ class MediaRelay:
                 break
             try:
                 side = ClientSide(self, port, host, on_media)
-            except OSError:  # another program has it, or we are out of descriptors
+            except OSError as error:
                 self._pairs.give(port, self.clock())
-                self.counters["media: port taken"] += 1
+                if error.errno != EADDRINUSE:  # no descriptors, no memory: nor with another port
+                    raise MediaExhausted("no socket can be opened") from None
+                self.counters["media: port taken"] += 1  # by another program
                 continue
             self._open.add(side)
             return side
@@ -419,6 +432,11 @@ class MediaRelay:
         """Close whatever is still open."""
         for side in list(self._open):
             side.close()
+
+
+def _rtcp_port(rtp: int, said: int) -> int:
+    """Where RTCP goes: what SDP said, else the next port; 0 if there is none."""
+    return said or (rtp + 1 if rtp < LAST_PORT else 0)
 
 
 def usable(host: str) -> bool:

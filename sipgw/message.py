@@ -75,6 +75,11 @@ class _Message:
         self.body = body
         self.defect = defect
 
+    @property
+    def size(self) -> int:
+        """Bytes that its headers and body take, about."""
+        return len(self.body) + sum(map(len, self.headers.stored))
+
     def _typed(self, name: str, read: Callable[[str], _T]) -> _T:
         headers = self.headers
         try:

@@ -10,13 +10,17 @@ from sipgw.message import Request, Response, reply
 
 OWN: Final = frozenset(  # made anew on each leg, or about one hop only
     {
+        "alert-info",  # may tell a client to fetch something, or to answer by itself
         "allow-events",  # we answer SUBSCRIBE ourselves
+        "answer-mode",  # RFC 5373: who calls does not open the other's microphone
         "authentication-info",
         "authorization",
         "call-id",
+        "call-info",  # as Alert-Info: answer-after
         "contact",
         "content-length",
         "cseq",
+        "diversion",
         "flow-timer",
         "from",
         "geolocation",
@@ -27,14 +31,20 @@ OWN: Final = frozenset(  # made anew on each leg, or about one hop only
         "max-forwards",
         "p-access-network-info",
         "p-asserted-identity",
+        "p-asserted-service",
+        "p-auto-answer",
+        "p-called-party-id",
         "p-preferred-identity",
         "path",
+        "priv-answer-mode",
         "proxy-authenticate",
         "proxy-authorization",
         "proxy-require",
         "rack",  # names a CSeq: mapped
         "record-route",
+        "referred-by",
         "remote-party-id",
+        "reply-to",  # names another than the one who has proven who he is
         "route",
         "security-client",
         "service-route",

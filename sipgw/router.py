@@ -29,6 +29,9 @@ WAIT_RESOLVE: Final = 6.0  # seconds for a lookup, then 480
 WAIT_VERIFY: Final = 6.0  # seconds for the proof of a caller's name, then it is unproven
 OTHERS_KNOWN: Final = 30.0  # seconds for which an AoR of ours is known to have no other device
 PENDING: Final = 2000  # questions to the overlay that may wait for their answer
+DOUBTS: Final = 20  # unproven names of one HIT in DOUBT seconds until it is believed none
+DOUBT: Final = 60.0
+DOUBTED: Final = 1000  # HITs of which that is remembered
 REACH_AGAIN: Final = 3.0  # seconds between attempts to get a lost association of a call back
 MEDIA_CHECK: Final = 60.0  # seconds between looks at whether calls still carry media
 ALLOW: Final = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, REGISTER, INFO, UPDATE, PRACK, REFER"
@@ -63,6 +66,7 @@ class Router:
         self._verifying: dict[int, tuple[Asked, str, str]] = {}
         self._alone_until: dict[str, float] = {}
         self._missing: dict[Hit, float] = {}
+        self._doubts: dict[Hit, tuple[int, float]] = {}  # unproven names, counted since
 
     # Inputs.
 
@@ -95,6 +99,8 @@ class Router:
         """Answer of Verify."""
         waiting = self._verifying.pop(key, None)
         if waiting is not None:
+            if not proven:
+                self._doubt(waiting[0].party, now)
             self._admit(*waiting, proven, now)
         return self._flush()
 
@@ -190,7 +196,7 @@ class Router:
         sender = _name_addr(request.from_, caller)
         if request.method != "INVITE":
             attempt = Pager(self.switch, asked, sender, f"<{callee}>")
-        elif len(self.switch.calls) >= self._limits.max_calls:
+        elif self.switch.full(asked.party):
             self._refuse(asked, 503, now)
             return
         elif unescape(uri.user).lower() == ECHO:
@@ -215,10 +221,9 @@ class Router:
         echo.start(now)
 
     def _watch(self, call: Call | EchoCall, now: float) -> None:
-        calls = self.switch.calls
-        if not calls and self._limits.media_timeout:
+        if not self.switch.calls and self._limits.media_timeout:
             self.switch.alarms.set(now + MEDIA_CHECK, self._look_at_media)
-        calls[call.id] = call
+        self.switch.begin(call)
 
     # Where it goes.
 
@@ -342,11 +347,14 @@ class Router:
             return
         if request.method == "INVITE":
             self.switch.respond(asked, reply(request, 100), now)
+        party = asked.party
+        assert len(party) == 3  # noqa: S101
+        if self._doubted(party[1], now):
+            self._admit(asked, caller, callee, False, now)
+            return
         key = self.switch.key()
         self._verifying[key] = asked, caller, callee
         self.switch.alarms.set(now + WAIT_VERIFY, lambda at: self._on_unverified(key, at))
-        party = asked.party
-        assert len(party) == 3  # noqa: S101
         if request.method == "INVITE":
             asked.on_cancel = lambda at: self._on_early_cancel(key, at)
         self.switch.actions.append(Verify(key, caller, party[1]))
@@ -359,7 +367,20 @@ class Router:
     def _on_unverified(self, key: int, now: float) -> None:
         waiting = self._verifying.pop(key, None)
         if waiting is not None:
+            self._doubt(waiting[0].party, now)
             self._admit(*waiting, False, now)
+
+    def _doubt(self, party: Party, now: float) -> None:
+        """Count a name that was not proven: each cost the overlay a lookup."""
+        assert len(party) == 3  # noqa: S101
+        count, since = self._doubts.pop(party[1], (0, now))
+        self._doubts[party[1]] = (count + 1, since) if now - since < DOUBT else (1, now)
+        if len(self._doubts) > DOUBTED:
+            del self._doubts[next(iter(self._doubts))]
+
+    def _doubted(self, hit: Hit, now: float) -> bool:
+        count, since = self._doubts.get(hit, (0, now))
+        return count >= DOUBTS and now - since < DOUBT
 
     def _admit(self, asked: Asked, caller: str, callee: str, proven: bool, now: float) -> None:
         """Ring for a stranger, or answer as if the callee did not exist."""
@@ -377,7 +398,7 @@ class Router:
         sender = _name_addr(request.from_, caller)
         if request.method != "INVITE":
             attempt = Pager(self.switch, asked, sender, f"<{callee}>")
-        elif len(self.switch.calls) >= self._limits.max_calls:
+        elif self.switch.full(asked.party):
             self._refuse(asked, 503, now)
             return
         else:

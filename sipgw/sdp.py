@@ -8,6 +8,7 @@ stays byte for byte: codecs, keys, feedback, extensions of tomorrow.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from sipgw.errors import MalformedSdp
@@ -134,7 +135,9 @@ class SessionDescription:
         """Say that all media are to be sent to a relay.
 
         Changed are the address in o=, c= (hold by 0.0.0.0 stays), the port of m=, a=rtcp;
-        ICE lines go; nothing else changes. A section that is rejected stays so.
+        ICE lines go, and lines that say elsewhere an address which was changed (a=alt,
+        a=source-filter, the CNAME of a=ssrc …); nothing else changes. A section that is
+        rejected stays so.
 
         Args:
             address: the relay's IPv4 or IPv6 address, no name, no brackets.
@@ -143,6 +146,7 @@ class SessionDescription:
         """
         where = f"IN IP6 {address}" if ":" in address else f"IN IP4 {address}"
         out: list[str] = []
+        hidden = self._addresses()
         index, pair = -1, None
         rtcp_said = True
         for text, end in self._lines:
@@ -155,25 +159,32 @@ class SessionDescription:
                 rtcp_said = pair is None or pair[1] == pair[0] + 1 or (mux and pair[0] == pair[1])
                 out += (self._media_line(index, pair), end or "\r\n")
                 continue
+            edited: str | None
             if kind == "c=":
-                text = _connection_line(text, where)  # noqa: PLW2901
+                edited = _connection_line(text, where)
             elif kind == "o=":
-                text = _origin_line(text, where)  # noqa: PLW2901
-            elif kind == "a=":
-                if _ICE.match(text):
-                    continue
-                if (said := _RTCP.fullmatch(text)) is not None:
-                    if pair is None:
-                        continue  # of a refused section it would only give an address away
-                    text = f"a=rtcp:{pair[1]}" + (f" {where}" if said[3] else "")  # noqa: PLW2901
-                    rtcp_said = True
-            out += (text, end)
+                edited = _origin_line(text, where)
+            elif (said := _RTCP.fullmatch(text)) is not None:
+                # Of a refused section it would only give an address away.
+                edited = _rtcp_line(pair[1], where if said[3] else "") if pair else None
+                rtcp_said = rtcp_said or pair is not None
+            else:
+                edited = _other_line(text, hidden)
+            if edited is not None:
+                out += (edited, end)
         _add_rtcp(out, pair, rtcp_said)
         return "".join(out).encode("utf-8", "surrogateescape")
 
     def mentions(self, text: str) -> bool:
         """Whether any line contains ``text``, such as an address that must not leak."""
         return any(text in line for line, _ in self._lines)
+
+    def _addresses(self) -> list[str]:
+        """The IP addresses that ``rewrite`` replaces."""
+        said = {self.origin.address} if self.origin else set()
+        for media in self.media:
+            said |= {media.address or "", media.rtcp_address or ""}
+        return [address for address in said - _UNSPECIFIED if _is_address(address)]
 
     def _pair(self, index: int, ports: Sequence[Ports | None]) -> Ports | None:
         if self.media[index].rejected or index >= len(ports):
@@ -184,6 +195,27 @@ class SessionDescription:
         media = self.media[index]
         formats = "".join(f" {format}" for format in media.formats)
         return f"m={media.kind} {pair[0] if pair else 0} {media.protocol}{formats}"
+
+
+def _rtcp_line(port: int, where: str) -> str:
+    return f"a=rtcp:{port} {where}" if where else f"a=rtcp:{port}"
+
+
+def _other_line(text: str, hidden: Sequence[str]) -> str | None:
+    """The line as it is, unless it is of ICE or says an address that is to be hidden."""
+    if text[:2] == "a=" and _ICE.match(text):
+        return None
+    if any(address in text for address in hidden):
+        return "s=-" if text[:2] == "s=" else None  # s= has to be there
+    return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _add_rtcp(out: list[str], pair: Ports | None, said: bool) -> None:

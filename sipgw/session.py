@@ -15,7 +15,7 @@ from sipgw.sdp import Ports, SessionDescription
 CALLER: Final = "caller"
 CLIENTS: Final = "clients"  # the callee's, on this peer
 DEVICES: Final = "devices"  # the callee's other peers
-MAX_STREAMS: Final = 8  # m= lines relayed in one call; more are refused
+MAX_STREAMS: Final = 6  # m= lines relayed in one call; more are refused
 
 
 class Session:
@@ -40,8 +40,8 @@ class Session:
 
     @property
     def packets(self) -> int:
-        """Packets heard so far."""
-        return sum(side.packets for side in self._sides.values())
+        """RTP and RTCP packets heard so far."""
+        return sum(side.packets + side.reports for side in self._sides.values())
 
     def carry(
         self, body: bytes, sender: str, source: Party, receiver: str, target: Party

@@ -14,7 +14,7 @@ from overlay import Evidence, Verdict
 from sipgw.actions import Action, Connect, Mark, Transmit
 from sipgw.alarms import Alarms
 from sipgw.core import Answered, Asked, Connected, Listener, Media
-from sipgw.dialog import Address, Dialog, Overlay, Party, address, contact_uri
+from sipgw.dialog import Address, Dialog, Overlay, Party, address, contact_uri, hit_of
 from sipgw.errors import MalformedMessage, TooManyTransactions
 from sipgw.message import NameAddr, Request, Response, reply
 from sipgw.transaction import (
@@ -32,6 +32,7 @@ from sipgw.transaction import Action as LayerAction
 from sipgw.transactions import TransactionLayer
 
 OVERLAY_PORT: Final = 5060  # of the Endpoint that gateways signal on
+STRAYS: Final = 100  # BYE at once to those who answer what we have given up
 WAIT_CONNECT: Final = 8.0  # seconds for an association, then 480
 
 
@@ -74,6 +75,7 @@ class House:
 class Running(Protocol):
     """A call that goes on, as the switch sees it."""
 
+    id: str
     heard: int
     heard_at: float
 
@@ -83,7 +85,7 @@ class Running(Protocol):
 
     @property
     def parties(self) -> Sequence[Party]:
-        """Who takes part."""
+        """Who takes part, first who began it."""
 
     def hang_up(self, why: str, now: float) -> None:
         """End it from here."""
@@ -119,6 +121,7 @@ class Switch:
         self.listen = listen
         self.counters: Counter[str] = Counter()
         self.calls: dict[str, Running] = {}
+        self.guests: Counter[Hit] = Counter()  # calls that other gateways began, by their HIT
         self.actions: list[Action] = []
         self._rng = rng
         self._sent_by = f"{listen[0]}:{listen[1]}"
@@ -130,7 +133,28 @@ class Switch:
         self._answers: dict[ClientTransaction, tuple[Answered, Party]] = {}
         self._connecting: dict[int, Connected] = {}
         self._key = 0
+        self._strays = 0
         self._outside = on_request
+
+    def begin(self, call: Running) -> None:
+        """Count a call that is new."""
+        self.calls[call.id] = call
+        hit = hit_of(call.parties[0])
+        if hit is not None:
+            self.guests[hit] += 1
+
+    def full(self, party: Party) -> bool:
+        """Whether a party may not begin one more call.
+
+        Other gateways never take all the room, nor one of them that of all others: the owner can
+        always call.
+        """
+        most, hit = self.limits.max_calls, hit_of(party)
+        if hit is not None and (
+            self.guests[hit] >= max(1, most // 4) or self.guests.total() >= max(1, most * 3 // 4)
+        ):
+            return True
+        return len(self.calls) >= most
 
     # What the shell calls.
 
@@ -240,7 +264,12 @@ class Switch:
 
     def ended(self, call: str, why: str) -> None:
         """See Core."""
-        self.calls.pop(call, None)
+        over = self.calls.pop(call, None)
+        hit = None if over is None else hit_of(over.parties[0])
+        if hit is not None:
+            self.guests[hit] -= 1
+            if not self.guests[hit]:
+                del self.guests[hit]
 
     def mark(self, call: str, step: str, detail: str = "") -> None:
         """See Core."""
@@ -349,13 +378,21 @@ class Switch:
                 if again is not None:
                     self.acknowledge(again, found[0].party, now)
                 return
+            if self._strays >= STRAYS:
+                self.counters["too many stray 2xx"] += 1
+                return
             dialog = Dialog(response.call_id, *tags, party, self.contact(party))
             dialog.local, dialog.remote = address(response.from_), address(response.to)
             dialog.target, dialog.cseq = contact_uri(response), number
             self.acknowledge(dialog.ack(number), party, now)
-            self.ask(dialog.request("BYE"), party, lambda *_: None, now)
+            self._strays += 1
+            self.ask(dialog.request("BYE"), party, self._on_stray_gone, now)
         except MalformedMessage as error:
             self.counters[error.reason] += 1
+
+    def _on_stray_gone(self, response: Response | None, party: Party, now: float) -> None:
+        if response is None or response.status >= 200:
+            self._strays -= 1
 
 
 def _local(party: Party) -> Hit | None:

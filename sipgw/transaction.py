@@ -156,6 +156,7 @@ class ServerTransaction:
         "request",
         "retransmit_at",
         "serial",
+        "size",
         "source",
         "state",
         "tag",
@@ -182,7 +183,7 @@ class ServerTransaction:
         self.invite = request.method == "INVITE"
         self.acknowledged = False
         self.dialog_key: tuple[Any, ...] | None = None
-        self.serial = 0
+        self.serial = self.size = 0
         self.wake = inf
         self._timers = timers
         self._last: Send | None = None
@@ -298,6 +299,7 @@ class ClientTransaction:
         "request",
         "retransmit_at",
         "serial",
+        "size",
         "state",
         "to",
         "wake",
@@ -317,7 +319,7 @@ class ClientTransaction:
         self.invite = request.method == "INVITE"
         self.state = State.CALLING if self.invite else State.TRYING
         self.cancelled = self.cancel_sent = False
-        self.serial = 0
+        self.serial = self.size = 0
         self.wake = inf
         self._timers = timers
         self._sent = Send(request.encode(), to)

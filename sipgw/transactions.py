@@ -14,6 +14,8 @@ from sipgw.constants import (
     DEFAULT_PORT,
     MAGIC_COOKIE,
     MAX_FINISHED,
+    MAX_FINISHED_BYTES,
+    MAX_PER_GATEWAY,
     MAX_TRANSACTIONS,
 )
 from sipgw.errors import MalformedMessage, TooManyTransactions
@@ -47,9 +49,11 @@ class TransactionLayer:
         sent_by: ``host:port`` for our Via headers.
         transport: name for our Via headers.
         symmetric: answer to where the request came from, whatever its Via says. False follows
-            §18.2.2 and RFC 3581: the source's port only if the client asked with rport.
+            §18.2.2 and RFC 3581: the source's port only if the client asked with rport. With it
+            a source's host is somebody, and has a share of the table.
         timers: see TimerConfig.
         limit: transactions that still matter; a request beyond it gets 503.
+        share: requests of one source among them, if ``symmetric``.
         max_finished: transactions kept only to absorb retransmissions; the oldest goes first.
 
     Attributes:
@@ -65,6 +69,7 @@ class TransactionLayer:
         symmetric: bool = False,
         timers: TimerConfig | None = None,
         limit: int = MAX_TRANSACTIONS,
+        share: int = MAX_PER_GATEWAY,
         max_finished: int = MAX_FINISHED,
     ) -> None:
         self.counters: Counter[str] = Counter()
@@ -73,12 +78,15 @@ class TransactionLayer:
         self._symmetric = symmetric
         self._timers = timers or TimerConfig()
         self._limit = limit
+        self._share = share
+        self._shares: Counter[Any] = Counter()  # requests that matter, by source's host
         self._max_absorbing = max_finished
         self._servers: dict[Key, ServerTransaction] = {}
         self._clients: dict[Key, ClientTransaction] = {}
         self._accepted: dict[Key, ServerTransaction] = {}  # 2xx sent, by dialog
         self._absorbing: deque[_Transaction] = deque()
         self._absorbing_alive = 0
+        self._absorbing_bytes = 0
         self._alive: dict[int, _Transaction] = {}
         self._wakes: list[tuple[float, int]] = []  # heap of (when, serial)
         self._serial = 0
@@ -216,8 +224,9 @@ class TransactionLayer:
         if verdict is not None:
             self.counters[f"refused {verdict[0]}"] += 1
             return [Send(refuse(request, verdict, self._rng(8).hex()).encode(), to)]
-        if len(self._alive) - self._absorbing_alive >= self._limit:
-            self.counters["too many transactions"] += 1
+        full = len(self._alive) - self._absorbing_alive >= self._limit
+        if full or (self._symmetric and self._shares[source[0]] >= self._share):
+            self.counters["too many transactions" if full else "too many of one source"] += 1
             busy = reply(request, 503, "", self._rng(8).hex())
             busy.headers.add("Retry-After", "5")
             return [Send(busy.encode(), to)]
@@ -231,6 +240,7 @@ class TransactionLayer:
             now=now,
         )
         self._servers[key] = transaction
+        self._shares[source[0]] += 1
         self._admit(transaction)
         if request.method == "CANCEL":
             return self._on_cancel(transaction, now)
@@ -339,9 +349,17 @@ class TransactionLayer:
         if was_absorbing or not transaction.absorbing:
             return
         self._absorbing_alive += 1
+        transaction.size = transaction.request.size
+        self._absorbing_bytes += transaction.size
+        if isinstance(transaction, ServerTransaction):
+            self._leave_share(transaction)
         absorbing = self._absorbing
         absorbing.append(transaction)
-        while absorbing[0].state is State.TERMINATED or len(absorbing) > self._max_absorbing:
+        while (
+            absorbing[0].state is State.TERMINATED
+            or len(absorbing) > self._max_absorbing
+            or self._absorbing_bytes > MAX_FINISHED_BYTES
+        ):
             oldest = absorbing.popleft()
             if oldest.state is not State.TERMINATED:
                 oldest.state = State.TERMINATED
@@ -352,6 +370,9 @@ class TransactionLayer:
     def _forget(self, transaction: _Transaction, was_absorbing: bool) -> None:
         if was_absorbing:
             self._absorbing_alive -= 1
+            self._absorbing_bytes -= transaction.size
+        elif isinstance(transaction, ServerTransaction):
+            self._leave_share(transaction)
         del self._alive[transaction.serial]
         if isinstance(transaction, ServerTransaction):
             del self._servers[transaction.key]
@@ -360,6 +381,12 @@ class TransactionLayer:
                 del self._accepted[key]
         else:
             del self._clients[transaction.key]
+
+    def _leave_share(self, transaction: ServerTransaction) -> None:
+        host = transaction.source[0]
+        self._shares[host] -= 1
+        if not self._shares[host]:
+            del self._shares[host]
 
 
 def _may_cancel(transaction: ClientTransaction) -> bool:

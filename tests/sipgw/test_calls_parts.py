@@ -107,6 +107,8 @@ def test_requests_go_to_a_contact_on_loopback_else_to_where_the_client_came_from
     assert client_address(Uri.parse("sip:a@127.0.0.2"), source) == ("127.0.0.2", 5060)
     assert client_address(Uri.parse("sip:a@192.168.1.2:5070"), source) == source
     assert client_address(Uri.parse("sip:a@host.example"), source) == source
+    for name in ("127.0.example.com", "127.0.0.999", "[::1]"):  # nothing to look up or to send to
+        assert client_address(Uri.parse(f"sip:a@{name}:5070"), source) == source
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from errno import EMFILE
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,15 @@ from sim.clients import Wire
 from sim.hits import HitNet, SimHost
 from sim.loop import simulate
 from sipgw.errors import MediaExhausted
-from sipgw.media import QUARANTINE, ClientSide, MediaRelay, OverlaySide, PortPairs, usable
+from sipgw.media import (
+    QUARANTINE,
+    ClientPort,
+    ClientSide,
+    MediaRelay,
+    OverlaySide,
+    PortPairs,
+    usable,
+)
 
 CLIENT = "127.0.0.1", 7000
 RTP = b"\x80\x00" + bytes(170)
@@ -183,6 +192,67 @@ def test_a_new_address_in_sdp_moves_the_stream_and_the_same_one_keeps_the_latch(
         side.send_rtp(RTP)
         await settle()
         assert (len(real.got), len(new.got)) == (1, 1)
+
+    run(scenario)
+
+
+def test_whoever_was_quicker_gives_way_to_the_port_that_sdp_names() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        side, other = bench.client_side(), bench.client_side()
+        side.connect(other)
+        real, thief = Heard(bench.wire), Heard(bench.wire)
+        report, forged = Heard(bench.wire), Heard(bench.wire)
+        side.aim("192.168.1.5", real.port.address[1], report.port.address[1])
+        to, rtcp = ("127.0.0.1", side.port), ("127.0.0.1", side.port + 1)
+        for _ in range(3):
+            thief.send(RTP, to)
+            await settle()
+            real.send(RTP, to)
+            await settle()
+            forged.send(b"\x80\xc8" + bytes(26), rtcp)
+            await settle()
+            report.send(b"\x80\xc8" + bytes(26), rtcp)
+            await settle()
+        thief.send(RTP, to)
+        forged.send(b"\x80\xc8" + bytes(26), rtcp)
+        await settle()
+        side.send_rtp(RTP)
+        side.send_rtcp(RTP)
+        await settle()
+        assert (len(real.got), len(thief.got)) == (1, 0)
+        assert (len(report.got), len(forged.got)) == (1, 0)
+        assert side.packets == 4  # one of the thief's, before it was known to be one
+        assert bench.relay.counters["media: second source"] == 6
+
+    run(scenario)
+
+
+def test_rtcp_has_no_port_after_the_last_one() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        overlay, client = bench.overlay_side(), bench.client_side()
+        overlay.aim(bench.host.hits[0], 65_535, 0)
+        client.aim("127.0.0.1", 65_535, 0)
+        for side in (overlay, client):
+            side.send_rtp(RTP)
+            side.send_rtcp(RTP)
+        await settle()
+
+    run(scenario)
+
+
+def test_without_descriptors_one_attempt_is_enough() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+
+        def exhausted(host: str, port: int, on_packet: object) -> ClientPort:
+            raise OSError(EMFILE, "Too many open files")
+
+        bench.relay.open_port = exhausted
+        with pytest.raises(MediaExhausted):
+            bench.client_side()
+        assert len(bench.relay._pairs._resting) == 1
 
     run(scenario)
 

@@ -205,3 +205,18 @@ def test_any_bytes_are_a_description_that_comes_back_or_malformed(body: bytes) -
         sdp = SessionDescription.parse(body)
         assert sdp.encode() == body
         sdp.rewrite("127.0.0.1", [(20000, 20001)])
+
+
+def test_an_address_that_was_changed_is_said_nowhere_else() -> None:
+    body = (
+        b"v=0\r\no=- 1 1 IN IP4 192.0.2.7\r\ns=of 192.0.2.7\r\ni=at 192.0.2.7\r\n"
+        b"c=IN IP4 192.0.2.7\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
+        b"a=alt:1 1 : x y 192.0.2.7 4000\r\na=ssrc:1 cname:me@192.0.2.7\r\n"
+        b"a=source-filter:incl IN IP4 * 192.0.2.7\r\na=ssrc:1 cname:me\r\n"
+    )
+    expected = (
+        b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\n"
+        b"c=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 20000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
+        b"a=ssrc:1 cname:me\r\n"
+    )
+    assert SessionDescription.parse(body).rewrite("127.0.0.1", [(20000, 20001)]) == expected

@@ -507,3 +507,38 @@ def test_over_a_bad_network_a_request_is_delivered_at_most_once_and_ends(
         assert isinstance(results[0], ResponseReceived)
         assert not [e for side, e in net.seen if isinstance(e, AckMissing)]
     assert [len(side) for side in net.sides] == [0, 0]
+
+
+def big(number: int, method: str = "MESSAGE") -> bytes:
+    body = b"x" * 50_000
+    head = datagram(method, f"z9hG4bK{number}").replace(
+        b"Content-Length: 0", b"Content-Type: text/plain\r\nContent-Length: %d" % len(body)
+    )
+    return head + body
+
+
+def test_one_gateway_has_a_share_of_the_table_and_gets_it_back() -> None:
+    a = TransactionLayer(random.Random(0).randbytes, sent_by="x", symmetric=True, share=3)
+    first = [received(a.on_datagram(datagram("INVITE", f"z9hG4bK{n}"), CLIENT, 0)) for n in "abc"]
+    refused = a.on_datagram(datagram("INVITE", "z9hG4bKd"), CLIENT, 0)
+    assert [m.status for m in sent(refused) if isinstance(m, Response)] == [503]
+    assert only(a.on_datagram(datagram("INVITE", "z9hG4bKe"), OTHER, 0), RequestReceived)
+    a.reply(first[0].transaction, 404, "", 1.0)
+    assert not only(a.on_datagram(datagram("INVITE", "z9hG4bKf"), CLIENT, 1), RequestReceived)
+    a.on_datagram(datagram("ACK", "z9hG4bKa"), CLIENT, 1)
+    assert only(a.on_datagram(datagram("INVITE", "z9hG4bKg"), CLIENT, 1), RequestReceived)
+    while (due := a.deadline()) is not None:
+        a.on_time(due)
+    assert len(a) == 0
+    assert not a._shares
+    assert a._absorbing_bytes == 0
+
+
+def test_what_is_finished_takes_a_bounded_room_however_big_it_is() -> None:
+    a = layer(max_finished=10_000)
+    for number in range(2000):
+        request = received(a.on_datagram(big(number), CLIENT, 0))
+        a.reply(request.transaction, 200, "", 0)
+    assert 600 < len(a) < 700  # of 50 kB each
+    a.on_time(40.0)
+    assert len(a) == a._absorbing_bytes == 0
