@@ -42,6 +42,7 @@ class Known:
         listed: it stood in the peer's last LOCATOR_SET, or was part of the base exchange.
         expires: when it becomes DEPRECATED; infinity if its lifetime is unbounded.
         verified: it has been ACTIVE: nobody is flooded when we send there.
+        spoken: the peer's last LOCATOR_SET came from there.
     """
 
     address: Address
@@ -49,6 +50,7 @@ class Known:
     listed: bool
     expires: float = float("inf")
     verified: bool = False
+    spoken: bool = False
 
 
 class PeerLocators:
@@ -99,7 +101,7 @@ class PeerLocators:
             if locator.preferred and preferred is None:
                 preferred = address
         for known in self._known.values():
-            known.listed = known.address in wanted
+            known.listed, known.spoken = known.address in wanted, False
             if not known.listed and known.address != source:
                 known.status = Status.DEPRECATED
         for address, expires in wanted.items():
@@ -107,6 +109,7 @@ class PeerLocators:
         self.preferred, self.told = preferred, True
         if source is not None:
             self.candidate(source)
+            self._known[source].spoken = True
 
     def candidate(self, address: Address) -> None:
         """Add an address of which the peer has said nothing: where a packet of its came from."""
@@ -154,11 +157,16 @@ class PeerLocators:
         return min(ends, default=None)
 
     def ranked(self, current: Address) -> list[Known]:
-        """All, the one to use first: ACTIVE before UNVERIFIED, preferred, then the one in use."""
+        """All, the one to use first.
+
+        ACTIVE before UNVERIFIED; then the preferred one, but if nobody has answered there, what
+        the peer has spoken from is likelier to work; then the one in use.
+        """
         return sorted(
             self._known.values(),
             key=lambda k: (
                 -_RANK[k.status],
+                k.status is Status.UNVERIFIED and not k.spoken,
                 k.address != self.preferred,
                 k.address != current,
                 not k.listed,

@@ -43,6 +43,7 @@ class Mobility:
         "_patience",
         "_sas",
         "_searched_at",
+        "_searching",
         "_shared",
         "ours",
         "peer",
@@ -62,7 +63,8 @@ class Mobility:
         self._call = False
         self._busy_at = now
         self._patience = shared.config.silence
-        self._searched_at: float | None = None
+        self._searching = False
+        self._searched_at = now
 
     # -- paths ---------------------------------------------------------------------------------
 
@@ -210,8 +212,8 @@ class Mobility:
         if self.ours and path.source is not None and path.source not in self.ours:
             return False  # that was before we moved
         current = self.path()
-        if self._searched_at is not None:
-            self._searched_at = None
+        if self._searching:
+            self._searching = False
             if path == current or (path.to == current.to and not self.ours):
                 return False
             self.use(path, now)
@@ -253,13 +255,13 @@ class Mobility:
         elif now - self._busy_at > _CALL_PAUSE:
             self._call = False
         if heard_at > since:
-            self._patience = self._shared.config.silence
-            if self._searched_at is not None and heard_at > self._searched_at:
-                self._searched_at = None
-        if not (self._call and busy) or now - heard_at < self._patience:
+            self._patience, self._searched_at = self._shared.config.silence, heard_at
+            self._searching = False
+        quiet = now - max(heard_at, self._searched_at)
+        if not (self._call and busy) or quiet < self._patience:
             return []
         self._patience = min(self._patience * 2, _PATIENCE_MAX)
-        self._searched_at = now
+        self._searching, self._searched_at = True, now
         self._shared.counters["silence"] += 1
         self._consider_contacts()
         return self.paths()

@@ -177,6 +177,9 @@ class Upkeep:
             self.broken |= not any(other.rekeys for other in others)
         if update.announces and not self._mobility.told:
             self.broken |= not any(other.announces for other in others)
+        unverified = self._sas.outbound.sa.metered and update.path.to == self._mobility.path().to
+        if unverified and not any(other.path.to == update.path.to for other in others):
+            self.broken = True  # data goes nowhere
         self._shared.counters["UPDATE not acknowledged"] += 1
 
     # -- packets -------------------------------------------------------------------------------
@@ -234,7 +237,7 @@ class Upkeep:
         actions: list[Action] = []
         here = next((path for path in wanted if path.to == source), None)
         if here is not None:
-            actions.append(self._ask(here, now, ack=ack, echo=echo, limit=PROBE_RETRANSMIT_MAX))
+            actions.append(self._probe(here, now, ack=ack, echo=echo))
         if self._owes_half():
             to = self._mobility.to(source)
             if here is None:
@@ -245,7 +248,7 @@ class Upkeep:
             actions.append(self._acknowledge(ack, echo, source))
         for path in wanted:
             if path.to != source:
-                actions.append(self._ask(path, now, limit=PROBE_RETRANSMIT_MAX))
+                actions.append(self._probe(path, now))
         return actions
 
     def _owes_half(self) -> bool:
@@ -319,6 +322,21 @@ class Upkeep:
         update = Outstanding(number, packet, path, limit, nonce, announces, rekeys)
         self._updates.sent(update, now)
         return _transmit(update)
+
+    def _probe(
+        self,
+        path: Path,
+        now: float,
+        *,
+        ack: tuple[int, ...] = (),
+        echo: exchange.Echo = _NO_ECHO,
+        announces: bool = False,
+    ) -> Transmit:
+        """Ask whether the peer is there; longer where our data goes already."""
+        limit = PROBE_RETRANSMIT_MAX
+        if path.to == self._mobility.path().to:
+            limit = self._shared.config.update_retransmit_max
+        return self._ask(path, now, limit=limit, ack=ack, echo=echo, announces=announces)
 
     # -- rekeying ------------------------------------------------------------------------------
 
@@ -490,7 +508,7 @@ class Upkeep:
         paths = mobility.look(sas.inbound.heard_at, now)
         for path in paths:
             alone = len(paths) == 1 and bool(mobility.ours)  # a NAT may have moved us
-            actions.append(self._ask(path, now, limit=PROBE_RETRANSMIT_MAX, announces=alone))
+            actions.append(self._probe(path, now, announces=alone))
         if not mobility.told and mobility.in_use and not self._telling():
             actions += self._announce(now)
         pause = mobility.next_look()

@@ -3,7 +3,7 @@
 import heapq
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from hipctl import puzzle
@@ -66,6 +66,7 @@ class Net:
         self.jitter = 0.0
         self.solve = True
         self.dead: set[Address] = set()  # links that carry nothing, and nobody tells
+        self.nat: dict[Address, Address] = {}  # what leaves from the first comes from the second
         self.tamper: Callable[[Seen], Sequence[bytes]] = lambda seen: [seen.data]
         self.wire: list[Seen] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -126,9 +127,10 @@ class Net:
         except CreditExhausted:
             peer.engine.counters["datagram to an unverified address"] += 1
             return
-        source = outbound.source or peer.address
-        if self.at_home(peer, source, outbound.address):
-            self._deliver(source, outbound.address, lambda other: self._open(other, sealed, source))
+        source, where = outbound.source or peer.address, outbound.address
+        if self.at_home(peer, source, where):
+            outside = self.nat.get(source, source)
+            self._deliver(outside, where, lambda other: self._open(other, sealed, outside))
 
     def connect(self, peer: Peer, other: Peer) -> None:
         self.perform(peer, peer.engine.connect(peer.hit, other.hit, self.now))
@@ -137,9 +139,7 @@ class Net:
         """Let time pass until ``until``, timers of all engines included."""
         while True:
             timers = [
-                (at, peer)
-                for peer in self.everybody
-                if (at := peer.engine.deadline()) is not None
+                (at, peer) for peer in self.everybody if (at := peer.engine.deadline()) is not None
             ]
             first = min(timers, key=lambda timer: timer[0], default=None)
             at = self._events[0][0] if self._events else float("inf")
@@ -173,13 +173,15 @@ class Net:
     def _transmit(self, peer: Peer, seen: Seen) -> None:
         if not self.at_home(peer, seen.source, seen.to):
             return
+        seen = replace(seen, source=self.nat.get(seen.source, seen.source))
         self.wire.append(seen)
         for data in self.tamper(seen):
             self._deliver(seen.source, seen.to, self._control_call(data, seen.source))
 
     def at_home(self, peer: Peer, source: Address, to: Address) -> bool:
         """Whether ``peer`` can send that: from an address that it has, within a family."""
-        return self.peers.get(source) is peer and (":" in source[0]) is (":" in to[0])
+        outside = self.nat.get(source, source)
+        return self.peers.get(outside) is peer and (":" in source[0]) is (":" in to[0])
 
     def move(self, peer: Peer, *addresses: Address, tell: bool = True) -> None:
         """``peer`` is at these addresses now, the preferred one first, and nowhere else."""
