@@ -4,7 +4,7 @@ It serves what greeted neighbours ask, keeps the table true, runs the operations
 and keeps records where they belong when nodes come and go.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -50,6 +50,7 @@ from overlay.rpc import (
     Rpc,
     Send,
 )
+from overlay.seeds import Seeds
 from overlay.session import Session
 from overlay.storage import Storage
 from overlay.transfers import Transfers
@@ -75,11 +76,6 @@ SUSPECT_TICK: Final = 2.0
 QUIET_EACH: Final = 12.0  # a contact is pinged after so many seconds times their number …
 QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams when idle
 REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
-REJOIN_BATCH: Final = 8
-LOST_EVERY: Final = 60.0  # seconds after which two that fell silent are greeted again
-LOST_BATCH: Final = 2
-MAX_LOST: Final = 64
-MAX_SEEDS: Final = 256  # whom we could join through again
 OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is offered one again
 TRANSFER_PAUSE: Final = 0.02
 MAX_REPAIRED: Final = 4_096
@@ -125,13 +121,9 @@ class Kademlia:
         self._events: deque[Output] = deque()
         self._out: list[Action] = []
         self._known: dict[Hit, Contact] = {}
-        self._seeds: OrderedDict[Hit, bytes] = OrderedDict()
-        self._fixed: tuple[Hit, ...] = ()  # those of the profile
-        self._lost: OrderedDict[Hit, None] = OrderedDict()  # of the seeds; the next to try first
-        self._tried = float("-inf")  # when the lost were last greeted
+        self._seeds = Seeds()
         self._gap = float("nan")  # wall minus now
         self._rejoin = REJOIN_FIRST
-        self._rejoin_from = 0
         self._joining: Operation | None = None
         self._refreshing: deque[tuple[int, int]] = deque()  # id, width
         self._refresh: Operation | None = None
@@ -171,15 +163,10 @@ class Kademlia:
         time, and those whom we once met in turn.
         """
         self._enter(now, wall)
-        self._seeds.update(seeds)
-        self._seeds.pop(self._local, None)
-        self._fixed = tuple(self._seeds)
-        for hit, contact in known:
-            if hit != self._local:
-                self._seeds.setdefault(hit, contact)
+        self._seeds.begin(seeds, known, self._local)
         self._set("liveness", now + LIVENESS_TICK)
         self._set("refresh", now + REFRESH_LOOK)
-        if self._seeds:
+        if len(self._seeds):
             self._knock()
         else:
             self._out.append(Joined(0))
@@ -187,27 +174,22 @@ class Kademlia:
 
     def _knock(self) -> None:
         """Say HELLO to some of those who might let us in."""
-        others = [hit for hit in self._seeds if hit not in self._fixed]
-        chosen = _turn(self._fixed, self._rejoin_from, REJOIN_BATCH // 2)
-        chosen += _turn(others, self._rejoin_from, REJOIN_BATCH - len(chosen))
-        for hit in chosen:
+        for hit in self._seeds.turn():
             self._greet_again(hit)
-        self._rejoin_from += REJOIN_BATCH // 2
         self._set("rejoin", self._now + self._rejoin)
         self._rejoin = min(2 * self._rejoin, REJOIN_MOST)
 
     def _greet_again(self, hit: Hit) -> None:
-        if self._seeds[hit]:
-            self._out.append(Learn(hit, self._seeds[hit]))
+        if contact := self._seeds.contact(hit):
+            self._out.append(Learn(hit, contact))
         self._ask(SILENT, None, hit, Kind.HELLO, {})
 
     def relocate(self, hit: Hit, contact: bytes, now: float, wall: float) -> list[Action]:
         """A seed may be reached at ``contact`` now; it is asked at once if we know nobody."""
         self._enter(now, wall)
-        if hit in self._seeds:
-            self._seeds[hit] = contact
-            if not len(self.table):
-                self._greet_again(hit)
+        self._seeds.meet(hit, contact)
+        if not len(self.table):
+            self._greet_again(hit)
         return self._leave()
 
     def on_datagram(self, data: bytes, source: Hit, now: float, wall: float) -> list[Action]:
@@ -247,12 +229,12 @@ class Kademlia:
 
     def has_others(self) -> bool:
         """Whether anybody else is known who may be in the overlay."""
-        return bool(self._seeds) or bool(len(self.table))
+        return len(self._seeds) + len(self.table) > 0
 
     def restore(self, records: Iterable[bytes], wall: float) -> None:
         """Take back what the disk kept; each is judged anew."""
         for raw in records:
-            self.storage.offer(raw, self._local, wall, lambda key: True)
+            self.storage.offer(raw, None, wall, lambda key: True)
 
     def deadline(self) -> float | None:
         """When ``on_time`` wants to be called next."""
@@ -272,7 +254,7 @@ class Kademlia:
                 case "liveness":
                     self._on_liveness()
                 case "rejoin":
-                    if not len(self.table) and self._seeds:
+                    if not len(self.table) and len(self._seeds):
                         self._knock()
                 case "refresh":
                     self._on_refresh()
@@ -435,10 +417,8 @@ class Kademlia:
             self._out.append(Learn(session.hit, node.contact))
         self._meet(node)
         self._correct_clock()
-        if session.hit in self._lost:  # we, or all beyond it, were cut off: there may be more
-            del self._lost[session.hit]
-            if self._joining is None:
-                self._look_around()
+        if self._seeds.find(session.hit) and self._joining is None:
+            self._look_around()  # we, or all beyond it, were cut off: there may be more
 
     def _meet(self, node: Contact) -> None:
         """A proven node gave a sign of life: it may enter the table."""
@@ -450,20 +430,12 @@ class Kademlia:
             return
         self._known[node.hit] = node
         self._out.append(Remember(node.hit, node.contact))
-        self._remember(node)
+        self._seeds.meet(node.hit, node.contact)
         self._transfer(node, heard)
         self._rejoin = REJOIN_FIRST
         self._timers.stop("rejoin")
         if before == 0 and self._joining is None:
             self._look_around()
-
-    def _remember(self, node: Contact) -> None:
-        if len(self._seeds) >= MAX_SEEDS and node.hit not in self._seeds:
-            old = next((hit for hit in self._seeds if hit not in self._fixed), node.hit)
-            self._seeds.pop(old, None)
-            self._lost.pop(old, None)
-        self._seeds[node.hit] = node.contact
-        self._seeds.move_to_end(node.hit)
 
     def _on_jump(self, seconds: float) -> None:
         """Our clock was set, or stood while we slept: what we knew of others' clocks is over."""
@@ -537,10 +509,8 @@ class Kademlia:
                 self._ask(SILENT, None, oldest.hit, Kind.PING, {})
         tick = SUSPECT_TICK if suspects else LIVENESS_TICK
         self._set("liveness", self._now + tick)
-        if self._lost and len(self.table) and self._now - self._tried >= LOST_EVERY:
-            self._tried = self._now
-            for hit in list(islice(self._lost, LOST_BATCH)):
-                self._lost.move_to_end(hit)
+        if len(self.table):
+            for hit in self._seeds.lost(self._now):
                 self._greet_again(hit)
         self._expire()
 
@@ -557,12 +527,12 @@ class Kademlia:
         if reason == "too many pending":  # our own fault
             return
         if contact is None or contact.long_id not in self.table.by_id:
-            self._lose(hit)
+            self._seeds.lose(hit)
             return
         contact.failures += 1
         if contact.failures >= 2 or reason == "refused us" or self.table.has_replacement(contact):
             self.table.remove_contact(contact)
-            self._lose(hit)
+            self._seeds.lose(hit)
             if hit in self.rpc.sessions:
                 self.rpc.sessions[hit].offered = float("-inf")  # welcome as soon as it is back
             self._transfer(contact)
@@ -570,15 +540,6 @@ class Kademlia:
                 self._set("rejoin", self._now + self._rejoin)
         else:
             self._set("liveness", self._now + SUSPECT_TICK)
-
-    def _lose(self, hit: Hit) -> None:
-        """Whom we met before is silent: it is greeted now and then, else halves stay apart."""
-        if hit not in self._seeds or hit in self._lost:
-            return
-        self._lost[hit] = None
-        self._lost.move_to_end(hit, last=False)
-        if len(self._lost) > MAX_LOST + len(self._fixed):
-            del self._lost[next(h for h in reversed(self._lost) if h not in self._fixed)]
 
     # --- records follow the nodes
 
@@ -667,12 +628,6 @@ class Kademlia:
         """The session with a neighbour that has greeted, if there is one."""
         session = self.rpc.sessions.get(hit)
         return session if session is not None and session.greeted else None
-
-
-def _turn(hits: Sequence[Hit], start: int, count: int) -> list[Hit]:
-    """At most ``count`` of ``hits``, from ``start`` on and around."""
-    start %= len(hits) or 1
-    return [*hits[start:], *hits[:start]][:count]
 
 
 def _code_name(code: int) -> str:

@@ -69,7 +69,7 @@ class Limits:
 class _Held:
     __slots__ = ("record", "sender")
 
-    def __init__(self, record: Record, sender: Hit) -> None:
+    def __init__(self, record: Record, sender: Hit | None) -> None:
         self.record = record
         self.sender = sender
 
@@ -114,13 +114,13 @@ class Storage:
                 yield held.record
 
     def offer(
-        self, data: bytes | Record, sender: Hit, wall: float, near: Callable[[bytes], bool]
+        self, data: bytes | Record, sender: Hit | None, wall: float, near: Callable[[bytes], bool]
     ) -> Outcome:
         """Store a record if it may be stored.
 
         Args:
             data: its bytes, or a record that was parsed already.
-            sender: the neighbour that hands it over.
+            sender: the neighbour that hands it over; None for our own disk.
             wall: Unix seconds, corrected.
             near: whether we are among those who should hold a key.
         """
@@ -130,7 +130,7 @@ class Storage:
         return outcome
 
     def _judge(  # noqa: C901, PLR0911  one return for each reason
-        self, data: bytes | Record, sender: Hit, wall: float, near: Callable[[bytes], bool]
+        self, data: bytes | Record, sender: Hit | None, wall: float, near: Callable[[bytes], bool]
     ) -> Outcome:
         try:
             record = data if isinstance(data, Record) else Record.parse(data)
@@ -171,7 +171,11 @@ class Storage:
         return Outcome(Code.STALE, "a newer one is held", held)
 
     def _excess(  # noqa: PLR0911  likewise
-        self, record: Record, sender: Hit, held: _Held | None, slots: dict[Slot, _Held] | None
+        self,
+        record: Record,
+        sender: Hit | None,
+        held: _Held | None,
+        slots: dict[Slot, _Held] | None,
     ) -> str:
         limits = self._limits
         size = len(record.raw) - (len(held.record.raw) if held else 0)
@@ -187,11 +191,11 @@ class Storage:
             return "overlay quota"
         if self._by_owner[record.owner_hit] + size > limits.owner:
             return "owner quota"
-        if sender != record.owner_hit and self._by_sender[sender] + size > limits.sender:
-            return "sender quota"
-        return ""
+        if sender is None or sender == record.owner_hit:
+            return ""
+        return "sender quota" if self._by_sender[sender] + size > limits.sender else ""
 
-    def _put(self, record: Record, sender: Hit, held: _Held | None) -> Persist:
+    def _put(self, record: Record, sender: Hit | None, held: _Held | None) -> Persist:
         if held is not None:
             self._account(held, -1)
         else:
@@ -216,7 +220,7 @@ class Storage:
         self._by_owner[owner] += size
         if self._by_owner[owner] <= 0:
             del self._by_owner[owner]
-        if sender != owner:
+        if sender is not None and sender != owner:
             self._by_sender[sender] += size
             if self._by_sender[sender] <= 0:
                 del self._by_sender[sender]

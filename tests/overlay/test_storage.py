@@ -106,6 +106,14 @@ def test_a_key_has_so_many_slots_as_its_kind_says() -> None:
     assert codes == [Code.STORED] * 64 + [Code.QUOTA] * 2
 
 
+def test_what_our_own_disk_kept_is_charged_to_nobody() -> None:
+    held = storage(Limits(sender=1_000))
+    for who in range(1, 10):
+        assert held.offer(record(who), None, EPOCH, near).code is Code.STORED
+    assert len(held.expire(EPOCH + 8_000)) == 9
+    assert held.bytes == 0
+
+
 def test_what_expires_gives_its_room_back() -> None:
     held = storage(Limits(owner=700))
     assert offer(held, anything(1, b"a", size=200)) is Code.STORED
