@@ -129,7 +129,7 @@ def _parse(rest: bytes) -> None:
         assert 0 <= error.offset <= len(rest)
         return
     again = build(packet.type, packet.sender, packet.receiver, found, packet.controls)
-    assert len(again) == len(rest)
+    assert len(again) == len(packet.raw)  # what follows the packet is not part of it
     assert params.encode(Packet(again).parameters()) == again[HEADER_LENGTH:]
 
 
