@@ -82,6 +82,7 @@ MAX_REPAIRED: Final = 4_096
 CLOCKS: Final = 5  # neighbours whose clocks correct ours
 JUMP: Final = 5.0  # seconds by which our clock may drift from the monotonic one at a time
 EXPIRE_PAUSE: Final = 0.02
+TOLD_BATCH: Final = 16  # neighbours that hear of our move at each tick
 
 
 class Kademlia:
@@ -123,6 +124,8 @@ class Kademlia:
         self._known: dict[Hit, Contact] = {}
         self._seeds = Seeds()
         self._gap = float("nan")  # wall minus now
+        self._told = b""  # our contact, as our HELLOs said it
+        self._to_tell: deque[Hit] = deque()  # who knows an older one
         self._rejoin = REJOIN_FIRST
         self._joining: Operation | None = None
         self._refreshing: deque[tuple[int, int]] = deque()  # id, width
@@ -164,6 +167,7 @@ class Kademlia:
         """
         self._enter(now, wall)
         self._seeds.begin(seeds, known, self._local)
+        self._told = self._env.contact()
         self._set("liveness", now + LIVENESS_TICK)
         self._set("refresh", now + REFRESH_LOOK)
         if len(self._seeds):
@@ -412,6 +416,9 @@ class Kademlia:
         session.node = node
         if session.contact and session.contact != node.contact:
             node.contact = session.contact
+            if node.long_id in self.table.by_id:  # it moved
+                self._seeds.meet(node.hit, node.contact)
+                self._out.append(Remember(node.hit, node.contact))
         node.groups = self._env.groups(node.contact)
         if node.contact:
             self._out.append(Learn(session.hit, node.contact))
@@ -512,7 +519,17 @@ class Kademlia:
         if len(self.table):
             for hit in self._seeds.lost(self._now):
                 self._greet_again(hit)
+        self._tell()
         self._expire()
+
+    def _tell(self) -> None:
+        """If our contact has changed: greet our neighbours anew, for they tell others of it."""
+        contact = self._env.contact()
+        if contact != self._told:
+            self._told = contact
+            self._to_tell = deque(c.hit for c in self.table.contacts())
+        for _ in range(min(TOLD_BATCH, len(self._to_tell))):
+            self._ask(SILENT, None, self._to_tell.popleft(), Kind.HELLO, {})
 
     def _expire(self) -> None:
         """Drop a slice of what has expired; the rest a moment later."""

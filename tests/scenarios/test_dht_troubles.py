@@ -1,7 +1,10 @@
 """Overlays in the field: cut in two, asleep, awake with wrong clocks, lied to."""
 
 import asyncio
+import hashlib
 import socket
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from overlay.node import Node
 from overlay.overlayfile import Seed
 from overlay.records import node_id
 from overlay.rpc import Asked, Greeting
+from overlay.storage import Limits
 from overlay.store import MemoryStore
 from sim.hits import HitNet
 from sim.loop import simulate
@@ -322,5 +326,96 @@ def test_withdrawn_and_published_at_once_is_published() -> None:
         await two.directory.withdraw(two.aor)
         with pytest.raises(NotFound):
             await one.directory.resolve(two.aor)
+
+    simulate(main)
+
+
+def test_neighbours_hear_of_a_move_and_tell_others_the_new_place() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        one, two, three = await devices(net, 3)
+        moved = b"sim:" + two.identity.hit + b"moved"
+        two.host.contact = lambda hit: moved  # type: ignore[method-assign]
+        await asyncio.sleep(30)
+        for device in (one, three):
+            (found,) = [
+                contact
+                for contact in device.node.engine.neighbours()
+                if contact.hit == two.identity.hit
+            ]
+            assert found.contact == moved
+            assert device.host.learnt[two.identity.hit] == moved
+            known = dict(device.node.store.contacts(device.overlay.id))
+            assert known[two.identity.hit] == moved
+
+    simulate(main)
+
+
+def test_idle_days_leave_no_trace_in_memory() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        one, two, three = await devices(net, 3)
+        await asyncio.sleep(7_200)
+
+        def sizes(device: Device) -> dict[str, int]:
+            engine, directory = device.node.engine, device.directory
+            return {
+                "heap": len(engine.rpc._heap),
+                "pending": len(engine.rpc._pending),
+                "sessions": len(engine.rpc.sessions),
+                "timers": len(engine._timers._at),
+                "handles": len(engine._handles),
+                "known": len(engine._known),
+                "repaired": len(engine._repaired),
+                "expiry": len(engine.storage._expiry),
+                "records": len(engine.storage),
+                "owners": len(directory._owners) + len(directory._asking),
+                "lost": len(engine._seeds._lost),
+                "waiting": len(device.node._waiting),
+            }
+
+        before = [sizes(device) for device in (one, two, three)]
+        sent = net.counters["sent"]
+        await asyncio.sleep(86_400)
+        assert net.counters["sent"] - sent < 3 * 12 * 1_440
+        for device, old in zip((one, two, three), before, strict=True):
+            for name, size in sizes(device).items():
+                assert size <= old[name] + 8, name
+
+    simulate(main)
+
+
+def test_nothing_stalls_the_loop_with_ten_thousand_records() -> None:
+    async def main() -> None:
+        swarm = Swarm(HitNet(latency=LATENCY))
+        await swarm.grow(20)
+        node = swarm.nodes[0]
+        engine = node.engine
+        record = swarm.record(node)
+        engine.storage._check = lambda *_: None
+        wall = swarm.wall()
+        engine.storage._limits = Limits(owner=2**30)
+        for n in range(10_000):
+            key = hashlib.sha256(b"%d" % n).digest()[:20]
+            copy = replace(record, key=key, raw=record.raw + key, expires=int(wall) + 900)
+            engine.storage.offer(copy, None, wall, lambda key: True)
+        assert len(engine.storage) >= 10_000
+        longest = 0.0
+        step = engine.on_time
+
+        def timed(now: float, wall: float) -> Any:
+            nonlocal longest
+            began = time.perf_counter()
+            actions = step(now, wall)
+            longest = max(longest, time.perf_counter() - began)
+            return actions
+
+        engine.on_time = timed  # type: ignore[method-assign]
+        await (await swarm.add()).joined()
+        swarm.host(swarm.nodes[1]).stop()
+        await asyncio.sleep(1_200)
+        assert len(engine.storage) < 10
+        assert longest < 0.02
+        await swarm.stop()
 
     simulate(main)
