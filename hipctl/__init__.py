@@ -30,6 +30,7 @@ from hipctl.errors import (
 )
 from hipctl.host import LocalHost
 from hipctl.hostconfig import HIP_PORT, HostConfig
+from hipctl.hostcontrol import HostControl
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.interface import (
     Admission,
@@ -66,6 +67,7 @@ __all__ = [
     "Host",
     "HostConfig",
     "HostConfigRefused",
+    "HostControl",
     "HostId",
     "HostIdentity",
     "KeyFileRefused",

@@ -10,7 +10,7 @@ from typing import Final
 
 from hipctl import credentials, esp, exchange, params
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
-from hipctl.constants import I1_ADDRESSES_MAX, NotifyType
+from hipctl.constants import I1_ADDRESSES_MAX, EspSuite, HipCipher, NotifyType
 from hipctl.credentials import NOTHING
 from hipctl.crypto import RHASH_LENGTH, Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
@@ -142,6 +142,37 @@ class Association:
         """The first authentic ESP in R2-SENT, or under new keys, has come."""
         actions = self._do(Ask.FIRST_DATA, now)
         return [*actions, *self._upkeep.on_first_data(spi, now)] if self._upkeep else actions
+
+    def describe(self, now: float) -> dict[str, object]:
+        """What ``status`` shows; packets and drops are those of the SAs in use. JSON-ready."""
+        local, peer = self.pair
+        told: dict[str, object] = {
+            "local": str(local),
+            "peer": str(peer),
+            "state": self.state.value,
+            "age": round(now - self._began, 3),
+            "address": list(self._address),
+        }
+        sas, keys = self._sas, self._keys
+        if sas is None or keys is None:
+            return told
+        inbound, outbound = sas.inbound, sas.outbound
+        return told | {
+            "heard": round(now - self.last_heard(), 3),
+            "address": list(outbound.address),
+            "source": list(outbound.source) if outbound.source else None,
+            "locators": self._upkeep.describe() if self._upkeep else [],
+            "esp_transform": outbound.sa.suite,
+            "transforms": {
+                "esp": EspSuite(outbound.sa.suite).name,
+                "cipher": HipCipher(keys.cipher).name,
+                "hash": keys.rhash,
+            },
+            "spi": [inbound.sa.spi, outbound.sa.spi],
+            "sent": outbound.sa.packets,
+            "received": inbound.sa.packets,
+            "drops": dict(inbound.drops),
+        }
 
     def last_heard(self) -> float:
         """When the peer was last heard, by data or control."""

@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import os
 import signal
 import socket
 import statistics
@@ -18,10 +19,13 @@ import typer
 import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hipctl import running
 from hipctl.contact import contact_from_addresses
-from hipctl.errors import AssociationFailed, HipError
+from hipctl.control import ControlServer, runtime_folder
+from hipctl.errors import AssociationFailed, ControlUnavailable, HipError
 from hipctl.host import LocalHost
 from hipctl.hostconfig import HIP_PORT, HostConfig
+from hipctl.hostcontrol import HostControl
 from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import AssociationUp, ContactChanged, Event
 
@@ -36,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+running.register(app)
 
 _CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}
 
@@ -109,11 +115,15 @@ def listen(
     identity: Identity = None,
     address: Listen = f"0.0.0.0:{HIP_PORT}",
     keylog: KeyLog = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(help="Socket that answers hipctl status; in your runtime folder if omitted."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer base exchanges and pings until interrupted; says who comes and goes."""
     config = HostConfig(listen=(_address(address),), keylog=keylog)
-    _run(_listen(_load(identity), config, as_json))
+    _run(_listen(_load(identity), config, control, as_json))
 
 
 @dataclass
@@ -187,7 +197,9 @@ async def _echoes(asked: _Ping, host: LocalHost) -> None:
             asked.say(f"{len(asked.data)} bytes: seq={number} time={seconds * 1e3:.3f} ms")
 
 
-async def _listen(identity: HostIdentity, config: HostConfig, as_json: bool) -> None:
+async def _listen(
+    identity: HostIdentity, config: HostConfig, control: Path | None, as_json: bool
+) -> None:
     def on_event(event: Event) -> None:
         if isinstance(event, ContactChanged):
             return
@@ -201,7 +213,8 @@ async def _listen(identity: HostIdentity, config: HostConfig, as_json: bool) -> 
         else:
             print(f"down  {event.peer}: {event.reason}", flush=True)
 
-    async with LocalHost([identity], config) as host:
+    async with LocalHost([identity], config) as host, contextlib.AsyncExitStack() as stack:
+        await _serve(stack, host, control)
         host.watch(on_event)
         addresses = [_text(address) for address in host.addresses]
         if as_json:
@@ -209,6 +222,17 @@ async def _listen(identity: HostIdentity, config: HostConfig, as_json: bool) -> 
         else:
             print(f"{identity.hit} listens on UDP {', '.join(addresses)}; Ctrl-C ends", flush=True)
         await asyncio.get_running_loop().create_future()
+
+
+async def _serve(stack: contextlib.AsyncExitStack, host: LocalHost, path: Path | None) -> None:
+    """Answer ``hipctl status``; where nobody named a socket, do without if none is possible."""
+    chosen = path or runtime_folder("hipctl") / f"{os.getpid()}.sock"
+    try:
+        await stack.enter_async_context(ControlServer(chosen, HostControl(host).answer))
+    except ControlUnavailable as error:
+        if path is not None:
+            raise
+        logging.getLogger(__name__).warning("%s; hipctl status will not find this host", error)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

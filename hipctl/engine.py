@@ -430,6 +430,20 @@ class Engine:
         association = self._associations.get((local, peer))
         return State.UNASSOCIATED if association is None else association.state
 
+    def pairs(self) -> list[Pair]:
+        """Whom we have associations with, in any state."""
+        return list(self._associations)
+
+    def describe(self, now: float) -> list[dict[str, object]]:
+        """Every association in words and numbers, JSON-ready, for ``status``."""
+        return [association.describe(now) for association in self._associations.values()]
+
+    def difficulty(self, now: float) -> int:
+        """The hardest K of the puzzles that our identities hand out now."""
+        return max(
+            (responder.difficulty(now) for _, responder in self._identities.values()), default=0
+        )
+
     def associations(self) -> list[tuple[Hit, Hit, State]]:
         """Every association with its state, for ``status``."""
         return [(*pair, association.state) for pair, association in self._associations.items()]

@@ -369,20 +369,17 @@ class LocalHost:
             pair, data, timeout, lambda message: self._send_inner(*pair, ICMPV6, message)
         )
 
+    def associations(self) -> list[dict[str, object]]:
+        """One row per association in any state, for display."""
+        return self.engine.describe(self._now())
+
     def status(self) -> list[dict[str, object]]:
-        """One row per ESTABLISHED association, for display."""
-        received = {(i.local, i.peer): i.sa.packets for i in self._inbound.values()}
-        return [
-            {
-                "local": str(local),
-                "peer": str(peer),
-                "address": list(outbound.address),
-                "esp_transform": outbound.sa.suite,
-                "sent": outbound.sa.packets,
-                "received": received.get((local, peer), 0),
-            }
-            for (local, peer), outbound in self.engine.outbound.items()
-        ]
+        """One row per association that carries data."""
+        return [row for row in self.associations() if "sent" in row]
+
+    def now(self) -> float:
+        """The time that the engine goes by, seconds."""
+        return self._now()
 
     # sending
 
@@ -486,6 +483,7 @@ class LocalHost:
                 self._counters["unknown next header"] += 1
         except (MalformedPacket, Rejected) as error:
             self._counters[error.reason] += 1
+            inbound.dropped(error.reason)
 
     def _on_other(self, data: bytes, source: Address, spi: int) -> None:
         if not spi and len(data) > len(_NON_ESP):

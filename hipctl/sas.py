@@ -1,6 +1,6 @@
 """The pair of SAs that carries an association's data, and whether it is still of use."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from hipctl import esp
@@ -36,6 +36,7 @@ class Inbound:
         heard_at: when authenticated ESP came last, monotonic seconds.
         awaited: ``Engine.heard`` wants to know of the next authentic ESP: the association is
             R2-SENT, or was rekeyed and this SA is the new one.
+        drops: packets that were refused, by reason.
     """
 
     sa: esp.InboundSa
@@ -43,6 +44,11 @@ class Inbound:
     peer: Hit
     heard_at: float
     awaited: bool = False
+    drops: dict[str, int] = field(default_factory=dict)
+
+    def dropped(self, reason: str) -> None:
+        """Count a packet under this SPI that was refused."""
+        self.drops[reason] = self.drops.get(reason, 0) + 1
 
 
 class Verdict(Enum):

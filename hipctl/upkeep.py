@@ -120,6 +120,18 @@ class Upkeep:
 
     # -- life ----------------------------------------------------------------------------------
 
+    def describe(self) -> list[dict[str, object]]:
+        """The peer's addresses and what we know about each, JSON-ready."""
+        peer = self._mobility.peer
+        return [
+            {
+                "address": list(known.address),
+                "status": known.status.name,
+                "preferred": known.address == peer.preferred,
+            }
+            for known in peer
+        ]
+
     def pause(self) -> None:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
         self.broken = False

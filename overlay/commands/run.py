@@ -93,8 +93,10 @@ def one_of(positional: Path | None, option: Path | None) -> Path | None:
 
 
 async def _run(path: Path, *, as_json: bool, keylog: Path | None) -> None:
+    from hipctl import ControlServer as HipControlServer
+    from hipctl import HostControl, LocalHost
     from overlay.config import load_profile
-    from overlay.control import ControlServer, control_path
+    from overlay.control import ControlServer, control_path, hip_control_path
     from overlay.peer import LocalPeer
 
     loop = asyncio.get_running_loop()
@@ -109,6 +111,10 @@ async def _run(path: Path, *, as_json: bool, keylog: Path | None) -> None:
         started = await _unless_stopped(stack.enter_async_context(peer), stopping)
         if not started:
             return
+        if isinstance(peer.host, LocalHost):
+            state = profile.peer.state
+            hip = HipControlServer(hip_control_path(state), HostControl(peer.host).answer)
+            await stack.enter_async_context(hip)
         gc.collect()
         gc.freeze()  # what lives from the start is never looked at again
         _say({"event": "ready", **peer.summary()}, as_json=as_json)

@@ -1,0 +1,57 @@
+"""What ``hipctl status``, ``watch`` and ``close`` ask of a host, over its control socket."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from hipctl.errors import ControlRefused
+from hipctl.host import LocalHost
+from hipctl.identity import Hit
+
+
+class HostControl:
+    """Answers for one host: ``ControlServer(path, HostControl(host).answer)``.
+
+    Requests: ``status``; ``close`` with ``hit``.
+    """
+
+    def __init__(self, host: LocalHost) -> None:
+        self._host = host
+
+    async def answer(self, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what is asked.
+
+        Raises:
+            ControlRefused: we don't know that request, the HIT is none, or nobody has it.
+        """
+        match what:
+            case "status":
+                return self.status()
+            case "close":
+                return self._close(str(arguments.get("hit", "")))
+            case _:
+                raise ControlRefused(f"{what!r}: this host does not know that request")
+
+    def status(self) -> dict[str, Any]:
+        """Everything about the host; JSON-ready."""
+        host = self._host
+        return {
+            "pid": os.getpid(),
+            "hits": [str(hit) for hit in host.hits],
+            "listen": [list(address) for address in host.addresses],
+            "puzzle_k": host.engine.difficulty(host.now()),
+            "associations": host.associations(),
+            "counters": host.counters(),
+        }
+
+    def _close(self, text: str) -> dict[str, Any]:
+        try:
+            peer = Hit.parse(text)
+        except ValueError as error:
+            raise ControlRefused(f"{text!r} is no HIT ({error}); see: hipctl status") from None
+        pairs = [pair for pair in self._host.engine.pairs() if pair[1] == peer]
+        if not pairs:
+            raise ControlRefused(f"no association with {peer}; see: hipctl status")
+        for local, _ in pairs:
+            self._host.disconnect(peer, local)
+        return {"closed": len(pairs), "peer": str(peer)}

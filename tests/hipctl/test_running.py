@@ -1,0 +1,210 @@
+"""``hipctl status``, ``watch`` and ``close``, of ``hipctl listen`` and of any host."""
+
+import asyncio
+import json
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hipctl import (
+    ControlRefused,
+    ControlServer,
+    ControlUnavailable,
+    HostConfig,
+    HostControl,
+    HostIdentity,
+    LocalHost,
+    ask_control,
+    running,
+)
+from hipctl import contact_from_addresses as contact
+from hipctl.cli import main
+
+pytestmark = pytest.mark.net
+
+A, B = (HostIdentity.from_secret(n) for n in (1, 2))
+CONFIG = HostConfig(listen=(("127.0.0.1", 0),))
+HIPCTL = [sys.executable, "-c", "import sys; from hipctl.cli import main; sys.exit(main())"]
+
+
+def served(path: Path, client: Callable[[LocalHost, LocalHost], Any]) -> Any:
+    """Run ``client`` in a thread while a host with one association answers at ``path``."""
+
+    async def scenario() -> Any:
+        async with (
+            asyncio.timeout(20),
+            LocalHost([A], CONFIG) as a,
+            LocalHost([B], CONFIG) as b,
+            ControlServer(path, HostControl(a).answer),
+        ):
+            a.learn(B.hit, contact(b.addresses))
+            await a.connect(B.hit)
+            await a.ping(B.hit)
+            return await asyncio.to_thread(client, a, b)
+
+    return asyncio.run(scenario())
+
+
+def program(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["hipctl", *arguments])
+    try:
+        return main()
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_status_tells_everything_about_an_association(tmp_path: Path) -> None:
+    path = tmp_path / "c" / "s.sock"
+    told, mode = served(
+        path, lambda a, b: (ask_control(path, "status"), stat.S_IMODE(path.stat().st_mode))
+    )
+    assert mode == 0o600
+    (row,) = told["associations"]
+    assert row["peer"] == str(B.hit)
+    assert row["state"] == "ESTABLISHED"
+    assert row["transforms"] == {"esp": "AES_GCM_16", "cipher": "AES_128_CBC", "hash": "sha384"}
+    assert (row["sent"], row["received"], row["drops"]) == (1, 1, {})
+    assert [one["status"] for one in row["locators"]] == ["ACTIVE"]
+    assert 0 <= row["age"] < 10
+    assert told["puzzle_k"] == 10
+    assert told["counters"]["ESP packets sent"] == 1
+
+
+def test_what_an_association_drops_is_counted_by_reason(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+
+    def replay(a: LocalHost, b: LocalHost) -> Any:
+        (spi,) = a.engine.inbound
+        for _ in range(3):
+            a._on_datagram(spi.to_bytes(4, "big") + bytes(60), ("127.0.0.1", 1))
+        return ask_control(path, "status")
+
+    (row,) = served(path, replay)["associations"]
+    assert sum(row["drops"].values()) == 3
+
+
+def test_people_read_it_and_see_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.sock"
+    options = ["--control", str(path)]
+
+    def look(a: LocalHost, b: LocalHost) -> None:
+        assert program(monkeypatch, "status", *options) == 0
+        assert program(monkeypatch, "watch", "--count", "2", "--interval", "0.05", *options) == 0
+        assert (
+            program(monkeypatch, "watch", "--count", "2", "--interval", "0.05", "--json", *options)
+            == 0
+        )
+
+    served(path, look)
+    out = capsys.readouterr().out
+    assert f"{B.hit}  ESTABLISHED for" in out
+    assert "1 packets sent, 1 packets received" in out
+    assert "1 packets sent (0/s)" in out
+    assert "puzzles of 10 bits; associations: 1" in out
+    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert len(lines) == 2
+    assert "at" not in lines[0]
+
+
+def test_close_closes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s.sock"
+
+    def close(a: LocalHost, b: LocalHost) -> tuple[bool, bool]:
+        before = a.connected(B.hit)
+        assert ask_control(path, "close", hit=str(B.hit)) == {"closed": 1, "peer": str(B.hit)}
+        return before, a.connected(B.hit)
+
+    assert served(path, close) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments", "why"),
+    [
+        ("close", {"hit": "nonsense"}, "no HIT"),
+        ("close", {}, "no HIT"),
+        ("close", {"hit": "2001:22::1"}, "no association with"),
+        ("dance", {}, "does not know"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    tmp_path: Path, what: str, arguments: dict[str, Any], why: str
+) -> None:
+    path = tmp_path / "s.sock"
+    with pytest.raises(ControlRefused, match=why):
+        served(path, lambda a, b: ask_control(path, what, **arguments))
+
+
+def test_without_a_host_every_command_says_how_to_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for command in (["status"], ["watch"], ["close", "2001:22::1"]):
+        assert program(monkeypatch, *command) == 1
+        assert "hipctl listen" in capsys.readouterr().err
+        assert program(monkeypatch, *command, "--control", str(tmp_path / "none")) == 1
+        assert "nobody listens there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "close"])
+def test_every_command_explains_itself_with_an_example(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program(monkeypatch, command, "--help") == 0
+    out = capsys.readouterr().out
+    assert f"Example: hipctl {command}" in " ".join(out.split())
+    assert "--json" in out
+
+
+def test_an_answer_of_another_version_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "ask", lambda *_, **__: {"associations": 5})
+    assert program(monkeypatch, "status", "--control", str(tmp_path)) == 1
+    assert "another version" in capsys.readouterr().err
+
+
+def test_two_hosts_do_not_share_a_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+
+    async def scenario() -> None:
+        async with LocalHost([A], CONFIG) as a, ControlServer(path, HostControl(a).answer):
+            with pytest.raises(ControlUnavailable, match="another process") as found:
+                await ControlServer(path, HostControl(a).answer).__aenter__()
+            assert found.value.taken
+
+    asyncio.run(scenario())
+
+
+@contextmanager
+def listening(runtime: Path) -> Iterator[str]:
+    command = [*HIPCTL, "listen", "--listen", "127.0.0.1:0", "--json"]
+    environment = {"XDG_RUNTIME_DIR": str(runtime), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        try:
+            yield json.loads(process.stdout.readline())["hit"]
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+
+
+def test_a_listening_hipctl_is_found_and_with_two_one_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with listening(tmp_path) as hit:
+        assert program(monkeypatch, "status", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["hits"] == [hit]
+        with listening(tmp_path):
+            assert program(monkeypatch, "status") == 1
+            assert "choose one with --control" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.sock"))
