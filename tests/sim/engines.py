@@ -66,6 +66,7 @@ class Net:
         self.jitter = 0.0
         self.solve = True
         self.dead: set[Address] = set()  # links that carry nothing, and nobody tells
+        self._asked: tuple[Address, Address] | None = None
         self.nat: dict[Address, Address] = {}  # what leaves from the first comes from the second
         self.tamper: Callable[[Seen], Sequence[bytes]] = lambda seen: [seen.data]
         self.wire: list[Seen] = []
@@ -98,7 +99,8 @@ class Net:
         for action in actions:
             match action:
                 case Transmit(data, to, source):
-                    self._transmit(peer, Seen(self.now, source or peer.address, to, data))
+                    source = source or self._source(peer, to)
+                    self._transmit(peer, Seen(self.now, source, to, data))
                 case SolvePuzzle():
                     if self.solve:
                         self._solve(peer, action)
@@ -127,7 +129,8 @@ class Net:
         except CreditExhausted:
             peer.engine.counters["datagram to an unverified address"] += 1
             return
-        source, where = outbound.source or peer.address, outbound.address
+        where = outbound.address
+        source = outbound.source or self._source(peer, where)
         if self.at_home(peer, source, where):
             outside = self.nat.get(source, source)
             self._deliver(outside, where, lambda other: self._open(other, sealed, outside))
@@ -176,7 +179,17 @@ class Net:
         seen = replace(seen, source=self.nat.get(seen.source, seen.source))
         self.wire.append(seen)
         for data in self.tamper(seen):
-            self._deliver(seen.source, seen.to, self._control_call(data, seen.source))
+            self._deliver(seen.source, seen.to, self._control_call(data, seen.source, seen.to))
+
+    def _source(self, peer: Peer, to: Address) -> Address:
+        """From where the shell would send: where it was asked, else of the right IP version."""
+        if self._asked is not None and self._asked[0] == to:
+            return self._asked[1]
+        six = ":" in to[0]
+        if (":" in peer.address[0]) is six:
+            return peer.address
+        ours = (address for address, there in self.peers.items() if there is peer)
+        return next((address for address in ours if (":" in address[0]) is six), peer.address)
 
     def at_home(self, peer: Peer, source: Address, to: Address) -> bool:
         """Whether ``peer`` can send that: from an address that it has, within a family."""
@@ -194,8 +207,8 @@ class Net:
         if tell:
             self.perform(peer, peer.engine.set_locators(addresses, self.now))
 
-    def _control_call(self, data: bytes, source: Address) -> Callable[[Peer], None]:
-        return lambda other: self._control(other, data, source)
+    def _control_call(self, data: bytes, source: Address, to: Address) -> Callable[[Peer], None]:
+        return lambda other: self._control(other, data, source, to)
 
     def _deliver(self, source: Address, to: Address, call: Callable[[Peer], None]) -> None:
         if source in self.dead or to in self.dead:
@@ -213,8 +226,11 @@ class Net:
 
             self.at(when, arrive)
 
-    def _control(self, other: Peer, data: bytes, source: Address) -> None:
+    def _control(self, other: Peer, data: bytes, source: Address, to: Address) -> None:
+        inside = next((a for a, outside in self.nat.items() if outside == to), to)
+        self._asked = source, inside
         self.perform(other, other.engine.on_control(data, source, self.now))
+        self._asked = None
 
     def _open(self, other: Peer, sealed: bytes, source: Address) -> None:
         spi = int.from_bytes(sealed[:4], "big")
