@@ -39,6 +39,8 @@ from overlay.operations import SILENT, Find, Get, Greet, Operation, Outcome, Put
 from overlay.records import Record
 from overlay.routing import Contact, Table
 from overlay.rpc import (
+    OVERTAXED,
+    TOO_MANY,
     Answered,
     Asked,
     Failed,
@@ -541,13 +543,14 @@ class Kademlia:
     def _on_silence(self, hit: Hit, reason: str) -> None:
         """A request came to nothing after all its retransmissions."""
         contact = self._known.get(hit)
-        if reason == "too many pending":  # our own fault
+        if reason in (OVERTAXED, TOO_MANY):  # nothing that tells of its death
             return
         if contact is None or contact.long_id not in self.table.by_id:
             self._seeds.lose(hit)
             return
         contact.failures += 1
         if contact.failures >= 2 or reason == "refused us" or self.table.has_replacement(contact):
+            self.counters["contact removed"] += 1
             self.table.remove_contact(contact)
             self._seeds.lose(hit)
             if hit in self.rpc.sessions:

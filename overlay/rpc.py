@@ -37,6 +37,8 @@ MAX_GREETS: Final = 2  # HELLOs that one request may cause
 REFUSED_FOR: Final = 60.0  # seconds during which who refused our HELLO isn't asked again
 STRANGERS_RATE: Final = 100.0  # HELLOs and refusals a second, all strangers together …
 STRANGER_RATE, STRANGER_BURST = 5.0, 20.0  # … and one of them
+OVERTAXED: Final = "no answer to this"  # but to others
+TOO_MANY: Final = "too many pending"  # requests of ours
 MAX_STRANGERS: Final = 1_024  # that are told apart
 
 
@@ -215,8 +217,8 @@ class Rpc:
         """
         session = self.session(to, now)
         if len(self._pending) >= MAX_PENDING or len(session.pending) >= MAX_PENDING_EACH:
-            self.counters["too many pending"] += 1
-            return [Failed(token, to, "too many pending")]
+            self.counters[TOO_MANY] += 1
+            return [Failed(token, to, TOO_MANY)]
         if session.refused_until > now:
             return [Failed(token, to, "refused us")]
         if kind == Kind.HELLO:
@@ -367,6 +369,7 @@ class Rpc:
         if session.hit != source:
             self.counters["answer from another HIT"] += 1
             return []
+        session.answered = now
         if message.kind == Kind.ERROR:
             return self._on_error(message, pending, now, wall)
         if message.kind != pending.kind:
@@ -452,7 +455,9 @@ class Rpc:
             pending = self._pending[request_id]
             if pending.tries >= TRIES:
                 self.counters["request unanswered"] += 1
-                out += self._settle(request_id, pending, "no answer")
+                # it lives if it has answered a later one: it is overtaxed, or the path is
+                alive = pending.session.answered > pending.sent
+                out += self._settle(request_id, pending, OVERTAXED if alive else "no answer")
                 continue
             pending.tries += 1
             pending.wait *= 2

@@ -47,11 +47,13 @@ class Session:
         boot: 8 bytes that differ after its restart.
         since: when it started, Unix seconds; 0 until told.
         node: the engine's own object for this neighbour.
+        answered: when it last answered anything, monotonic seconds.
         offered: when the engine last offered it a place in the table, monotonic seconds.
     """
 
     __slots__ = (
         "admitted",
+        "answered",
         "boot",
         "contact",
         "credentials",
@@ -82,6 +84,7 @@ class Session:
         self.boot = b""
         self.since = 0
         self.node: Any = None
+        self.answered = float("-inf")
         self.offered = 0.0
         self.hello: bytes | None = None  # request id of the HELLO in flight
         self.pending: dict[bytes, None] = {}  # in order, so that a simulation repeats
