@@ -254,6 +254,10 @@ class PacketSizes:
                 f"of {self._identity.hit} ({bare} bytes of I2 without them): together {whole}, "
                 f"allowed {PACKET_MAX}; show fewer or shorter certificates, or use a P-256 key"
             )
+        return self.unfragmented(shown)
+
+    def unfragmented(self, shown: Shown) -> bool:
+        """Whether an I2 with these credentials has at most 1,232 bytes."""
         return self.i2(shown) <= UNFRAGMENTED_MAX
 
 

@@ -146,7 +146,7 @@ class Directory:
     async def resolve(self, aor: str) -> list[Target]:
         """Find the devices behind a canonical AoR, verified, nearest expiry last.
 
-        ``host.learn`` was called for each.
+        ``node.learn`` was called for each.
 
         Raises:
             NotFound: nobody is registered under it, or it is of another domain.
@@ -177,7 +177,7 @@ class Directory:
         if not isinstance(reg, Reg) or reg.gone:
             return None
         if record.owner_hit not in self._host.hits and reg.contact:
-            self._host.learn(record.owner_hit, reg.contact)
+            self._node.learn(record.owner_hit, reg.contact)
         account = reg.delegation.account.hit
         return Target(reg.aor, record.owner_hit, reg.port, account, record.expires)
 
@@ -200,7 +200,7 @@ class Directory:
             except MalformedRecord:
                 continue
             if not info.gone and record.owner_hit == hit:
-                self._host.learn(hit, info.contact)
+                self._node.learn(hit, info.contact)
                 return True
         return False
 

@@ -77,6 +77,8 @@ class Environment:
         admit: judges (credentials, HIT, wall); raises CredentialsRefused.
         check: judges (record, wall); raises RecordRefused.
         connected: whether there is an association with a HIT.
+        shown: the credentials that a HIT has shown in the base exchange, or None.
+        shows: whether base exchanges show our credentials to a HIT.
         rng: randomness.
     """
 
@@ -89,3 +91,5 @@ class Environment:
     check: Callable[[Record, float], object]
     connected: Callable[[Hit], bool]
     rng: Callable[[int], bytes]
+    shown: Callable[[Hit], bytes | None] = lambda hit: None
+    shows: Callable[[Hit], bool] = lambda hit: False

@@ -118,6 +118,8 @@ class Kademlia:
             environment.admit,
             environment.connected,
             environment.rng,
+            shown=environment.shown,
+            shows=environment.shows,
         )
         self._timers: Timers[Any] = Timers()
         self._handles: dict[int, Any] = {}

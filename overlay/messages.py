@@ -9,7 +9,7 @@ There is no sender in a message: the association says who sent it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -49,9 +49,9 @@ class Field(IntEnum):
     """Field numbers; an odd one is critical."""
 
     VERSION = 1  # HELLO
-    FEATURES = 2  # HELLO: bits, none defined yet
+    FEATURES = 2  # HELLO: bits, see Feature
     CONTACT = 4  # HELLO
-    CREDENTIALS = 6  # HELLO
+    CREDENTIALS = 6  # HELLO; absent where the base exchange has shown them
     WALL = 8  # HELLO: the sender's clock, Unix seconds
     BOOT = 10  # HELLO: differs after a restart
     SINCE = 26  # HELLO: when the sender started, Unix seconds
@@ -67,6 +67,12 @@ class Field(IntEnum):
     CODE = 20  # STORE answer, ERROR
     REASON = 22  # the same in words, at most 80 characters
     COUNT = 24  # FIND_NODE: how many nodes are wanted; 8 without it
+
+
+class Feature(IntFlag):
+    """Bits of FEATURES; unknown ones are ignored."""
+
+    SPELL_OUT = 1  # HELLO: put your credentials into the answer; I know none from the exchange
 
 
 class Code(IntEnum):

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
@@ -36,6 +37,7 @@ from overlay.kademlia import (
 from overlay.messages import OVERLAY_PORT, TAG_LENGTH, overlay_tag
 from overlay.operations import Outcome
 from overlay.overlayfile import OverlayInfo, Seed
+from overlay.reception import shown_for
 from overlay.records import Record, check_record, node_id
 from overlay.rpc import Greeting, Send
 from overlay.storage import Forget, Persist
@@ -46,6 +48,8 @@ _log = logging.getLogger(__name__)
 JOIN_PATIENCE: Final = 1.5  # seconds that a get or put waits for a join that is under way
 RESTORE_SLICE: Final = 32  # records from disk that are judged in one go
 LOCATE_EVERY: Final = 30.0  # seconds between lookups of the seeds' names while nobody is known
+
+MAX_LEARNT: Final = 4_096  # HITs
 
 OnMessage = Callable[[bytes, Hit], None]
 
@@ -140,8 +144,11 @@ class Node:
             connected=host.connected,
             check=lambda record, wall: check_record(record, overlay, wall),
             rng=rng,
+            shown=lambda hit: shown_for(self._tag, host.credentials(hit, local=local)),
+            shows=lambda hit: shown_for(self._tag, host.shows(hit, local=local)) == shown,
         )
         self.engine = Kademlia(environment, Greeting(shown, rng(8), int(wall())), settings)
+        self._learnt: OrderedDict[Hit, None] = OrderedDict()
         self._joined = asyncio.Event()
         self._handle: asyncio.TimerHandle | None = None
         self._armed = float("inf")
@@ -273,6 +280,23 @@ class Node:
             return None
         return session.admitted
 
+    def learn(self, hit: Hit, contact: bytes) -> None:
+        """Let the host know how ``hit`` may be reached, and remember that we know it."""
+        if hit not in self.host.hits:
+            self._learnt[hit] = None
+            self._learnt.move_to_end(hit)
+            if len(self._learnt) > MAX_LEARNT:
+                self._learnt.popitem(last=False)
+            self.host.learn(hit, contact)
+
+    def knows(self, hit: Hit) -> bool:
+        """Whether ``hit`` is somebody's in this overlay, as far as we remember."""
+        return hit in self._learnt or hit in self.engine.rpc.sessions
+
+    def offset(self) -> float | None:
+        """What corrects our clock, seconds; None as long as our neighbours have not told."""
+        return self.engine.offset if self.engine.rpc.calibrated else None
+
     def wall(self) -> float:
         """Unix seconds, corrected by the neighbours' clocks."""
         return self._clock() + self.engine.offset
@@ -354,8 +378,7 @@ class Node:
                 if not handle.done():
                     handle.set_result(outcome)
             case Learn(hit, contact):
-                if hit not in self.host.hits:
-                    self.host.learn(hit, contact)
+                self.learn(hit, contact)
             case Remember(hit, contact):
                 self.store.remember(self.overlay.id, hit, contact, self._clock())
             case Joined():

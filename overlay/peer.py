@@ -16,7 +16,16 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Self
 
-from hipctl import HipError, Hit, Host, HostConfig, HostIdentity, LocalHost
+from hipctl import (
+    EngineConfig,
+    HipError,
+    Hit,
+    Host,
+    HostConfig,
+    HostConfigRefused,
+    HostIdentity,
+    LocalHost,
+)
 from overlay.accounts import canonical_aor, split_aor
 from overlay.admission import Credentials, admit
 from overlay.config import JoinedOverlay, Profile, parse_address
@@ -33,6 +42,7 @@ from overlay.errors import (
 from overlay.kademlia import Settings
 from overlay.node import Node
 from overlay.policy import Evidence, Policy, Verdict
+from overlay.reception import Reception
 from overlay.services import Contacts, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
 from overlay.trace import TraceRing
@@ -146,16 +156,48 @@ class LocalPeer:
         self._identities = given_identities or {
             name: HostIdentity.load(table.key) for name, table in self._profile.identities.items()
         }
-        self._host: Host = given_host or await self._start_host(stack)
+        engine = EngineConfig()
+        self._reception, credentials = self._open_reception(engine)
+        if given_host is not None:
+            self._host: Host = given_host
+            self._host.use(self._reception, self._wall)
+        else:
+            self._host = await self._start_host(stack, engine)
         store = given_store or self._open_store()
         if store is not given_store:
             stack.callback(store.close)
         for joined in self._profile.overlays.values():
-            await self._join(stack, joined, store)
+            await self._join(stack, joined, store, credentials[joined.name])
         for joined in self._profile.overlays.values():
             await self._start_services(stack, joined)
 
-    async def _start_host(self, stack: AsyncExitStack) -> Host:
+    def _open_reception(self, engine: EngineConfig) -> tuple[Reception, dict[str, Credentials]]:
+        """What our overlays show and ask for in base exchanges, from the first one on.
+
+        Returns:
+            The policy, and what we show in each overlay, by its name in the profile.
+
+        Raises:
+            ConfigError: an overlay would not let us in, or no packet holds what it asks for.
+        """
+        reception = Reception(engine, public=self._profile.host.public_certificates)
+        found: dict[str, Credentials] = {}
+        for joined in self._profile.overlays.values():
+            identity = self._identities[joined.table.identity]
+            shown = found[joined.name] = _credentials(joined, identity.hit, self._wall())
+            try:
+                fits = reception.open(identity, joined.info, shown)
+            except HostConfigRefused as error:
+                raise ConfigError(f"overlay.{joined.name}.account: {error}") from None
+            if not fits:
+                _log.warning(
+                    "overlay.%s.account: with these certificates a base exchange travels in "
+                    "fragments, which some networks lose; a P-256 key or fewer names would help",
+                    joined.name,
+                )
+        return reception, found
+
+    async def _start_host(self, stack: AsyncExitStack, engine: EngineConfig) -> Host:
         table = self._profile.host
         listen = [parsed for text in table.places if (parsed := parse_address(text))]
         announce = [parsed for text in table.announce if (parsed := parse_address(text))]
@@ -164,8 +206,10 @@ class LocalPeer:
             announce=announce,
             announce_private=table.private_addresses,
             keylog=self._keylog or table.keylog,
+            engine=engine,
         )
         host = LocalHost(list(self._identities.values()), config, rng=self._rng)
+        host.use(self._reception, self._wall)
         await self._enter(stack, host, STOP_HOST, "the HIP host")
         return host
 
@@ -177,7 +221,9 @@ class LocalPeer:
         except OSError as error:
             raise ConfigError(f"peer.state: {state}: {error.strerror}; choose another") from None
 
-    async def _join(self, stack: AsyncExitStack, joined: JoinedOverlay, store: Store) -> None:
+    async def _join(
+        self, stack: AsyncExitStack, joined: JoinedOverlay, store: Store, shown: Credentials
+    ) -> None:
         """Start our node and directory in one overlay; joining it goes on behind."""
         table, info = joined.table, joined.info
         identity = self._identities[table.identity]
@@ -185,7 +231,7 @@ class LocalPeer:
             self._host,
             identity.hit,
             info,
-            _credentials(joined, identity.hit, self._wall()),
+            shown,
             store,
             Settings(
                 k=table.k,
@@ -197,6 +243,7 @@ class LocalPeer:
             wall=self._wall,
             rng=self._rng,
         )
+        self._reception.attach(identity.hit, info, node.knows, node.offset)
         await self._enter(stack, node, STOP_NODE, f"overlay {joined.name}")
         directory = Directory(node, identity, joined.account)
         await self._enter(stack, directory, STOP_DIRECTORY, f"registrations in {joined.name}")

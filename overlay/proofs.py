@@ -89,6 +89,18 @@ def certified(der: bytes, overlay: OverlayInfo, wall: float) -> NameCertificate:
         Rejected: it isn't the CA's, not in force, lives longer than the overlay allows, or holds
             no name of the overlay's domain.
     """
+    found = name_certificate(der, overlay)
+    found.certified.check_time(wall, CLOCK_TOLERANCE)
+    return found
+
+
+def name_certificate(der: bytes, overlay: OverlayInfo) -> NameCertificate:
+    """Verify all of a certificate but whether it is in force now.
+
+    Raises:
+        MalformedPacket: see ``certified``.
+        Rejected: see ``certified``.
+    """
     if not overlay.ca:
         raise Rejected("overlay has no CA")
     if len(der) > MAX_CERTIFICATE:
@@ -104,7 +116,6 @@ def certified(der: bytes, overlay: OverlayInfo, wall: float) -> NameCertificate:
             raise Rejected("certificate without a name here")
         found = NameCertificate(said.host_id, aors, said.serial, said.not_after, said)
         CERTIFICATES.keep(seen, found)
-    found.certified.check_time(wall, CLOCK_TOLERANCE)
     return found
 
 

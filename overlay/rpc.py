@@ -1,7 +1,8 @@
 """Requests and their answers: who may ask, what is matched, retransmitted, given up.
 
 One ``Rpc`` serves one node of one overlay. The first message to a stranger is HELLO, with what
-admission wants to see; the request follows at once and waits at the other end for nothing else.
+admission wants to see, as far as the base exchange has not shown it (see ``reception``); the
+request follows at once and waits at the other end for nothing else.
 Whoever asks without HELLO is told so, statelessly; whoever answers without having proven its own
 admission is not believed.
 """
@@ -18,6 +19,7 @@ from overlay.errors import CredentialsRefused, MalformedMessage
 from overlay.messages import (
     VERSION,
     Code,
+    Feature,
     Field,
     Kind,
     Message,
@@ -35,6 +37,7 @@ MAX_PENDING_EACH: Final = 128
 MAX_SESSIONS: Final = 4_096
 MAX_GREETS: Final = 2  # HELLOs that one request may cause
 REFUSED_FOR: Final = 60.0  # seconds during which who refused our HELLO isn't asked again
+_CREDENTIALS: Final = int(Field.CREDENTIALS)
 STRANGERS_RATE: Final = 100.0  # HELLOs and refusals a second, all strangers together …
 STRANGER_RATE, STRANGER_BURST = 5.0, 20.0  # … and one of them
 OVERTAXED: Final = "no answer to this"  # but to others
@@ -101,6 +104,7 @@ class _Pending:
     __slots__ = (
         "answer",
         "at",
+        "bare",
         "data",
         "greets",
         "kind",
@@ -123,6 +127,7 @@ class _Pending:
         self.wait = wait
         self.at = now + wait
         self.greets = 0
+        self.bare = False  # a HELLO without our credentials
         self.answer: dict[int, Any] | None = None  # it overtook the answer to our HELLO
 
 
@@ -159,6 +164,8 @@ class Rpc:
         connected: whether there is an association; without one, what was sent still waits in
             the host's queue, and is not sent again.
         rng: for request ids.
+        shown: the credentials that a HIT has shown in the base exchange, or None.
+        shows: whether the base exchange with a HIT has shown ours, or will show them.
     """
 
     def __init__(
@@ -168,6 +175,9 @@ class Rpc:
         admit: Callable[[bytes, Hit, float], Admitted],
         connected: Callable[[Hit], bool],
         rng: Callable[[int], bytes],
+        *,
+        shown: Callable[[Hit], bytes | None] = lambda hit: None,
+        shows: Callable[[Hit], bool] = lambda hit: False,
     ) -> None:
         self.sessions: OrderedDict[Hit, Session] = OrderedDict()
         self.counters: Counter[str] = Counter()
@@ -178,6 +188,8 @@ class Rpc:
         self._admit = admit
         self._connected = connected
         self._rng = rng
+        self._shown = shown
+        self._shows = shows
         self._ids = b""
         self._pending: dict[bytes, _Pending] = {}
         self._heap: list[tuple[float, bytes]] = []
@@ -242,22 +254,29 @@ class Rpc:
         heapq.heappush(self._heap, (pending.at, request_id))
         if kind == Kind.HELLO:
             session.hello = request_id
+            pending.bare = _CREDENTIALS not in fields
         return Send(session.hit, data)
 
     def _hello(self, session: Session, token: Any, now: float, wall: float) -> list[Output]:
-        return [self._ask(session, Kind.HELLO, self._hello_fields(wall), token, now)]
+        bare = session.bare and self._shows(session.hit)
+        features = Feature.SPELL_OUT if session.asks else 0
+        fields = self._hello_fields(wall, bare, features)
+        return [self._ask(session, Kind.HELLO, fields, token, now)]
 
-    def _hello_fields(self, wall: float) -> dict[int, Any]:
+    def _hello_fields(self, wall: float, bare: bool, features: int = 0) -> dict[int, Any]:
         greeting = self.greeting
-        return {
+        fields: dict[int, Any] = {
             int(Field.VERSION): VERSION,
-            int(Field.FEATURES): greeting.features,
+            int(Field.FEATURES): greeting.features | int(features),
             int(Field.CONTACT): self._contact(),
             int(Field.CREDENTIALS): greeting.credentials,
             int(Field.WALL): int(wall),
             int(Field.BOOT): greeting.boot,
             int(Field.SINCE): greeting.since,
         }
+        if bare:
+            del fields[_CREDENTIALS]
+        return fields
 
     # --- hearing
 
@@ -326,7 +345,9 @@ class Rpc:
             self.counters[error.reason] += 1
             refusal = encode_error(message.request_id, Code.VERSION, f"we speak {VERSION}")
             return [Send(source, refusal)]
-        answer = encode_answer(Kind.HELLO, message.request_id, self._hello_fields(wall))
+        bare = not session.features & Feature.SPELL_OUT and self._shows(source)
+        fields = self._hello_fields(wall, bare)
+        answer = encode_answer(Kind.HELLO, message.request_id, fields)
         return [Send(source, answer), Greeted(session)]
 
     def _greet(self, fields: dict[int, Any], source: Hit, now: float, wall: float) -> Session:
@@ -338,7 +359,9 @@ class Rpc:
         """
         if fields.get(Field.VERSION) != VERSION:
             raise MalformedMessage("other version")
-        credentials = fields.get(Field.CREDENTIALS, b"")
+        credentials = fields.get(Field.CREDENTIALS)
+        if credentials is None:
+            credentials = self._shown(source) or b""
         session = self.sessions.get(source)
         if session is None or not session.greeted or session.credentials != credentials:
             judged = wall + self.offset
@@ -394,6 +417,9 @@ class Rpc:
         try:
             self._greet(message.fields, session.hit, now, wall)
         except (CredentialsRefused, MalformedMessage):
+            if Field.CREDENTIALS not in message.fields and not session.asks:
+                session.asks = True  # it takes for known what we don't know
+                return self._hello(session, pending.token, now, wall)
             self.counters["not admitted"] += 1
             return self._refused(pending, Code.NOT_ADMITTED, "showed no good credentials", now)
         out: list[Output] = [Greeted(session)]
@@ -420,6 +446,9 @@ class Rpc:
             return self._hello(session, None, now, wall) if session.hello is None else []
         self._forget(message.request_id, pending)
         if pending.kind == Kind.HELLO:
+            if pending.bare and code == Code.NOT_ADMITTED:  # it doesn't know them, or never will
+                session.bare = False
+                return self._hello(session, pending.token, now, wall)
             self.counters["HELLO refused"] += 1
             return self._refused(pending, code, reason, now)
         return [Refused(pending.token, session.hit, code, reason)]

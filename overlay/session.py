@@ -48,12 +48,16 @@ class Session:
         since: when it started, Unix seconds; 0 until told.
         node: the engine's own object for this neighbour.
         answered: when it last answered anything, monotonic seconds.
+        bare: whether our HELLO may leave out what the base exchange has shown.
+        asks: whether we want its credentials in its HELLO, for we know none from the exchange.
         offered: when the engine last offered it a place in the table, monotonic seconds.
     """
 
     __slots__ = (
         "admitted",
         "answered",
+        "asks",
+        "bare",
         "boot",
         "contact",
         "credentials",
@@ -80,6 +84,8 @@ class Session:
         self.contact = b""
         self.credentials: bytes | None = None
         self.features = 0
+        self.bare = True
+        self.asks = False
         self.offset: float | None = None
         self.boot = b""
         self.since = 0

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 from hipctl import Hit
 from overlay.admission import Admitted
 from overlay.errors import CredentialsRefused
-from overlay.messages import Code, Field, Kind, encode_answer, encode_error, encode_request, parse
+from overlay.messages import (
+    Code,
+    Feature,
+    Field,
+    Kind,
+    encode_answer,
+    encode_error,
+    encode_request,
+    parse,
+)
 from overlay.rpc import (
     MAX_PENDING_EACH,
     Answered,
@@ -25,7 +34,7 @@ ALICE, BOB, EVE = (Hit(b"\x20\x01\x00\x22" + bytes([n]) * 12) for n in (1, 2, 3)
 WALL = 1_800_000_000.0
 
 
-def rpc(shown: bytes = b"good", *, seed: int = 1, expires: int = 2**32) -> Rpc:
+def rpc(mine: bytes = b"good", *, seed: int = 1, expires: int = 2**32, **exchanged: Any) -> Rpc:
     count = seed * 1_000_000
 
     def rng(length: int) -> bytes:
@@ -38,7 +47,9 @@ def rpc(shown: bytes = b"good", *, seed: int = 1, expires: int = 2**32) -> Rpc:
             raise CredentialsRefused("no delegation")
         return Admitted(hit, (), expires)
 
-    return Rpc(Greeting(shown, bytes(8)), lambda: b"here", admit, lambda hit: True, rng)
+    return Rpc(
+        Greeting(mine, bytes(8)), lambda: b"here", admit, lambda hit: True, rng, **exchanged
+    )
 
 
 class Pair:
@@ -274,3 +285,75 @@ def test_a_deadline_is_armed_if_and_only_if_something_is_pending(
         assert (alice.deadline() is not None) == bool(alice.in_flight())
         held = sum(len(session.pending) for session in alice.sessions.values())
         assert held == alice.in_flight()
+
+
+# --- credentials that the base exchange has shown
+
+
+class Exchanged(Pair):
+    """Both ends show in exchanges; each end knows what is said here, and counts HELLOs."""
+
+    def __init__(
+        self, *, alice_knows: bytes | None = b"good", bob_knows: bytes | None = b"good"
+    ) -> None:
+        super().__init__()
+        self.hellos: list[tuple[Hit, dict[int, Any]]] = []
+        for hit, seed, knows in ((ALICE, 1, alice_knows), (BOB, 2, bob_knows)):
+            self.ends[hit] = rpc(
+                seed=seed, shown=lambda hit, knows=knows: knows, shows=lambda hit: True
+            )
+
+    def carry(self, source: Hit, outputs: list[Any], now: float = 0.0) -> None:
+        for output in outputs:
+            if isinstance(output, Send):
+                message = parse(output.data)
+                if message.kind == Kind.HELLO:
+                    self.hellos.append((source, message.fields))
+            super().carry(source, [output], now)
+
+    def shown(self) -> list[tuple[Hit, bytes | None]]:
+        return [(hit, fields.get(Field.CREDENTIALS)) for hit, fields in self.hellos]
+
+
+def test_what_the_exchange_has_shown_is_not_shown_again() -> None:
+    pair = Exchanged()
+    pair.ask("ping")
+    (answered,) = pair.outcomes()
+    assert isinstance(answered, Answered)
+    assert pair.shown() == [(ALICE, None), (BOB, None)]
+    for end in pair.ends.values():
+        (session,) = end.sessions.values()
+        assert session.greeted
+        assert session.credentials == b"good"
+
+
+def test_who_knows_nothing_from_the_exchange_is_shown_it_in_hello() -> None:
+    pair = Exchanged(bob_knows=None)
+    pair.ask("ping")
+    assert isinstance(pair.outcomes()[0], Answered)
+    assert pair.shown() == [(ALICE, None), (ALICE, b"good"), (BOB, None)]
+
+
+def test_who_learnt_nothing_asks_for_it() -> None:
+    pair = Exchanged(alice_knows=None)
+    pair.ask("ping")
+    assert isinstance(pair.outcomes()[0], Answered)
+    assert pair.shown() == [(ALICE, None), (BOB, None), (ALICE, None), (BOB, b"good")]
+    assert pair.hellos[2][1][Field.FEATURES] == Feature.SPELL_OUT
+
+
+def test_what_the_exchange_showed_must_admit_too() -> None:
+    pair = Exchanged(bob_knows=b"bad")
+    pair.ends[ALICE].greeting = Greeting(b"bad", bytes(8))
+    pair.ask("ping")
+    assert isinstance(pair.outcomes()[0], Failed)
+    assert pair.shown() == [(ALICE, None), (ALICE, b"bad")]
+    assert pair.ends[BOB].counters["not admitted"] == 2
+
+
+def test_a_bad_answer_ends_in_a_refusal_and_not_in_a_loop() -> None:
+    pair = Exchanged(alice_knows=b"bad")
+    pair.ends[BOB].greeting = Greeting(b"bad", bytes(8))
+    pair.ask("ping")
+    assert isinstance(pair.outcomes()[0], Failed)
+    assert len(pair.hellos) == 4
