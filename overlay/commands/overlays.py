@@ -93,11 +93,13 @@ def invite(
 
     from hipctl import HostIdentity
     from overlay.commands.joined import pick
-    from overlay.overlayfile import save_overlay
+    from overlay.overlayfile import parse_place, save_overlay
 
     loaded, joined = pick(profile_path(profile), overlay)
     hit = HostIdentity.load(loaded.identities[joined.table.identity].key).hit
     seed = _seed(f"{hit}@{at}")
+    if parse_place(at)[1] is None:  # then it is the one that this peer listens on
+        seed = seed._replace(port=parse_place(loaded.host.places[0])[1] or seed.port)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another name with --out")
     others = tuple(s for s in joined.info.seeds if s.hit != hit)

@@ -20,6 +20,7 @@ from overlay.cli import main
 from overlay.commands import app as application
 from overlay.config import load_profile
 from overlay.control import control_path
+from overlay.overlayfile import load_overlay
 
 COMMANDS = [
     ["init"],
@@ -473,6 +474,19 @@ def test_an_invitation_names_this_peer_as_a_seed(
     assert json.loads(said)["domain"] == peer["domain"]
     (joined,) = load_profile(tmp_path / "guest" / "profile.toml").overlays.values()
     assert f"{peer['hit']}@192.0.2.7:10500" in {str(seed) for seed in joined.info.seeds}
+
+
+def test_an_invitation_without_a_port_names_the_one_that_the_peer_listens_on(
+    cli: Any, tmp_path: Path
+) -> None:
+    assert cli("init", tmp_path / "host", "--listen", "127.0.0.1:10777")[0] == 0
+    for at, port in (("192.0.2.7", 10777), ("[2001:db8::1]", 10777), ("192.0.2.7:10600", 10600)):
+        out = tmp_path / "for-a-guest.toml"
+        args = ("overlay", "invite", "--at", at, "--out", out, "-p", tmp_path / "host")
+        assert cli(*args)[0] == 0
+        (seed,) = load_overlay(out).seeds
+        assert seed.port == port
+        out.unlink()
 
 
 def test_contacts_are_added_listed_and_removed(cli: Any, peer: dict[str, Any]) -> None:
