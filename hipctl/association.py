@@ -141,7 +141,9 @@ class Association:
     def on_first_data(self, now: float, spi: int = 0) -> list[Action]:
         """The first authentic ESP in R2-SENT, or under new keys, has come."""
         actions = self._do(Ask.FIRST_DATA, now)
-        return [*actions, *self._upkeep.on_first_data(spi, now)] if self._upkeep else actions
+        if self._upkeep is not None:
+            self._upkeep.on_first_data(spi, now)
+        return actions
 
     def describe(self, now: float) -> dict[str, object]:
         """What ``status`` shows; packets and drops are those of the SAs in use. JSON-ready."""

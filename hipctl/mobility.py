@@ -7,14 +7,19 @@ at a time, for both sides' addresses share one pair of SAs.
 from collections.abc import Sequence
 from typing import Final
 
-from hipctl import params
+from hipctl import crypto, params
 from hipctl.actions import Address, Pair, Path
 from hipctl.constants import LocatorType
+from hipctl.crypto import Keys
+from hipctl.errors import Rejected
 from hipctl.locators import Credit, PeerLocators, Status
+from hipctl.packet import Packet
 from hipctl.params_mobility import UNBOUNDED
 from hipctl.sas import SaPair
 from hipctl.state import Shared
+from hipctl.wire import frame
 
+_IV_LENGTH: Final = 16
 _PATHS_MAX: Final = 8  # that are probed at once
 _PROBES_MAX: Final = 4  # of addresses that one LOCATOR_SET names
 _CALL_RATE: Final = 5.0  # packets a second, each way, that make a flow call-like
@@ -172,16 +177,23 @@ class Mobility:
             if self.peer.get(address) is None:
                 self.peer.candidate(address)
 
-    def locator_set(self, spi: int) -> params.LocatorSet:
-        """All our addresses (RFC 8046 §5.2); over UDP with their ports (RFC 9028 §5.7)."""
-        udp = self._shared.config.udp
+    def said(self, spi: int, keys: Keys) -> params.Parameter:
+        """LOCATOR_SET with all our addresses (RFC 8046 §5.2).
+
+        Over UDP it names the ports and is encrypted, as RFC 9028 §5.7 demands.
+        """
+        udp, rng = self._shared.config.udp, self._shared.rng
         kind = LocatorType.TRANSPORT_ADDRESS if udp else LocatorType.SPI_ADDRESS
-        return params.LocatorSet(
+        listed = params.LocatorSet(
             tuple(
                 params.Locator(kind, ip, port if udp else 0, spi, UNBOUNDED, preferred=not i)
                 for i, (ip, port) in enumerate(self.ours)
             )
         )
+        if not udp:
+            return listed
+        plain = frame(listed.TYPE, listed.content())
+        return params.Encrypted(crypto.encrypt(keys.encrypt_out, rng(_IV_LENGTH), plain))
 
     # -- the peer moves ------------------------------------------------------------------------
 
@@ -209,9 +221,11 @@ class Mobility:
         Who looks for a path takes the first that works. Else it is the preferred one.
         """
         self.peer.verify(path.to)
+        current = self.path()
+        if path.to == current.to:
+            self.use(current, now)  # without the limit of an unverified address
         if self.ours and path.source is not None and path.source not in self.ours:
             return False  # that was before we moved
-        current = self.path()
         if self._searching:
             self._searching = False
             if path == current or (path.to == current.to and not self.ours):
@@ -278,6 +292,26 @@ class Mobility:
     def in_use(self) -> bool:
         """Whether enough was sent that the peer may learn of our other addresses."""
         return self._sas.outbound.sa.packets >= _CALL_RATE
+
+
+def read_locator_set(packet: Packet, keys: Keys) -> tuple[params.Locator, ...] | None:
+    """The LOCATOR_SET of an authentic packet, in clear or out of ENCRYPTED.
+
+    Raises:
+        MalformedPacket: it is not well formed.
+        Rejected: ENCRYPTED cannot be read, or holds what must not be ignored.
+    """
+    clear = packet.get(params.LocatorSet)
+    if clear is not None:
+        return clear.locators
+    encrypted = packet.get(params.Encrypted)
+    if encrypted is None:
+        return None
+    inner = params.decode(crypto.decrypt(keys.encrypt_in, encrypted.ciphertext))
+    if any(isinstance(found, params.Unknown) and found.critical for found in inner):
+        raise Rejected("unknown critical parameter")
+    sets = [found for found in inner if isinstance(found, params.LocatorSet)]
+    return sets[0].locators if sets else None
 
 
 def _first(ours: Sequence[Address], to: Address) -> Address | None:

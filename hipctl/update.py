@@ -84,12 +84,14 @@ class Updates:
         return number
 
     def sent(self, update: Outstanding, now: float) -> None:
-        """Note the first transmission; beyond the limit the oldest is forgotten."""
+        """Note the first transmission; beyond the limit a probe is forgotten, else the oldest."""
         update.sent_at, update.attempt = now, 1
         update.due_at = now + self._pause(1)
         self.outstanding[update.update_id] = update
         if len(self.outstanding) > OUTSTANDING_MAX:
-            del self.outstanding[next(iter(self.outstanding))]
+            least = (u for u in self.outstanding.values() if u.nonce and not u.announces)
+            victim = next(least, next(iter(self.outstanding.values())))
+            del self.outstanding[victim.update_id]
 
     def acknowledged(self, update_ids: Iterable[int], now: float) -> list[Outstanding]:
         """Take an ACK; return what it acknowledges for the first time."""

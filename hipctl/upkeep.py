@@ -15,33 +15,29 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Final
 
-from hipctl import crypto, exchange, params, rekey
+from hipctl import exchange, params
 from hipctl.actions import Action, Address, Pair, Path, Transmit
 from hipctl.constants import (
     PROBE_RETRANSMIT_MAX,
-    SPI_RESERVED,
     UPDATE_RETRANSMIT_MIN,
     NotifyType,
     PacketType,
 )
-from hipctl.crypto import DhKey, Keys, Material
+from hipctl.crypto import Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import HostId, HostIdentity
 from hipctl.limits import Limiter
-from hipctl.mobility import Mobility
+from hipctl.mobility import Mobility, read_locator_set
 from hipctl.packet import Packet, header
-from hipctl.rekey import Rekey, Said
+from hipctl.rekey import Rekeying
 from hipctl.sansio import Timers
-from hipctl.sas import Inbound, SaPair
+from hipctl.sas import SaPair
 from hipctl.state import Shared
 from hipctl.update import Arrival, Outstanding, Updates
-from hipctl.wire import frame
 
 _NONCE_LENGTH: Final = 16  # bytes
-_IV_LENGTH: Final = 16
 _SPREAD_MAX: Final = 3  # more paths on which a move is told once the first does not answer
 _REKEY_PATIENCE: Final = 30.0  # seconds that an acknowledged rekey waits for the peer's half
-_REKEY_PAUSE: Final = 1.0  # seconds between rekeys that we take part in
 _UNUSED_OLD_SA: Final = 6  # times old_sa_lifetime, where the new SA is not used at all
 _ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
 _ANSWERS_BURST: Final = 10
@@ -72,14 +68,9 @@ class Upkeep:
         "_host_id",
         "_identity",
         "_keys",
-        "_material",
         "_mobility",
-        "_old",
         "_pair",
-        "_prepared",
-        "_previous_spi",
-        "_rekey",
-        "_rekeyed_at",
+        "_rekeying",
         "_sas",
         "_shared",
         "_timers",
@@ -104,17 +95,12 @@ class Upkeep:
         self._pair = pair
         self._host_id = host_id
         self._keys = keys
-        self._material = material
         self._sas = sas
         self._shared = shared
         self._updates = Updates(config.retransmit_initial, UPDATE_RETRANSMIT_MIN)
         self._mobility = Mobility(pair, sas, shared, now)
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
-        self._rekey: Rekey | None = None
-        self._prepared: Inbound | None = None  # of the rekey, in shared.inbound already
-        self._rekeyed_at = now
-        self._old: Inbound | None = None  # of before the last rekey
-        self._previous_spi = 0  # the peer's, before the last rekey
+        self._rekeying = Rekeying(pair, material, sas, shared, now)
         self._timers = Timers[Chore]()
         self.resume(now)
 
@@ -142,20 +128,16 @@ class Upkeep:
     def resume(self, now: float) -> list[Action]:
         """The peer is there, with the keys that we have."""
         config = self._shared.config
-        jitter = 1 - int.from_bytes(self._shared.rng(2), "big") / 2**16 / 10
-        self._timers.set(Chore.REKEY, now + config.rekey_lifetime * jitter)
+        self._timers.set(Chore.REKEY, now + config.rekey_lifetime * self._jitter())
         self._timers.set(Chore.LOOK, now + _FIRST_LOOK)
         actions: list[Action] = []
-        if self._rekey is not None and not self._rekey.acknowledged:
+        if self._rekeying.unsaid:
             actions.append(self._say_rekey(now))
         return actions
 
     def end(self) -> None:
         """The keys are gone; remove what only we know of."""
-        for inbound in (self._old, self._prepared):
-            if inbound is not None:
-                self._shared.inbound.pop(inbound.sa.spi, None)
-        self._old = self._prepared = self._rekey = None
+        self._rekeying.end()
         self._updates.outstanding.clear()
         self._timers = Timers()
 
@@ -184,8 +166,7 @@ class Upkeep:
 
     def _judge_given_up(self, update: Outstanding) -> None:
         others = self._updates.outstanding.values()
-        pending = self._rekey
-        if update.rekeys and pending is not None and not pending.acknowledged:
+        if update.rekeys and self._rekeying.unsaid:
             self.broken |= not any(other.rekeys for other in others)
         if update.announces and not self._mobility.told:
             self.broken |= not any(other.announces for other in others)
@@ -222,20 +203,21 @@ class Upkeep:
         nonces = _nonces(packet)
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(update_ids, nonces, now)
-            actions += self._finish_rekey(now)
+            self._finish_rekey(now)
             if seq is not None and self._answers.allow("", now):
                 self._shared.counters["UPDATE repeated"] += 1
                 actions.append(self._acknowledge((seq.update_id,), echo, source))
             return actions
-        listed = self._read_locators(packet)
-        said = self._read_esp_info(packet, now)
+        listed = read_locator_set(packet, self._keys)
+        said = self._rekeying.read(packet, now)
         if said is not None:
-            self._agree(said, now)  # the last thing that may raise
+            self._rekeying.agree(said, now)  # the last thing that may raise
+            self._timers.stop(Chore.PATIENCE)
         self._updates.note(seq.update_id)
         actions = self._take_acks(update_ids, nonces, now)
         wanted = self._mobility.take(_known(listed), source, now)
         actions += self._answer(seq.update_id, echo, source, wanted, now)
-        actions += self._finish_rekey(now)
+        self._finish_rekey(now)
         if listed is not None:
             self._watch_lifetimes()
             actions += self._unsupported(listed, source, now)
@@ -265,8 +247,8 @@ class Upkeep:
 
     def _owes_half(self) -> bool:
         """Whether the peer has said its half of a rekey and ours is not on its way."""
-        pending = self._rekey
-        if pending is None or pending.theirs is None or pending.acknowledged:
+        pending = self._rekeying.unsaid
+        if pending is None or pending.theirs is None:
             return False
         waiting = self._updates.outstanding.values()
         return not any(update.rekeys and not update.nonce for update in waiting)
@@ -278,9 +260,10 @@ class Upkeep:
         for update in self._updates.acknowledged(update_ids, now):
             if update.announces:  # one that tells of earlier addresses was withdrawn
                 self._mobility.told = True
-            if update.rekeys and self._rekey is not None:
-                self._rekey.acknowledged = True
-                if self._rekey.theirs is None:
+            pending = self._rekeying.unsaid
+            if update.rekeys and pending is not None:
+                pending.acknowledged = True
+                if pending.theirs is None:
                     self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
             if (
                 update.nonce
@@ -314,24 +297,24 @@ class Upkeep:
         probes: bool = True,
     ) -> Transmit:
         """Send an UPDATE that wants an ACK, and an echo if it ``probes`` its path."""
-        shared, pending = self._shared, self._rekey
+        pending = self._rekeying.unsaid
         number = self._updates.number()
         parameters: list[params.Parameter] = [params.Seq(number)]
-        rekeys = pending is not None and not pending.acknowledged
-        if pending is not None and rekeys:
+        if pending is not None:
             parameters += pending.parameters()
         else:
             spi = self._sas.inbound.sa.spi
-            parameters.append(params.EspInfo(self._material.index, spi, spi))
+            parameters.append(params.EspInfo(self._rekeying.material.index, spi, spi))
         if ack:
             parameters.append(params.Ack(ack))
         if announces:
-            parameters.append(self._locator_set())
-        nonce = shared.rng(_NONCE_LENGTH) if probes else b""
+            spi = self._sas.inbound.sa.spi if pending is None else pending.ours.spi
+            parameters.append(self._mobility.said(spi, self._keys))
+        nonce = self._shared.rng(_NONCE_LENGTH) if probes else b""
         if nonce:
             parameters.append(params.EchoRequestSigned(nonce))
         packet = self._make(parameters, echo)
-        update = Outstanding(number, packet, path, limit, nonce, announces, rekeys)
+        update = Outstanding(number, packet, path, limit, nonce, announces, pending is not None)
         self._updates.sent(update, now)
         return _transmit(update)
 
@@ -359,23 +342,7 @@ class Upkeep:
 
     def start_rekey(self, now: float) -> list[Action]:
         """Begin to replace the SAs, unless that is under way (RFC 7402 §6.8)."""
-        if self._rekey is not None:
-            return []
-        config, material = self._shared.config, self._material
-        own = None
-        if config.rekey_dh or self._nearly_drawn():
-            own = DhKey(material.own.group, self._shared.rng)
-        self._rekey = self._new_rekey(own, now)
-        return [self._say_rekey(now)]
-
-    def _nearly_drawn(self) -> bool:
-        length = len(self._keys.esp_in)
-        return self._material.index + 4 * length > self._material.limit
-
-    def _new_rekey(self, own: DhKey | None, now: float) -> Rekey:
-        index = self._material.index if own is None else 0
-        said = Said(index, self._shared.new_spi(), own.public if own is not None else None)
-        return Rekey(self._sas.inbound.sa.spi, said, own, now)
+        return [self._say_rekey(now)] if self._rekeying.begin(now) else []
 
     def _say_rekey(
         self,
@@ -390,103 +357,39 @@ class Upkeep:
             path or self._mobility.path(), now, ack=ack, echo=echo, limit=limit, probes=False
         )
 
-    def _read_esp_info(self, packet: Packet, now: float) -> Said | None:
-        """What a packet says about a rekey, None if nothing new (RFC 8046 §5.3)."""
-        info = packet.get(params.EspInfo)
-        if info is None:
-            return None
-        current, pending = self._sas.outbound.sa.spi, self._rekey
-        theirs = pending.theirs.spi if pending is not None and pending.theirs is not None else 0
-        if info.old_spi == info.new_spi and info.new_spi in (current, theirs, self._previous_spi):
-            return None  # for the benefit of middleboxes
-        if info.new_spi in (current, theirs) and info.new_spi:
-            return None  # a restart of the rekey that we know
-        if not info.old_spi or not info.new_spi:
-            self._shared.counters["second or no SA asked for"] += 1
-            return None  # acknowledged, and not done: one pair of SAs is what we have
-        if info.old_spi != current or info.new_spi <= SPI_RESERVED:
-            raise Rejected("ESP_INFO of an unknown SA")
-        if pending is None and now - self._rekeyed_at < _REKEY_PAUSE:
-            raise Rejected("rekeys too often")
-        return rekey.read(info, packet.get(params.DiffieHellman), self._material)
-
-    def _agree(self, said: Said, now: float) -> None:
-        """Take the peer's half of a rekey, be ready to receive; raises without effect."""
-        pending = self._rekey
-        if pending is None:
-            own = None
-            if said.public is not None or self._nearly_drawn():
-                own = DhKey(self._material.own.group, self._shared.rng)
-            pending = self._new_rekey(own, now)
-        pending.agree(said, self._material, self._sas.inbound.sa.suite, self._pair)
-        self._rekey = pending
-        self._timers.stop(Chore.PATIENCE)
-        sa = pending.inbound
-        if sa is not None:
-            self._prepared = Inbound(sa, *self._pair, self._sas.inbound.heard_at, awaited=True)
-            self._shared.inbound[sa.spi] = self._prepared
-
-    def _finish_rekey(self, now: float) -> list[Action]:
-        """Send under the new SA once the peer is ready for it (RFC 7402 §6.10)."""
-        pending, prepared = self._rekey, self._prepared
-        if pending is None or prepared is None or not pending.acknowledged:
-            return []
-        sas, material, outbound = self._sas, pending.material, pending.outbound
-        if material is None or outbound is None:
-            return []
-        self._drop_old()
-        self._old = sas.inbound
-        self._previous_spi = sas.outbound.sa.spi
-        sas.inbound, sas.outbound.sa = prepared, outbound
-        self._material = material
-        self._rekey = self._prepared = None
-        self._rekeyed_at = now
+    def _finish_rekey(self, now: float) -> None:
+        if not self._rekeying.finish(now):
+            return
         config = self._shared.config
-        patience = config.old_sa_lifetime
-        if prepared.awaited:
-            patience *= _UNUSED_OLD_SA
+        unused = self._sas.inbound.awaited
+        patience = config.old_sa_lifetime * (_UNUSED_OLD_SA if unused else 1)
         self._timers.set(Chore.OLD_SA, now + patience)
         self._timers.stop(Chore.PATIENCE)
-        self._timers.set(Chore.REKEY, now + config.rekey_lifetime)
+        self._timers.set(Chore.REKEY, now + config.rekey_lifetime * self._jitter())
         for update in list(self._updates.outstanding.values()):
             if update.rekeys and not update.nonce:
                 del self._updates.outstanding[update.update_id]
-        self._shared.counters["rekeyed"] += 1
         self._mobility.rekeyed(now)
-        return []
 
-    def on_first_data(self, spi: int, now: float) -> list[Action]:
+    def on_first_data(self, spi: int, now: float) -> None:
         """Authentic ESP has come under an inbound SA that was awaited."""
-        prepared = self._prepared
-        actions: list[Action] = []
-        if prepared is not None and prepared.sa.spi == spi and self._rekey is not None:
-            prepared.awaited = False
-            self._rekey.acknowledged = True  # who sends under it knows our half
-            actions = self._finish_rekey(now)
-        elif spi == self._sas.inbound.sa.spi:
-            self._sas.inbound.awaited = False
-            if self._old is not None:
-                patience = self._shared.config.old_sa_lifetime
-                self._timers.set(Chore.OLD_SA, now + patience)
-        return actions
+        self._rekeying.on_first_data(spi)
+        self._finish_rekey(now)
+        if self._rekeying.old is not None and spi == self._sas.inbound.sa.spi:
+            self._timers.set(Chore.OLD_SA, now + self._shared.config.old_sa_lifetime)
 
     def _give_up_rekey(self, now: float) -> list[Action]:
-        """The peer has acknowledged our half and never sent its own: try again later."""
-        if self._rekey is not None and self._rekey.theirs is None:
-            self._rekey = None
-            self._shared.counters["rekey unanswered"] += 1
+        if self._rekeying.give_up():
             self._timers.set(Chore.REKEY, now + _REKEY_PATIENCE)
         return []
 
     def _old_expired(self, now: float) -> list[Action]:
-        self._drop_old()
+        self._rekeying.drop_old()
         return []
 
-    def _drop_old(self) -> None:
-        if self._old is not None:
-            self._shared.inbound.pop(self._old.sa.spi, None)
-            self._old = None
-        self._timers.stop(Chore.OLD_SA)
+    def _jitter(self) -> float:
+        """What a lifetime is multiplied with, so that not all rekey at once."""
+        return 1 - int.from_bytes(self._shared.rng(2), "big") / 2**16 / 10
 
     # -- mobility ------------------------------------------------------------------------------
 
@@ -511,12 +414,10 @@ class Upkeep:
 
     def look(self, now: float) -> list[Action]:
         """See whether it is time for new keys, and whether a call still hears its peer."""
-        config, sas, mobility = self._shared.config, self._sas, self._mobility
-        if self._old is not None:
-            sas.inbound.heard_at = max(sas.inbound.heard_at, self._old.heard_at)
-        actions: list[Action] = []
-        if max(sas.outbound.sa.packets, sas.inbound.sa.highest) >= config.rekey_packets:
-            actions += self.start_rekey(now)
+        sas, mobility, old = self._sas, self._mobility, self._rekeying.old
+        if old is not None:
+            sas.inbound.heard_at = max(sas.inbound.heard_at, old.heard_at)
+        actions = self.start_rekey(now) if self._rekeying.due() else []
         paths = mobility.look(sas.inbound.heard_at, now)
         for path in paths:
             alone = len(paths) == 1 and bool(mobility.ours)  # a NAT may have moved us
@@ -557,31 +458,6 @@ class Upkeep:
         for update in list(self._updates.outstanding.values()):
             if update.announces:
                 del self._updates.outstanding[update.update_id]
-
-    def _locator_set(self) -> params.Parameter:
-        """Our LOCATOR_SET; over UDP encrypted, as RFC 9028 §5.7 demands."""
-        pending = self._rekey
-        spi = self._sas.inbound.sa.spi if pending is None else pending.ours.spi
-        listed = self._mobility.locator_set(spi)
-        if not self._shared.config.udp:
-            return listed
-        plain = frame(listed.TYPE, listed.content())
-        iv = self._shared.rng(_IV_LENGTH)
-        return params.Encrypted(crypto.encrypt(self._keys.encrypt_out, iv, plain))
-
-    def _read_locators(self, packet: Packet) -> tuple[params.Locator, ...] | None:
-        """The packet's LOCATOR_SET, in clear or out of ENCRYPTED."""
-        clear = packet.get(params.LocatorSet)
-        if clear is not None:
-            return clear.locators
-        encrypted = packet.get(params.Encrypted)
-        if encrypted is None:
-            return None
-        inner = params.decode(crypto.decrypt(self._keys.encrypt_in, encrypted.ciphertext))
-        if any(isinstance(found, params.Unknown) and found.critical for found in inner):
-            raise Rejected("unknown critical parameter")
-        sets = [found for found in inner if isinstance(found, params.LocatorSet)]
-        return sets[0].locators if sets else None
 
     def _lifetime_ended(self, now: float) -> list[Action]:
         if self._mobility.peer.expire(now):

@@ -33,7 +33,8 @@ def test_the_first_update_id_is_zero_and_they_count_up_around_the_circle() -> No
 def test_the_gaps_double_until_it_is_given_up() -> None:
     machine = updates()
     update = send(machine, 10.0)
-    times, given_up = [], []
+    times: list[float] = []
+    given_up: list[Outstanding] = []
     while (at := machine.deadline()) is not None:
         again, given_up = machine.expired(at)
         times += [at] * len(again)
