@@ -218,7 +218,7 @@ def changed(world: World, tape: Tape) -> bytes:
             at -= at % 8
             data[at:at] = tape.some(8 * (value % 8))
     del data[PACKET_MAX - PACKET_MAX % 8 :]
-    data += bytes(-len(data) % 8 or 8)
+    data += bytes(-len(data) % 8 if data else 8)
     data[1] = (len(data) // 8 - 1) & 0xFF
     return bytes(data)
 
@@ -301,13 +301,17 @@ SEEDS = [
     bytes((15, 3, 0, 0, 4, 0, 0, 0, 9, 1, 0)),
     bytes((12, 12 | 128, 0, 0, 0, 0, 4, 4 | 128, 0, 0, 0, 0, 0)),
     *(
-        EXCHANGE + bytes((5 | flip, n, how, 5, 3, 1, n)) + UPDATES
-        for flip in (0, 128)
-        for n in range(3)
-        for how in range(6)
+        said + bytes((5 | to << 7, 0, 0, at // 8, at % 8, 1, 0)) + UPDATES
+        for said, to in (
+            *((EXCHANGE[:n], to) for n, to in ((1, 1), (2, 0), (4, 1), (5, 0))),
+            (EXCHANGE + MOVE[:2], 1),
+            (EXCHANGE + MOVE[:4], 0),
+            (EXCHANGE + UPDATES[:3], 1),
+            (EXCHANGE + bytes((13,)), 1),
+            (EXCHANGE + bytes((13, 0)), 0),
+        )
+        for at in (9, 25, 44, 50, 61, 77, 90, 110, 140, 200)
     ),
-    EXCHANGE + MOVE + bytes((5, 0, 0, 9, 9, 9, 6, 5 | 128, 1, 1, 4, 4, 4, 4)),
-    EXCHANGE + UPDATES + bytes((13, 5, 0, 0, 20, 1, 1, 6, 0, 0, 5 | 128, 0, 0, 20, 1, 1, 6)),
 ]
 
 
