@@ -314,8 +314,7 @@ class Directory:
             if not contact and _NODE in self._published:  # nothing to tell yet
                 self._published[_NODE].due = now + LOOK
             due = [aor for aor, entry in self._published.items() if entry.due <= now]
-            for aor in due:
-                await self._put(aor, contact)
+            await asyncio.gather(*(self._put(aor, contact) for aor in due))
             try:
                 async with asyncio.timeout(self._pause()):
                     await self._kick.wait()

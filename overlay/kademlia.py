@@ -74,6 +74,7 @@ SPREAD: Final = 4  # a node holds what it is among the ``replicas`` + so many ne
 REFRESH_EVERY: Final = 3_600.0  # seconds without a lookup through a bucket
 REFRESH_LOOK: Final = 600.0
 LIVENESS_TICK: Final = 10.0
+LOOK_GAP: Final = 10.0  # seconds between two looks around because somebody is back
 SUSPECT_TICK: Final = 2.0
 QUIET_EACH: Final = 12.0  # a contact is pinged after so many seconds times their number …
 QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams when idle
@@ -428,7 +429,8 @@ class Kademlia:
             self._out.append(Learn(session.hit, node.contact))
         self._meet(node)
         self._correct_clock()
-        if self._seeds.find(session.hit) and self._joining is None:
+        lost = self._seeds.find(session.hit)
+        if lost and self._joining is None and self._now - self._looked >= LOOK_GAP:
             self._look_around()  # we, or all beyond it, were cut off: there may be more
 
     def _meet(self, node: Contact) -> None:

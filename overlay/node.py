@@ -165,6 +165,7 @@ class Node:
             PortInUse: the overlay port of our HIT is taken.
         """
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._board = Switchboard.register(self.host, self.local, self._tag, self._on_message)
         self._endpoint = self._board.endpoint
         self._unwatch = self.host.watch(self._on_event)
@@ -336,8 +337,11 @@ class Node:
         if not self._running:
             raise LookupFailed("this node has stopped")
         if not self._joined.is_set():
+            patience = JOIN_PATIENCE
+            if not len(self.engine.table):  # perhaps nobody is awake: no call shall wait for that
+                patience = max(self._began + JOIN_PATIENCE - self._loop.time(), 0.0)
             try:
-                async with asyncio.timeout(JOIN_PATIENCE):
+                async with asyncio.timeout(patience):
                     await self._joined.wait()
             except TimeoutError:
                 pass  # what we hold ourselves may do

@@ -18,7 +18,7 @@ from overlay.admission import Credentials
 from overlay.messages import Field, Kind, encode_answer
 from overlay.node import Node
 from overlay.overlayfile import Seed
-from overlay.records import node_id
+from overlay.records import Record, node_id
 from overlay.rpc import Asked, Greeting
 from overlay.storage import Limits
 from overlay.store import MemoryStore
@@ -426,5 +426,45 @@ def test_a_neighbour_that_sheds_our_load_is_not_taken_for_dead() -> None:
         assert all(isinstance(answer, list | LookupFailed) for answer in answers)
         await asyncio.sleep(5)
         assert await one.directory.resolve(two.aor)
+
+    simulate(main)
+
+
+def test_a_peer_whose_friends_all_sleep_does_not_wait_for_them_at_each_call() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        loop = asyncio.get_running_loop()
+        one = await Device(net, 0, (net.hit(900),)).start()
+        await one.directory.publish(one.aor, 5060)
+        await asyncio.sleep(60)
+        began = loop.time()
+        (target,) = await one.directory.resolve(one.aor)
+        assert target.hit == one.identity.hit
+        with pytest.raises(LookupFailed):
+            await one.directory.resolve("sip:nobody@p2p.example")
+        assert loop.time() - began < 0.1
+
+    simulate(main)
+
+
+def test_one_slow_put_does_not_hold_up_the_other_names() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        everybody = await devices(net, 3)
+        directory = everybody[1].directory
+        put = directory._node.put
+
+        async def slow(record: Record) -> int:
+            if record.kind == "NODE":
+                await asyncio.sleep(60)
+            return await put(record)
+
+        directory._node.put = slow  # type: ignore[method-assign]
+        for entry in directory._published.values():
+            entry.due = 0.0
+        await directory.withdraw(everybody[1].aor)
+        await directory.publish(everybody[1].aor, 5070)
+        await asyncio.sleep(5)
+        assert [t.port for t in await everybody[2].directory.resolve(everybody[1].aor)] == [5070]
 
     simulate(main)
