@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from hipctl import ask_control
+
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
 P2PSIP = (sys.executable, "-m", "overlay.cli")
@@ -148,6 +150,15 @@ def resolve(asker: Peer, aor: str, *, found: bool, within: float = 10.0) -> Any:
         if (done.returncode == 0) == found:
             return json.loads(done.stdout) if found else sentence(done)
         assert time.monotonic() < limit, done
+
+
+def test_hipctl_tells_of_the_host_of_a_running_peer(net: Net) -> None:
+    alice, bob = net.peers[:2]
+    told = ask_control(alice.profile.parent / "state" / "hip.sock", "status")
+    assert told["hits"] == [alice.made["hit"]]
+    (row,) = [row for row in told["associations"] if row["peer"] == bob.made["hit"]]
+    assert row["state"] in {"ESTABLISHED", "R2-SENT"}
+    assert row["address"] == [bob.address, 10500]
 
 
 def test_ready_tells_who_is_there(net: Net) -> None:
