@@ -191,6 +191,8 @@ class LocalHost:
         self._loopback.close()
         for pair in list(self._waiting):
             self._release(pair, AssociationFailed("this host was closed"))
+        for asked in list(self._asking):
+            self._found(PeerFound(*asked, None))
         if self._keylog is not None:
             os.close(self._keylog)
             self._keylog = None

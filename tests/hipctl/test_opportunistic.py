@@ -181,6 +181,11 @@ def test_a_host_finds_the_hit_at_an_address() -> None:
             assert not ours.connected(b.hit)
             with pytest.raises(AssociationFailed, match="did not answer"):
                 await ours.connect_opportunistic(theirs.addresses[0], timeout=0.2)
+        async with LocalHost([a], config(BOTH)) as ours:
+            asking = asyncio.create_task(ours.connect_opportunistic(("127.0.0.1", 9)))
+            await asyncio.sleep(0.01)
+        with pytest.raises(AssociationFailed):
+            await asyncio.wait_for(asking, 1)
         async with LocalHost([a], config(FAST)) as ours:
             with pytest.raises(HostConfigRefused, match="opportunistic_initiator"):
                 await ours.connect_opportunistic(("127.0.0.1", 9))
