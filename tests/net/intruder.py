@@ -58,7 +58,7 @@ class Intruder:
         self._endpoint: Endpoint
 
     async def __aenter__(self) -> Self:
-        listen = parse_address(self._profile.host.listen)
+        listen = parse_address(self._profile.host.places[0])
         assert listen is not None
         hit, info = self.identity.hit, self.joined.info
         config = HostConfig(listen=(listen,), announce_private=True)

@@ -1,0 +1,274 @@
+"""A call between two unmodified clients whose peers change networks: how long nobody is heard.
+
+    python -m net.handover make-before-break     (root; PYTHONPATH is the root and tests/)
+
+prints a JSON line for each kind named, or for all.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from net.gaps import longest_missing, longest_pause
+from net.lab import PORT, Lab, missing
+
+from sipgw.demo.audio import load, melody, save
+from sipgw.demo.process import Program
+from sipgw.demo.world import command, installed
+
+ROOT = Path(__file__).parents[2]
+BEFORE, AFTER = 3.0, 4.0  # seconds of talk before the first event and after the last
+OVERLAP = 1.5  # seconds for which both networks are there
+AWAY = 1.5  # seconds without any
+SOON = 15.0
+JOIN = 20.0
+NAMES = ("alice", "bob")
+TUNES = {"alice": 1, "bob": 2}
+LENGTH = 30.0  # seconds of melody
+
+Move = Callable[[Lab], Awaitable[float]]
+"""Does something to alice's network; returns the moment from which the gap counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to change networks.
+
+    Attributes:
+        first: what is there at the beginning: (host, link, IP version).
+        move: what happens then.
+        limit: milliseconds that the gap may last.
+    """
+
+    first: Sequence[tuple[str, int, int]]
+    move: Move
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one client heard of the other; all in milliseconds.
+
+    Attributes:
+        pause: between RTP packets that reached the client, from the moment that counts.
+        missing: the longest stretch of the melody that its recording lacks, over all.
+        away: for how long there was no network at all, by design.
+    """
+
+    pause: float
+    missing: float
+    away: float
+
+    @property
+    def gap(self) -> float:
+        """The worse of both."""
+        return max(self.pause, self.missing - self.away)
+
+
+async def make_before_break(lab: Lab) -> float:
+    lab.connect("alice", 2)
+    lab.add("alice", 2)
+    await asyncio.sleep(OVERLAP)
+    began = time.monotonic()
+    lab.remove("alice", 1)
+    return began
+
+
+async def break_before_make(lab: Lab) -> float:
+    lab.remove("alice", 1)
+    await asyncio.sleep(AWAY)
+    lab.connect("alice", 2)
+    lab.add("alice", 2)
+    return time.monotonic()
+
+
+async def four_to_six(lab: Lab) -> float:
+    lab.add("alice", 1, 6)
+    await asyncio.sleep(OVERLAP)
+    began = time.monotonic()
+    lab.remove("alice", 1, 4)
+    return began
+
+
+async def silent_loss(lab: Lab) -> float:
+    began = time.monotonic()
+    lab.cut("alice", 1)
+    return began
+
+
+FOUR = [("alice", 1, 4), ("bob", 1, 4)]
+KINDS = {
+    "make-before-break": Kind(FOUR, make_before_break, 150),
+    "break-before-make": Kind(FOUR, break_before_make, 1_000),
+    "IPv4-to-IPv6": Kind([*FOUR, ("bob", 1, 6)], four_to_six, 150),
+    "silent-loss": Kind([*FOUR, ("alice", 2, 4)], silent_loss, 2_000),
+}
+
+
+class Side:
+    """A peer and its client in a namespace."""
+
+    def __init__(self, lab: Lab, name: str, folder: Path) -> None:
+        self.name, self.aor = name, ""
+        self._lab, self._folder = lab, folder / name
+        self._client: Program | None = None
+        self._since = 0
+
+    async def make(self, seed: Sequence[str], overlay: Sequence[str]) -> dict[str, Any]:
+        made = await command("p2psip", "init", str(self._folder), *seed, *overlay)
+        self.aor = str(made["aor"])
+        return made
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        argv = [*self._lab.inside(self.name), installed("p2psip")]
+        argv += ["run", str(self._folder), "--json", "-v"]
+        self.peer = await stack.enter_async_context(Program(f"peer of {self.name}", argv))
+        ready = '{"event": "ready"'
+        await self.peer.lines.wait(lambda x: x.startswith(ready) or None, SOON, what="ready")
+
+    async def register(self, stack: AsyncExitStack, friend: str) -> None:
+        place, microphone = self._folder / "client", self._folder / "microphone.wav"
+        place.mkdir()
+        save(microphone, melody(LENGTH, tune=TUNES[self.name]))
+        given = {
+            "aor": self.aor,
+            "proxy": ["127.0.0.1", 5060],
+            "friend": friend,
+            "folder": str(place),
+            "microphone": str(microphone),
+        }
+        argv = [*self._lab.inside(self.name), sys.executable, "-m", "net.lab_client"]
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        self._client = await stack.enter_async_context(
+            Program(
+                f"client of {self.name}", [*argv, json.dumps(given)], {"PYTHONPATH": path}, ROOT
+            )
+        )
+        await self.answer("start", SOON)
+        async with asyncio.timeout(SOON):
+            while not await self._published():
+                await asyncio.sleep(0.1)
+
+    async def ask(self, line: str) -> dict[str, Any]:
+        """Tell the client to do something and return what it says when it is done."""
+        assert self._client is not None
+        self._client.write(line)
+        return await self.answer(line.split(maxsplit=1)[0], 2 * SOON)
+
+    async def answer(self, what: str, timeout: float) -> dict[str, Any]:
+        assert self._client is not None
+
+        def found(line: str) -> dict[str, Any] | None:
+            said: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+            if "failed" in said or line.startswith("Traceback"):
+                raise AssertionError(f"{self.name}: {line}\n{self.peer.tail(30)}")
+            return said if said.get("done") == what else None
+
+        said = await self._client.lines.wait(found, timeout, since=self._since, what=what)
+        self._since = len(self._client.lines.entries)
+        return said
+
+    async def _published(self) -> bool:
+        overlays = (await self.status())["overlays"].values()
+        return any(self.aor in overlay["published"] for overlay in overlays)
+
+    async def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = await command(
+            "p2psip", "status", "--wait", str(JOIN), "--profile", str(self._folder)
+        )
+        return found
+
+
+async def talk(lab: Lab, kind: Kind, folder: Path) -> dict[str, Heard]:
+    """One call with one move; what each heard."""
+    alice, bob = (Side(lab, name, folder) for name in NAMES)
+    made = await alice.make([], [])
+    seed = ["--seed", f"{made['hit']}@{lab.address('alice', 1)}:{PORT}"]
+    await bob.make(seed, ["--overlay", str(folder / "alice" / "overlay.toml")])
+    async with AsyncExitStack() as stack:
+        for side in (alice, bob):
+            await side.start(stack)
+        for side, other in ((alice, bob), (bob, alice)):
+            joined = (await side.status())["overlays"].values()
+            assert all(overlay["joined"] for overlay in joined), side.peer.tail()
+            await side.register(stack, other.aor)
+        await alice.ask(f"call {bob.aor}")
+        talking = time.monotonic()
+        await bob.ask("answered")
+        await asyncio.sleep(BEFORE)
+        first = time.monotonic()
+        counts = await kind.move(lab)
+        await asyncio.sleep(AFTER)
+        last = time.monotonic()
+        await alice.ask("hangup")
+        said = {side.name: await side.ask("stop") for side in (alice, bob)}
+    away = counts - first if kind.move is break_before_make else 0.0
+    speakers = {"alice": "bob", "bob": "alice"}
+    return {
+        name: _heard(
+            said[name], said[speaker], TUNES[speaker], (talking, first, counts, last), away
+        )
+        for name, speaker in speakers.items()
+    }
+
+
+def _heard(
+    listener: dict[str, Any],
+    speaker: dict[str, Any],
+    tune: int,
+    when: tuple[float, float, float, float],
+    away: float,
+) -> Heard:
+    talking, first, counts, last = when
+    mine, theirs = listener["streams"], speaker["streams"]
+    (ssrc,) = [s for s in mine if s in theirs and _comes_from(theirs[s], mine[s])]
+    times = [at for at, _ in mine[ssrc]]
+    sound = load(Path(listener["heard"]))
+    lack = longest_missing(
+        melody(LENGTH, tune=tune), sound, first - talking - 1, last - talking - 0.5
+    )
+    # with no network from ``first`` to ``counts`` the last packet came long before
+    pause = longest_pause(times, counts if away else counts - 0.02, last - 0.5)
+    return Heard(round(pause * 1e3, 1), round(lack * 1e3, 1), round(away * 1e3, 1))
+
+
+def _comes_from(there: list[Any], here: list[Any]) -> bool:
+    """Whether packets crossed the loopback ``there`` first: that is where they are spoken."""
+    spoken = {number: at for at, number in there}
+    took = [at - spoken[number] for at, number in here if number in spoken]
+    return bool(took) and statistics.median(took) > 0
+
+
+def measure(name: str) -> dict[str, Heard]:
+    """Make a lab, talk in it, and take it down."""
+    kind = KINDS[name]
+    with tempfile.TemporaryDirectory(prefix="hiplab-") as folder, Lab(NAMES) as lab:
+        for host, link in {(host, link) for host, link, _ in kind.first}:
+            lab.connect(host, link)
+        for host, link, version in kind.first:
+            lab.add(host, link, version)
+        return asyncio.run(asyncio.wait_for(talk(lab, kind, Path(folder)), 90))
+
+
+def main() -> None:
+    if why := missing():
+        raise SystemExit(why)
+    for name in sys.argv[1:] or KINDS:
+        heard = measure(name)
+        for who, found in heard.items():
+            line = {"kind": name, "listener": who, "gap": found.gap, "limit": KINDS[name].limit}
+            line |= {"pause": found.pause, "missing": found.missing}
+            print(json.dumps(line), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

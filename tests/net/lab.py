@@ -1,0 +1,149 @@
+"""A small Internet in network namespaces: a router, and hosts on links of their own to it.
+
+Nothing outside the namespaces is touched; all of it vanishes at the end, and what a crash left
+behind when the next one begins. Needs root.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Self
+
+PREFIX = "hiplab-"
+PORT = 10_500
+
+
+def missing() -> str | None:
+    """Why there can be no lab here, or None."""
+    if os.geteuid() != 0:
+        return "namespaces need root"
+    for program in ("ip", "nft"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed (apt-get install iproute2 nftables)"
+    probe = f"{PREFIX}{os.getpid()}-probe"
+    made = subprocess.run(
+        ["ip", "netns", "add", probe], check=False, capture_output=True, text=True
+    )
+    if made.returncode:
+        return f"no namespaces here: {made.stderr.strip()}"
+    subprocess.run(["ip", "netns", "del", probe], check=True)
+    return None
+
+
+class Lab:
+    """From ``__enter__`` to ``__exit__``.
+
+    Host number h (from 1) has at link l the addresses 10.h.l.2 and fd00:h:l::2; the router's end
+    is called ``h-l`` there, and ``link<l>`` in the host.
+    """
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self._hosts = {name: number for number, name in enumerate(hosts, 1)}
+        self._prefix = f"{PREFIX}{os.getpid()}-"
+
+    def namespace(self, name: str) -> str:
+        """Its full name, for ``ip netns exec``."""
+        return self._prefix + name
+
+    def inside(self, name: str) -> list[str]:
+        """What to put before a command so that it runs there."""
+        return ["ip", "netns", "exec", self.namespace(name)]
+
+    def ip(self, name: str, command: str) -> None:
+        """Run ``ip`` on one namespace: ``lab.ip("alice", "link set link1 down")``."""
+        _run("ip", "-n", self.namespace(name), *command.split())
+
+    def connect(self, name: str, link: int) -> None:
+        """Lay a cable from a host to the router; without addresses as yet."""
+        number = self._hosts[name]
+        router = self.namespace("router")
+        self.ip(name, f"link add link{link} type veth peer name {number}-{link} netns {router}")
+        self.ip(name, f"link set link{link} up")
+        self.ip("router", f"addr add 10.{number}.{link}.1/24 dev {number}-{link}")
+        self.ip("router", f"addr add fd00:{number}:{link}::1/64 dev {number}-{link} nodad")
+        self.ip("router", f"link set {number}-{link} up")
+
+    def address(self, name: str, link: int, version: int = 4) -> str:
+        """The address that a host has or could have."""
+        number = self._hosts[name]
+        return f"10.{number}.{link}.2" if version == 4 else f"fd00:{number}:{link}::2"
+
+    def add(self, name: str, link: int, version: int = 4) -> None:
+        """Give a host its address at a link, and a default route of metric 100 + link."""
+        number = self._hosts[name]
+        prefix, more = ("24", "") if version == 4 else ("64", " nodad")
+        self.ip(
+            name, f"addr add {self.address(name, link, version)}/{prefix} dev link{link}{more}"
+        )
+        router = f"10.{number}.{link}.1" if version == 4 else f"fd00:{number}:{link}::1"
+        self.ip(
+            name, f"-{version} route add default via {router} dev link{link} metric {100 + link}"
+        )
+
+    def remove(self, name: str, link: int, version: int = 4) -> None:
+        """Take the address away again, as when a lease ends; its routes go with it."""
+        prefix = "24" if version == 4 else "64"
+        self.ip(name, f"addr del {self.address(name, link, version)}/{prefix} dev link{link}")
+        with contextlib.suppress(subprocess.CalledProcessError):  # the kernel took it, or not
+            self.ip(name, f"-{version} route del default dev link{link}")
+
+    def cut(self, name: str, link: int) -> None:
+        """Let the router lose everything from and to a link; nobody is told."""
+        end = f"{self._hosts[name]}-{link}"
+        rules = (
+            "table inet lab {\nchain forward { type filter hook forward priority 0; "
+            f'iifname "{end}" drop; oifname "{end}" drop; }} '
+            "\nchain input { type filter hook input priority 0; "
+            f'iifname "{end}" drop; }}\n}}'
+        )
+        _run(*self.inside("router"), "nft", rules)
+
+    def __enter__(self) -> Self:
+        _sweep()
+        try:
+            for name in ("router", *self._hosts):
+                _run("ip", "netns", "add", self.namespace(name))
+                self.ip(name, "link set lo up")
+            forward = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
+            _run(*self.inside("router"), "sysctl", "-qw", *forward)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _remove(self._prefix)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
+
+
+def _namespaces() -> list[str]:
+    shown = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
+    return [line.split()[0] for line in shown.stdout.splitlines() if line.startswith(PREFIX)]
+
+
+def _sweep() -> None:
+    """Remove the labs of processes that are no more."""
+    for name in _namespaces():
+        owner = name.removeprefix(PREFIX).partition("-")[0]
+        if not os.path.exists(f"/proc/{owner}"):
+            _remove(f"{PREFIX}{owner}-")
+
+
+def _remove(prefix: str) -> None:
+    """Remove namespaces, and first the programs that run in them: they are the lab's own."""
+    for name in _namespaces():
+        if not name.startswith(prefix):
+            continue
+        shown = subprocess.run(
+            ["ip", "netns", "pids", name], check=False, capture_output=True, text=True
+        )
+        for pid in shown.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
