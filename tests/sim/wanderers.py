@@ -59,6 +59,14 @@ class Wanderers:
                 waiting = upkeep._updates.outstanding
                 assert len(waiting) <= OUTSTANDING_MAX
                 assert len(list(upkeep._mobility.peer)) <= LOCATORS_MAX
+                outbound = engine.outbound[association.pair]
+                known = upkeep._mobility.peer.get(outbound.address)
+                assert outbound.sa.metered is not (known is not None and known.verified)
+                assert (
+                    outbound.source is None
+                    or outbound.source in upkeep._mobility.ours
+                    or (not upkeep._mobility.ours)
+                )
                 at = upkeep.deadline()
                 assert at is not None or not waiting
                 if at is not None and association.state is not State.E_FAILED:
