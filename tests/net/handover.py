@@ -155,7 +155,7 @@ class Side:
         )
         await self.answer("start", SOON)
         async with asyncio.timeout(SOON):
-            while not await self._published():
+            while not await self._published():  # noqa: ASYNC110 - in another process
                 await asyncio.sleep(0.1)
 
     async def ask(self, line: str) -> dict[str, Any]:
