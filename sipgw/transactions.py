@@ -86,7 +86,7 @@ class TransactionLayer:
         self._accepted: dict[Key, ServerTransaction] = {}  # 2xx sent, by dialog
         self._absorbing: deque[_Transaction] = deque()
         self._absorbing_alive = 0
-        self._absorbing_bytes = 0
+        self._absorbing_bytes = 0  # of all in the queue, terminated ones included
         self._alive: dict[int, _Transaction] = {}
         self._wakes: list[tuple[float, int]] = []  # heap of (when, serial)
         self._serial = 0
@@ -361,6 +361,7 @@ class TransactionLayer:
             or self._absorbing_bytes > MAX_FINISHED_BYTES
         ):
             oldest = absorbing.popleft()
+            self._absorbing_bytes -= oldest.size
             if oldest.state is not State.TERMINATED:
                 oldest.state = State.TERMINATED
                 self._forget(oldest, was_absorbing=True)
@@ -370,7 +371,6 @@ class TransactionLayer:
     def _forget(self, transaction: _Transaction, was_absorbing: bool) -> None:
         if was_absorbing:
             self._absorbing_alive -= 1
-            self._absorbing_bytes -= transaction.size
         elif isinstance(transaction, ServerTransaction):
             self._leave_share(transaction)
         del self._alive[transaction.serial]

@@ -531,7 +531,6 @@ def test_one_gateway_has_a_share_of_the_table_and_gets_it_back() -> None:
         a.on_time(due)
     assert len(a) == 0
     assert not a._shares
-    assert a._absorbing_bytes == 0
 
 
 def test_what_is_finished_takes_a_bounded_room_however_big_it_is() -> None:
@@ -540,5 +539,10 @@ def test_what_is_finished_takes_a_bounded_room_however_big_it_is() -> None:
         request = received(a.on_datagram(big(number), CLIENT, 0))
         a.reply(request.transaction, 200, "", 0)
     assert 600 < len(a) < 700  # of 50 kB each
+    assert sum(t.request.size for t in a._absorbing) < 33 << 20
     a.on_time(40.0)
-    assert len(a) == a._absorbing_bytes == 0
+    assert len(a) == 0
+    request = received(a.on_datagram(big(2000), CLIENT, 50))
+    a.reply(request.transaction, 200, "", 50)
+    assert len(a._absorbing) == 1
+    assert a._absorbing_bytes == request.request.size
