@@ -27,6 +27,9 @@ from hipctl.transitions import TABLE, Ask, Drop, Rule
 from hipctl.upkeep import Upkeep
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
+_REFUSALS: Final = frozenset(
+    {NotifyType.CREDENTIALS_REQUIRED.name, NotifyType.INVALID_CERTIFICATE.name}
+)
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
 
 
@@ -137,6 +140,12 @@ class Association:
         if self._upkeep is None:
             return []
         return self._upkeep.set_locators(ours, at, now)
+
+    def show(self, now: float) -> list[Action]:
+        """Show our credentials again if they are others now."""
+        if self._upkeep is None or self.state not in (State.R2_SENT, State.ESTABLISHED):
+            return []
+        return self._upkeep.show(now)
 
     def on_first_data(self, now: float, spi: int = 0) -> list[Action]:
         """The first authentic ESP in R2-SENT, or under new keys, has come."""
@@ -389,7 +398,18 @@ class Association:
             except ValueError:
                 name = "of unknown type"
             self._shared.counters[f"NOTIFY {name}"] += 1
+            self._hear_why(packet, name)
         return []
+
+    def _hear_why(self, packet: Packet, name: str) -> None:
+        """Note why the Responder leaves our I2 unanswered: for whoever is told of the failure."""
+        work = self._work
+        if name not in _REFUSALS or work is None or work.reply is None or work.refusals_read >= 3:
+            return
+        work.refusals_read += 1  # a signature costs, and anybody may send such
+        signature = packet.need(params.HipSignature)
+        if work.offer.host_id.verify(signature.signature, packet.covered(params.HipSignature)):
+            work.refusal = name
 
     def _on_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
         upkeep = self._upkeep
@@ -492,9 +512,10 @@ class Association:
             self._drop(State.UNASSOCIATED)
             return []
         waited_for = "R1" if self.state is State.I1_SENT else "R2"
+        refusal = f": {self._work.refusal}" if self._work and self._work.refusal else ""
         self._drop(State.E_FAILED)
         self._shared.counters[f"no {waited_for}"] += 1
-        return self._down(f"no {waited_for} came", always=True)
+        return self._down(f"no {waited_for} came{refusal}", always=True)
 
     def _puzzle_expired(self, now: float) -> list[Action]:
         self._work = None

@@ -1,9 +1,10 @@
 """Credentials in the base exchange (RFC 8002): what is shown, read, judged; and whether it fits.
 
-The Initiator shows its own in I2, the Responder in R2, to who has shown some: both encrypted, for
-a certificate says names that nobody on the way need know. In an R1, which goes to whoever asks,
-stands only what the policy would tell strangers. A CERT is looked at when the packet's MAC and
-signature hold, never before. Without a policy nothing is shown, read or required.
+The Initiator shows its own in I2, the Responder in R2 (RFC 8002 §2 allows CERT in all packets), to
+who has shown some: both encrypted, for a certificate says names that nobody on the way need know.
+UPDATE carries those that have changed. In an R1, which goes to whoever asks, stands only what the
+policy would tell strangers. A CERT is looked at when the packet's MAC and signature hold, never
+before. Without a policy nothing is shown, read or required.
 """
 
 from collections.abc import Callable, Iterable
@@ -161,7 +162,7 @@ class Desk:
         return self._judge(self._policy, pair, *self._read(packet, keys))
 
     def judge_answer(self, pair: Pair, packet: Packet, keys: Keys | None) -> Shown:
-        """The same for R1 and R2: the Responder need not show anything, but what it shows holds.
+        """The same for R1, R2 and UPDATE: they need not show anything, but what they show holds.
 
         Raises:
             Rejected: it does not.
@@ -170,6 +171,27 @@ class Desk:
             return NOTHING
         shown, strange = self._read(packet, keys)
         return self._judge(self._policy, pair, shown, strange) if shown else NOTHING
+
+    def renew(self, pair: Pair, packet: Packet, keys: Keys) -> None:
+        """Take what a new UPDATE shows, in place of what was shown before.
+
+        Raises:
+            Rejected: it does not hold; what was shown before still counts.
+        """
+        theirs = self.judge_answer(pair, packet, keys)
+        if theirs:
+            self.theirs[pair] = theirs
+
+    def changed(self, pair: Pair) -> Shown:
+        """What the peer is to be shown in an UPDATE, noted as shown: nothing if it knows."""
+        theirs, ours = self.theirs.get(pair), self.ours.get(pair, NOTHING)
+        if not ours and not theirs:
+            return NOTHING  # credentials are no matter between us
+        now = self.show(pair, theirs)
+        if not now or now == ours:
+            return NOTHING
+        self.ours[pair] = now
+        return now
 
     def _read(self, packet: Packet, keys: Keys | None) -> tuple[Shown, bytes]:
         try:

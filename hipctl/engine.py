@@ -119,6 +119,14 @@ class Engine:
         for identity, responder in self._identities.values():
             responder.shown = policy.shown(identity.hit, None, wall())
 
+    def show(self, now: float) -> list[Action]:
+        """Show credentials that have changed to whom we have shown others (in an UPDATE)."""
+        actions: list[Action] = []
+        for association in list(self._associations.values()):
+            actions += association.show(now)
+            self._settle(association)
+        return actions
+
     def credentials(self, local: Hit, peer: Hit) -> Shown | None:
         """See ``interface.Host``."""
         return self._shared.desk.theirs.get((local, peer))

@@ -281,6 +281,8 @@ class LocalHost:
     def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
         """See ``interface.Host``."""
         self.engine.use(policy, wall)
+        if self._open:
+            self._driver.feed(self.engine.show)
 
     def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
         """See ``interface.Host``."""

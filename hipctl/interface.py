@@ -169,6 +169,8 @@ class Host(Protocol):
     def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
         """From now on show and judge credentials in base exchanges, by ``policy``.
 
+        Peers to whom we have shown others are shown the new ones. An association that is up stays.
+
         Args:
             policy: one for all of our HITs; without any nothing is shown, everybody is let in.
             wall: Unix seconds.

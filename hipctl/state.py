@@ -103,6 +103,8 @@ class Work:
         spi: our inbound SPI in it.
         shown: our credentials in it.
         theirs: the credentials in the R1.
+        refusal: why the Responder says that it won't answer; ``refusals_read`` NOTIFYs said so.
+        refusals_read: see ``refusal``.
     """
 
     offer: Offer
@@ -112,6 +114,8 @@ class Work:
     spi: int = 0
     shown: Shown = NOTHING
     theirs: Shown = NOTHING
+    refusal: str = ""
+    refusals_read: int = 0
 
 
 @dataclass(slots=True)

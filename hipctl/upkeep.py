@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Final
 
-from hipctl import exchange, params
+from hipctl import credentials, exchange, params
 from hipctl.actions import Action, Address, Pair, Path, Transmit
 from hipctl.constants import (
     PROBE_RETRANSMIT_MAX,
@@ -214,7 +214,8 @@ class Upkeep:
             self._rekeying.agree(said, now)  # the last thing that may raise
             self._timers.stop(Chore.PATIENCE)
         self._updates.note(seq.update_id)
-        actions = self._take_acks(update_ids, nonces, now)
+        actions = self._take_credentials(packet, source, now)
+        actions += self._take_acks(update_ids, nonces, now)
         wanted = self._mobility.take(_known(listed), source, now)
         actions += self._answer(seq.update_id, echo, source, wanted, now)
         self._finish_rekey(now)
@@ -244,6 +245,31 @@ class Upkeep:
             if path.to != source:
                 actions.append(self._probe(path, now))
         return actions
+
+    def _take_credentials(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        """Take renewed credentials; those that don't hold change nothing (RFC 8002 §5)."""
+        try:
+            self._shared.desk.renew(self._pair, packet, self._keys)
+        except Rejected as error:
+            self._shared.counters[error.reason] += 1
+            if error.notify is not None:
+                return self._notify(error.notify, error.data, source, now)
+        return []
+
+    def show(self, now: float) -> list[Action]:
+        """Show our credentials again if they are others now (RFC 8002 §2)."""
+        shared = self._shared
+        changed = shared.desk.changed(self._pair)
+        if not changed:
+            return []
+        sealed = credentials.sealed(changed, self._keys, shared.rng)
+        limit = shared.config.update_retransmit_max
+        try:
+            return [self._ask(self._mobility.path(), now, limit=limit, probes=False, more=sealed)]
+        except ValueError:
+            shared.counters["credentials longer than a packet"] += 1
+            shared.desk.ours.pop(self._pair, None)
+            return []
 
     def _owes_half(self) -> bool:
         """Whether the peer has said its half of a rekey and ours is not on its way."""
@@ -295,11 +321,12 @@ class Upkeep:
         echo: exchange.Echo = _NO_ECHO,
         announces: bool = False,
         probes: bool = True,
+        more: Sequence[params.Parameter] = (),
     ) -> Transmit:
         """Send an UPDATE that wants an ACK, and an echo if it ``probes`` its path."""
         pending = self._rekeying.unsaid
         number = self._updates.number()
-        parameters: list[params.Parameter] = [params.Seq(number)]
+        parameters: list[params.Parameter] = [params.Seq(number), *more]
         if pending is not None:
             parameters += pending.parameters()
         else:
@@ -480,13 +507,17 @@ class Upkeep:
         if not any(found.preferred for found in unknown):
             return []
         self._shared.counters["locator of unknown type"] += 1
+        details = b"".join(found.encode() for found in unknown)
+        return self._notify(NotifyType.LOCATOR_TYPE_UNSUPPORTED, details, source, now)
+
+    def _notify(
+        self, what: NotifyType, details: bytes, source: Address, now: float
+    ) -> list[Action]:
         if not self._shared.notify_limit.allow("", now):
             return []
-        details = b"".join(found.encode() for found in unknown)
-        notify = exchange.make_notify(
-            self._identity, self._pair[1], NotifyType.LOCATOR_TYPE_UNSUPPORTED, details
-        )
-        return [Transmit(notify, source)]
+        return [
+            Transmit(exchange.make_notify(self._identity, self._pair[1], what, details), source)
+        ]
 
 
 def _transmit(update: Outstanding) -> Transmit:

@@ -15,7 +15,7 @@ from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import Admission, Shown
 from hipctl.packet import Packet, build
 from hipctl.state import State
-from sim.engines import FAST, UDP, Net, Peer, downs, pair
+from sim.engines import FAST, UDP, Net, Peer, Seen, both_ways, downs, pair
 
 GOOD = Shown((b"certificate of alice",), b"alice may use this device")
 BOB = Shown((b"certificate of bob", b"another"), b"bob's")
@@ -144,7 +144,7 @@ def test_a_responder_says_why_it_refuses(shown: Shown, notify: NotifyType) -> No
     assert a.engine.counters[f"NOTIFY {notify.name}"] == 1
     assert not net.sent(PacketType.R2)
     net.run(60.0)
-    assert downs(a) == ["no R2 came"]
+    assert downs(a) == [f"no R2 came: {notify.name}"]
     assert b.engine.credentials(b.hit, a.hit) is None
 
 
@@ -246,6 +246,71 @@ def test_a_responder_whose_credentials_do_not_fit_r2_answers_without() -> None:
     net, a, b = meet(Policy(GOOD), Policy(Shown((bytes(2000),))))
     assert net.state(a, b) is State.ESTABLISHED
     assert b.engine.shows(b.hit, a.hit) is None
+
+
+def test_a_refusal_that_the_responder_has_not_signed_is_no_reason() -> None:
+    net, a, b = pair()
+    a.engine.use(Policy(GOOD), lambda: WALL)
+    b.engine.use(Policy(BOB, only(BOB)), lambda: WALL)
+    net.tamper = lambda seen: [seen.data[:-9] + bytes(9) if seen.kind == 17 else seen.data]
+    net.connect(a, b)
+    net.run(60.0)
+    assert downs(a) == ["no R2 came"]
+    assert a.engine.counters["NOTIFY INVALID_CERTIFICATE"]
+
+
+# --- renewing
+
+NEW = Shown((b"renewed certificate of alice",), b"alice may use this device longer")
+
+
+def renewed(new: Shown, lose: int = 0) -> tuple[Net, Peer, Peer]:
+    net, a, b = meet(Policy(GOOD), Policy(BOB, only(GOOD)))
+    both_ways(net, a, b)
+    a.engine.use(Policy(new), lambda: WALL)
+    b.engine.use(Policy(BOB, only(NEW)), lambda: WALL)
+    left = [lose]
+
+    def tamper(seen: Seen) -> list[bytes]:
+        left[0] -= seen.kind == PacketType.UPDATE
+        return [] if seen.kind == PacketType.UPDATE and left[0] >= 0 else [seen.data]
+
+    net.tamper = tamper
+    net.perform(a, a.engine.show(net.now))
+    net.run(net.now + 10)
+    net.tamper = lambda seen: [seen.data]
+    return net, a, b
+
+
+@pytest.mark.parametrize("lose", [0, 2])
+def test_changed_credentials_are_shown_in_an_update(lose: int) -> None:
+    net, a, b = renewed(NEW, lose)
+    assert b.engine.credentials(b.hit, a.hit) == a.engine.shows(a.hit, b.hit) == NEW
+    assert b"renewed" not in b"".join(seen.data for seen in net.wire)
+    assert a.engine.show(net.now) == []  # it knows
+    assert b.engine.show(net.now) == []  # what it shows is what it was
+    both_ways(net, a, b)
+
+
+def test_renewed_credentials_that_do_not_hold_change_nothing() -> None:
+    net, a, b = renewed(BOB)
+    assert b.engine.credentials(b.hit, a.hit) == GOOD
+    assert [n.type for n in notified(net, a)] == [NotifyType.INVALID_CERTIFICATE]
+    assert a.engine.counters["NOTIFY INVALID_CERTIFICATE"] == 1
+    both_ways(net, a, b)
+
+
+def test_renewed_credentials_that_fit_no_packet_are_not_sent() -> None:
+    net, a, b = renewed(Shown((bytes(2000),)))
+    assert a.engine.shows(a.hit, b.hit) is None  # HELLO will have to
+    assert b.engine.credentials(b.hit, a.hit) == GOOD
+    both_ways(net, a, b)
+
+
+def test_to_whom_nothing_was_shown_nothing_is_shown_later() -> None:
+    net, a, _ = meet(None, None)
+    a.engine.use(Policy(GOOD), lambda: WALL)
+    assert a.engine.show(net.now) == []
 
 
 # --- reading
