@@ -7,7 +7,7 @@ import pytest
 
 from hipctl import params
 from hipctl.access import Access
-from hipctl.actions import PeerFound
+from hipctl.actions import PeerFound, Transmit
 from hipctl.constants import PacketType
 from hipctl.errors import AssociationFailed, HostConfigRefused
 from hipctl.host import LocalHost
@@ -110,6 +110,43 @@ def test_who_is_a_peer_already_is_found_at_its_address() -> None:
     net.run(2.0)
     assert a.found == [PeerFound(a.hit, b.address, b.hit)]
     assert len(ups(a)) == 1
+
+
+def test_an_address_is_not_tied_to_who_was_there_before() -> None:
+    net, a, b = strangers()
+    ask(net, a, b)
+    net.run(1.0)
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    net.run(30.0)
+    b.identity = HostIdentity.from_secret(4711)
+    net.restart(b, BOTH)
+    ask(net, a, b)
+    net.run(31.0)
+    assert [found.peer for found in a.found[1:]] == [b.hit]
+    assert net.state(a, b) is State.ESTABLISHED
+
+
+def test_of_an_r1_from_a_hit_of_an_unknown_suite_nothing_is_used() -> None:
+    net, a, b = strangers()
+    ask(net, a, b)
+    net.run(0.015)
+    (r1,) = net.sent(PacketType.R1)
+    other = r1.data[:11] + bytes((r1.data[11] & 0xF0 | 9,)) + r1.data[12:]
+    assert a.engine.on_control(other, b.address, net.now) == []
+    assert a.engine.counters["unknown HIT suite"] == 1
+    assert a.engine.associations() == []
+    net.run(1.0)
+    assert a.found[0].peer == b.hit
+
+
+def test_the_answer_comes_from_the_default_identity_whatever_the_initiators_suite() -> None:
+    _, a, b = strangers()
+    for suite in (1, 2, 9):
+        sender = a.hit[:3] + bytes((0x20 | suite,)) + a.hit[4:]
+        i1 = build(PacketType.I1, sender, NULL_HIT, [params.DhGroupList((7,))])
+        (r1,) = b.engine.on_control(i1, a.address, 0.0)
+        assert isinstance(r1, Transmit)
+        assert r1.data[8:24] == b.hit
 
 
 def test_questions_are_bounded() -> None:
