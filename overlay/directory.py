@@ -251,7 +251,7 @@ class Directory:
     async def _ask_owner(self, aor: str, hit: Hit) -> tuple[bool, float]:
         """Ask ``hit`` for its credentials, then the overlay; the answer and how long it holds."""
         if self._host.connected(hit):
-            await self._node.greet(hit)
+            await self._node.greet(hit, anew=True)
             if self._proved(aor, hit):
                 return True, OWNS_NOT  # the session remembers it for as long as it holds
         try:

@@ -261,10 +261,17 @@ class Node:
         why = ", ".join(f"{reason} ({n})" for reason, n in outcome.reasons.most_common(3))
         raise LookupFailed(f"nobody stored the record: {why or 'nobody answered'}")
 
-    async def greet(self, hit: Hit, timeout: float = 1.0) -> Admitted | None:
-        """Exchange HELLO with ``hit`` if need be; what it proved, or None."""
-        session = self.engine.session(hit)
-        if session is None:
+    async def greet(
+        self, hit: Hit, timeout: float = 1.0, *, anew: bool = False
+    ) -> Admitted | None:
+        """Exchange HELLO with ``hit`` if need be; what it proved, or None.
+
+        Args:
+            hit: whom.
+            timeout: seconds.
+            anew: also if it has greeted before: it may have got new credentials since.
+        """
+        if anew or self.engine.session(hit) is None:
             future = self._expect()
             try:
                 async with asyncio.timeout(timeout):

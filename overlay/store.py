@@ -45,6 +45,8 @@ _REMOVE = "DELETE FROM records WHERE overlay=? AND key=? AND kind=? AND owner=? 
 _RESERVE = """INSERT INTO own VALUES (?, ?, ?, ?, ?, ?, NULL)
     ON CONFLICT DO UPDATE SET seq = max(seq + 1, excluded.seq) RETURNING seq"""
 _CONTACT = "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?, ?)"
+_OLD_CONTACTS = """DELETE FROM contacts WHERE overlay = ?1 AND hit NOT IN
+    (SELECT hit FROM contacts WHERE overlay = ?1 ORDER BY heard DESC LIMIT ?2)"""
 
 
 class Store(Protocol):
@@ -159,6 +161,7 @@ class SqliteStore:
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
         self.dropped = 0
+        self._remembered = 0
 
     # --- the writer
 
@@ -213,11 +216,7 @@ class SqliteStore:
             "SELECT hit, contact FROM contacts WHERE overlay = ? ORDER BY heard DESC LIMIT ?",
             (overlay_id, MAX_CONTACTS),
         )
-        self._prune(
-            "DELETE FROM contacts WHERE overlay = ?1 AND hit NOT IN (SELECT hit FROM contacts"
-            " WHERE overlay = ?1 ORDER BY heard DESC LIMIT ?2)",
-            (overlay_id, MAX_CONTACTS),
-        )
+        self._prune(_OLD_CONTACTS, (overlay_id, MAX_CONTACTS))
         return [(Hit(hit), bytes(contact)) for hit, contact in rows]
 
     def _rows(self, sql: str, row: tuple[Any, ...]) -> list[Any]:
@@ -254,6 +253,9 @@ class SqliteStore:
     def remember(self, overlay_id: bytes, hit: Hit, contact: bytes, wall: float) -> None:
         """See Store."""
         self._submit(_statement(_CONTACT, (overlay_id, bytes(hit), contact, int(wall))))
+        self._remembered += 1
+        if self._remembered % MAX_CONTACTS == 0:
+            self._submit(_statement(_OLD_CONTACTS, (overlay_id, MAX_CONTACTS)))
 
     async def reserve(  # noqa: PLR0917
         self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float

@@ -1,3 +1,4 @@
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,20 @@ def test_a_store_remembers_a_bounded_number_of_contacts(tmp_path: Path) -> None:
         assert len(known) == MAX_CONTACTS
         assert known[0][0][-1] == (3 * MAX_CONTACTS - 1) % 256
         store.close()
+
+
+def test_contacts_on_disk_stay_few_while_the_peer_runs(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "records.sqlite")
+    for number in range(5 * MAX_CONTACTS):
+        hit = Hit(b"\x20\x01\x00\x22" + number.to_bytes(12, "big"))
+        store.remember(OVERLAY.id, hit, b"here", EPOCH + number)
+    store.close()
+    with sqlite3.connect(tmp_path / "records.sqlite") as file:
+        (count,) = file.execute("SELECT count(*) FROM contacts").fetchone()
+        (oldest,) = file.execute("SELECT min(heard) FROM contacts").fetchone()
+    file.close()
+    assert count <= 2 * MAX_CONTACTS
+    assert oldest > EPOCH + 2 * MAX_CONTACTS
 
 
 def test_the_store_is_its_owners_alone(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from scenarios.test_dht_small import Device, devices
 
 from hipctl import Hit
 from overlay import LookupFailed, NotFound
-from overlay.admission import Credentials
+from overlay.admission import Admitted, Credentials
+from overlay.constants import FOREVER
 from overlay.messages import Field, Kind, encode_answer
 from overlay.node import Node
 from overlay.overlayfile import Seed
@@ -466,5 +467,20 @@ def test_one_slow_put_does_not_hold_up_the_other_names() -> None:
         await directory.publish(everybody[1].aor, 5070)
         await asyncio.sleep(5)
         assert [t.port for t in await everybody[2].directory.resolve(everybody[1].aor)] == [5070]
+
+    simulate(main)
+
+
+def test_a_caller_that_came_back_with_another_name_is_asked_for_it() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05))
+        one, _ = await devices(net, 2)
+        caller = await Device(net, 4, (one.identity.hit,)).start()  # it never registers
+        await asyncio.sleep(2)
+        session = one.node.engine.session(caller.identity.hit)
+        assert session is not None
+        session.credentials = Credentials().encode()  # as it showed them before its restart
+        session.admitted = Admitted(None, (), FOREVER)
+        assert await one.directory.owns(caller.aor, caller.identity.hit)
 
     simulate(main)
