@@ -274,6 +274,7 @@ class Call:
         self._quiet()
         self._cancel_others(branch, now)
         self._forget_early(keep=a)
+        self.session.keep(b.leg)
         b.unacknowledged = b.invite_cseq
         if carries_sdp(self.invite) or not carries_sdp(response):
             self.core.acknowledge(b.ack(b.invite_cseq), b.party, now)
@@ -365,8 +366,8 @@ class Call:
 
     @property
     def packets(self) -> int:
-        """Media packets heard so far, from both sides."""
-        return self.session.packets
+        """Signs of life so far: media packets of either side, refreshes that both took part in."""
+        return self.session.packets + (self._midcall.refreshed if self._midcall else 0)
 
     def _on_over(self, dialog: Dialog | None, why: str, now: float) -> None:
         """Midcall: somebody said BYE, or nobody is there any more."""

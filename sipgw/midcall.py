@@ -95,6 +95,9 @@ class Midcall:
         core: the router.
         session: the call's media.
         on_over: told when a party says BYE or can't be reached any more.
+
+    Attributes:
+        refreshed: requests of one party that the other has accepted (RFC 4028: both are there).
     """
 
     def __init__(self, core: Core, session: Session, on_over: Over) -> None:
@@ -102,6 +105,7 @@ class Midcall:
         self._session = session
         self._on_over = on_over
         self._handshake = Handshake(core, self._on_no_ack)
+        self.refreshed = 0
 
     def accept(self, accepted: Accepted, now: float) -> None:
         """Send a 2xx and see to it that it arrives."""
@@ -226,6 +230,7 @@ class Midcall:
         now: float,
     ) -> None:
         invite = asked.request.method == "INVITE"
+        self.refreshed += response is not None and 200 <= response.status < 300
         if response is not None and response.status < 200:
             if invite and response.status > 100:
                 self._pass_back(dialog, other, asked, response, now)

@@ -99,6 +99,12 @@ class Session:
             ports.append((side.port, side.port + 1))
         return description.rewrite(self._media.address, ports)
 
+    def keep(self, leg: str) -> None:
+        """A callee answered: who else was asked is heard no more, and its ports return."""
+        for kind, index in list(self._sides):
+            if kind not in (CALLER, leg):
+                self._sides.pop((kind, index)).close()
+
     def _side(self, leg: str, index: int, party: Party) -> Side:
         side = self._sides.get((leg, index))
         if side is None:

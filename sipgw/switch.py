@@ -81,7 +81,7 @@ class Running(Protocol):
 
     @property
     def packets(self) -> int:
-        """Media packets heard so far."""
+        """Signs of life so far, mostly media packets."""
 
     @property
     def parties(self) -> Sequence[Party]:
