@@ -171,8 +171,9 @@ def essence(data: bytes) -> bytes | None:
     try:
         packet = Packet(data)
         if packet.type is PacketType.R1:
-            return packet.covered_by_signature_2() + packet.tlv(params.HipSignature2)
-        return packet.covered(params.HipSignature) + packet.tlv(params.HipSignature)
+            signed = packet.covered_by_signature_2()
+            return signed + packet.need(params.HipSignature2).content()
+        return packet.covered(params.HipSignature) + packet.need(params.HipSignature).content()
     except MalformedPacket:
         return None
 
