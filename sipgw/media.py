@@ -194,6 +194,8 @@ class ClientSide:
         """See Side. An unspecified or unusable address leaves the latch as it is (old hold)."""
         if not isinstance(where, str) or not usable(where) or not rtp:
             return
+        if self._relay.holds(where, rtp) or self._relay.holds(where, rtcp):
+            return  # packets would go round for ever
         if (where, rtp) != self._rtp_to and (where, rtp) != self._rtp_from:
             self._rtp_from = self._rtcp_from = None
         self._hosts.add(where)
@@ -368,12 +370,17 @@ class MediaRelay:
         self.open_port = open_port
         self.counters: Counter[str] = Counter()
         self._pairs = PortPairs(ports)
+        self._held: set[int] = set()  # ports of client sides
         self._endpoint_ports: dict[Hit, PortPairs] = {}
         self._open: set[Side] = set()
 
     def __len__(self) -> int:
         """Sides that are open: zero when no call is."""
         return len(self._open)
+
+    def holds(self, host: str, port: int) -> bool:
+        """Whether this is a socket of our own."""
+        return host == self.address and port & ~1 in self._held
 
     def client_side(self, host: str, on_media: Callable[[], None]) -> ClientSide:
         """Open a pair of sockets for a client that signals from ``host``.
@@ -394,6 +401,7 @@ class MediaRelay:
                 self.counters["media: port taken"] += 1  # by another program
                 continue
             self._open.add(side)
+            self._held.add(port)
             return side
         raise MediaExhausted("no pair of media ports is free")
 
@@ -425,8 +433,11 @@ class MediaRelay:
         if side not in self._open:
             return
         self._open.remove(side)
-        pairs = self._pairs if isinstance(side, ClientSide) else self._endpoint_ports[side.local]
-        pairs.give(side.port, self.clock())
+        if isinstance(side, ClientSide):
+            self._held.discard(side.port)
+            self._pairs.give(side.port, self.clock())
+        else:
+            self._endpoint_ports[side.local].give(side.port, self.clock())
 
     def close(self) -> None:
         """Close whatever is still open."""

@@ -228,6 +228,24 @@ def test_whoever_was_quicker_gives_way_to_the_port_that_sdp_names() -> None:
     run(scenario)
 
 
+def test_no_description_leads_packets_round_in_a_circle() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.wire.latency = 0.001
+        one, two = bench.client_side(), bench.client_side()
+        one.connect(two)
+        two.connect(one)
+        client = Heard(bench.wire)
+        one.aim("127.0.0.1", two.port, 0)
+        two.aim("127.0.0.1", one.port, 0)
+        one.aim("127.0.0.1", client.port.address[1], two.port + 1)
+        client.send(RTP, ("127.0.0.1", one.port))
+        await settle()
+        assert len(bench.wire.log) == 1
+
+    run(scenario)
+
+
 def test_rtcp_has_no_port_after_the_last_one() -> None:
     async def scenario() -> None:
         bench = Bench()
