@@ -28,7 +28,7 @@ from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
 from hipctl.interface import AssociationDown, AssociationUp, CredentialPolicy, Shown
 from hipctl.limits import Limiter
-from hipctl.locators import one_host
+from hipctl.locators import announceable
 from hipctl.opportunistic import Opportunist
 from hipctl.packet import Packet
 from hipctl.responder import Responder
@@ -210,11 +210,12 @@ class Engine:
 
         Args:
             addresses: IP addresses and UDP ports from which ``Transmit.source`` and
-                ``Outbound.source`` will choose, the preferred one first; at most 8, no groups.
+                ``Outbound.source`` will choose, the preferred one first; at most 8; groups
+                and link-local ones are left out.
                 None at all: we are nowhere for the moment.
             now: monotonic seconds.
         """
-        ours = tuple(dict.fromkeys(a for a in addresses if one_host(a[0])))[:LOCATORS_MAX]
+        ours = tuple(dict.fromkeys(a for a in addresses if announceable(a[0])))[:LOCATORS_MAX]
         if ours == self._shared.locators:
             return []
         self._shared.locators = ours

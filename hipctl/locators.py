@@ -188,6 +188,11 @@ def usable(locator: Locator, port: int) -> Address | None:
     return (locator.ip, port) if one_host(locator.ip) else None
 
 
+def announceable(text: str) -> bool:
+    """Whether an address of ours means something to a peer elsewhere (RFC 8047 §5.1)."""
+    return one_host(text) and not ipaddress.ip_address(text).is_link_local
+
+
 def one_host(text: str) -> bool:
     """Whether an IP address is that of one host; not so a group, nobody, and a HIT."""
     ip = ipaddress.ip_address(text)

@@ -41,6 +41,8 @@ _REKEY_PATIENCE: Final = 30.0  # seconds that an acknowledged rekey waits for th
 _UNUSED_OLD_SA: Final = 6  # times old_sa_lifetime, where the new SA is not used at all
 _ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
 _ANSWERS_BURST: Final = 10
+_PROBES_RATE: Final = 2.0  # addresses a second that a peer can have us ask, and their victims
+_PROBES_BURST: Final = 16
 _FIRST_LOOK: Final = 1.0  # seconds after the association came up
 _NO_ECHO: Final = exchange.Echo((), ())
 
@@ -68,8 +70,10 @@ class Upkeep:
         "_host_id",
         "_identity",
         "_keys",
+        "_listed_by",
         "_mobility",
         "_pair",
+        "_probes",
         "_rekeying",
         "_sas",
         "_shared",
@@ -100,6 +104,8 @@ class Upkeep:
         self._updates = Updates(config.retransmit_initial, UPDATE_RETRANSMIT_MIN)
         self._mobility = Mobility(pair, sas, shared, now)
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
+        self._probes = Limiter(_PROBES_RATE, _PROBES_BURST, 1)
+        self._listed_by = 0  # Update ID of the LOCATOR_SET in force
         self._rekeying = Rekeying(pair, material, sas, shared, now)
         self._timers = Timers[Chore]()
         self.resume(now)
@@ -216,13 +222,28 @@ class Upkeep:
         self._updates.note(seq.update_id)
         actions = self._take_credentials(packet, source, now)
         actions += self._take_acks(update_ids, nonces, now)
+        listed = self._newest(listed, seq.update_id)
         wanted = self._mobility.take(_known(listed), source, now)
+        wanted = [path for path in wanted if self._probes.allow("", now)]
         actions += self._answer(seq.update_id, echo, source, wanted, now)
         self._finish_rekey(now)
         if listed is not None:
             self._watch_lifetimes()
             actions += self._unsupported(listed, source, now)
         return actions
+
+    def _newest(
+        self, listed: tuple[params.Locator, ...] | None, update_id: int
+    ) -> tuple[params.Locator, ...] | None:
+        """A LOCATOR_SET, unless a later one has overtaken it on another path."""
+        if listed is None:
+            return None
+        behind = (self._listed_by - update_id) % 2**32
+        if self._mobility.peer.told and 0 < behind < 2**31:
+            self._shared.counters["LOCATOR_SET overtaken"] += 1
+            return None
+        self._listed_by = update_id
+        return listed
 
     def _answer(
         self, update_id: int, echo: exchange.Echo, source: Address, wanted: list[Path], now: float
@@ -449,12 +470,18 @@ class Upkeep:
         for path in paths:
             alone = len(paths) == 1 and bool(mobility.ours)  # a NAT may have moved us
             actions.append(self._probe(path, now, announces=alone))
+        here = mobility.path()
+        if sas.outbound.sa.metered and not self._asks(here) and self._probes.allow("", now):
+            actions.append(self._probe(here, now))
         if not mobility.told and mobility.in_use and not self._telling():
             actions += self._announce(now)
         pause = mobility.next_look()
         if pause is not None:
             self._timers.set(Chore.LOOK, now + pause)
         return actions
+
+    def _asks(self, path: Path) -> bool:
+        return any(update.path.to == path.to for update in self._updates.outstanding.values())
 
     def _telling(self) -> bool:
         return any(update.announces for update in self._updates.outstanding.values())

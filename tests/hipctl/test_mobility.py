@@ -12,9 +12,12 @@ from hipctl import params
 from hipctl.actions import Action, Address, Transmit
 from hipctl.constants import NotifyType, PacketType
 from hipctl.esp import CreditExhausted
-from hipctl.packet import Packet, build
+from hipctl.exchange import make_i1
+from hipctl.identity import HostIdentity
+from hipctl.packet import Packet, build, finish, header
 from hipctl.state import State
 from hipctl.upkeep import Upkeep
+from hipctl.wire import frame
 from sim.engines import FAST, UDP, Net, Peer, both_ways, established, pair
 
 OLD: Address = ("192.0.2.1", 10500)
@@ -399,3 +402,94 @@ def test_lost_repeated_and_late_updates_of_a_move_do_no_harm() -> None:
         net.loss = 0.0
         both_ways(net, a, b)
         assert (to(b, a), source(a, b)) == (NEW, NEW)
+
+
+def test_a_locator_set_that_was_overtaken_by_a_later_one_changes_nothing() -> None:
+    net, a, b = at_home()
+    net.move(a, NEW, tell=False)
+    first = transmitted(a.engine.set_locators([OLD, OTHER], net.now))[0]
+    second = transmitted(a.engine.set_locators([NEW], net.now))[0]
+    net.perform(b, b.engine.on_control(second.data, NEW, net.now))
+    net.run(net.now + 1)
+    assert to(b, a) == NEW
+    (answer,) = transmitted(b.engine.on_control(first.data, OLD, net.now))[:1]
+    assert Packet(answer.data).need(params.Ack)
+    net.run(net.now + 1)
+    assert to(b, a) == NEW
+    both_ways(net, a, b)
+
+
+def test_a_peer_has_us_ask_few_addresses_however_many_it_names() -> None:
+    net, a, b = at_home()
+    asked = 0
+    for i in range(50):
+        locators = params.LocatorSet(
+            tuple(params.Locator(2, f"203.0.113.{i * 4 + j}", 9) for j in range(1, 5))
+        )
+        answers = transmitted(b.engine.on_control(crafted(a, b, [locators]), OLD, net.now))
+        asked += len([answer for answer in answers if answer.to != OLD])
+    assert asked <= 16
+
+
+def test_both_kinds_of_echo_request_are_answered() -> None:
+    net, a, b = at_home()
+    upkeep = upkeep_of(a, b)
+    seq = params.Seq(upkeep._updates.number())
+    data = upkeep._make([seq, params.EchoRequestSigned(b"signed")])
+    data = finish(data + frame(params.EchoRequestUnsigned.TYPE, b"unsigned"))
+    (answer,) = transmitted(b.engine.on_control(data, OLD, net.now))
+    packet = Packet(answer.data)
+    assert packet.need(params.EchoResponseSigned).opaque == b"signed"
+    assert packet.need(params.EchoResponseUnsigned).opaque == b"unsigned"
+
+
+def test_an_update_with_the_host_id_of_another_is_refused() -> None:
+    net, a, b = at_home()
+    for identity, refused in ((a.identity, 0), (HostIdentity.generate(), 1)):
+        b.engine.on_control(
+            crafted(a, b, [params.HostIdParameter(identity.host_id)]), OLD, net.now
+        )
+        assert b.engine.counters["HOST_ID of another"] == refused
+
+
+def test_an_update_in_r2_sent_says_that_r2_came() -> None:
+    net, a, b = pair()
+    net.connect(a, b)
+    net.run(0.1)
+    assert net.state(b, a) is State.R2_SENT
+    net.move(a, NEW)
+    net.run(net.now + 0.015)
+    assert net.state(b, a) is State.ESTABLISHED
+
+
+def test_link_local_addresses_and_groups_are_not_announced() -> None:
+    net, a, _ = at_home()
+    a.engine.set_locators([("fe80::1", 1), ("169.254.1.1", 1), ("224.0.0.1", 1), NEW], net.now)
+    assert a.engine._shared.locators == (NEW,)
+
+
+def test_an_r1_that_prefers_another_address_is_answered_there() -> None:
+    net, a, b = pair()
+    net.peers[NEW] = b
+    responder = b.engine._identities[b.hit][1]
+    i1 = Packet(make_i1(a.hit, b.hit, FAST))
+    r1 = Packet(responder.answer(i1, a.address, 0.0))
+    listed = params.LocatorSet((params.Locator(0, NEW[0], preferred=True),))
+    kept = [
+        p for p in r1.parameters() if p is not None and not isinstance(p, params.HipSignature2)
+    ]
+    data = header(PacketType.R1, b.hit, bytes(16)) + params.encode([*kept, listed])
+    unsigned = Packet(
+        finish(data + frame(params.HipSignature2.TYPE, bytes(66)))[:24]
+        + a.hit
+        + data[40:]
+        + frame(params.HipSignature2.TYPE, bytes(66))
+    )
+    signed = params.HipSignature2(7, b.identity.sign(unsigned.covered_by_signature_2()))
+    forged = finish(data[:24] + a.hit + data[40:] + frame(signed.TYPE, signed.content()))
+    net.tamper = lambda seen: [] if seen.kind == PacketType.R1 else [seen.data]
+    net.connect(a, b)
+    net.run(0.02)
+    net.perform(a, a.engine.on_control(forged, b.address, net.now))
+    net.run(0.1)
+    assert [seen.to for seen in net.sent(PacketType.I2)] == [NEW]
