@@ -180,13 +180,14 @@ class Rekeying:
         self.pending = self._new(now, dh=self._shared.config.rekey_dh)
         return True
 
-    def _new(self, now: float, *, dh: bool) -> Rekey:
+    def _new(self, now: float, *, dh: bool, index: int = 0) -> Rekey:
+        """Make our half; ``index``: the KEYMAT Index that the peer asks for (§6.9.1)."""
         material, sas = self.material, self._sas
         length = esp.keymat_length(sas.inbound.sa.suite)
         own = None
         if dh or material.index + 4 * length > material.limit:
             own = DhKey(material.own.group, self._shared.rng)
-        index = material.index if own is None else 0
+        index = max(material.index, index) if own is None else 0
         public = own.public if own is not None else None
         return Rekey(sas.inbound.sa.spi, Said(index, self._shared.new_spi(), public), own, now)
 
@@ -221,7 +222,7 @@ class Rekeying:
         Raises:
             Rejected: as ``Rekey.agree``; nothing has changed.
         """
-        pending = self.pending or self._new(now, dh=said.public is not None)
+        pending = self.pending or self._new(now, dh=said.public is not None, index=said.index)
         pending.agree(said, self.material, self._sas.inbound.sa.suite, self._pair)
         self.pending = pending
         sa = pending.inbound
