@@ -47,10 +47,16 @@ def socket_path(folder: Path, name: str, program: str) -> Path:
 
 
 def runtime_folder(program: str) -> Path:
-    """The user's own folder for sockets of ``program``."""
-    from platformdirs import user_runtime_path  # noqa: PLC0415 - seldom needed
+    """The user's own folder for sockets of ``program``; never below /tmp, which is everybody's."""
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    system = Path(f"/run/user/{os.getuid()}")
+    if named and Path(named).is_absolute():
+        return Path(named) / program
+    if os.access(system, os.W_OK):
+        return system / program
+    from platformdirs import user_state_path  # noqa: PLC0415 - seldom needed
 
-    return Path(user_runtime_path(program))
+    return Path(user_state_path(program))
 
 
 class ControlServer:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -26,6 +27,7 @@ from hipctl import (
 )
 from hipctl import contact_from_addresses as contact
 from hipctl.cli import main
+from hipctl.control import runtime_folder
 
 pytestmark = pytest.mark.net
 
@@ -182,6 +184,17 @@ def test_two_hosts_do_not_share_a_socket(tmp_path: Path) -> None:
             assert found.value.taken
 
     asyncio.run(scenario())
+
+
+def test_without_a_runtime_folder_sockets_lie_at_home_not_in_tmp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert runtime_folder("hipctl") == tmp_path / "hipctl"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/me")
+    assert runtime_folder("hipctl") == Path("/run/me/hipctl")
 
 
 @contextmanager
