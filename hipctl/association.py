@@ -147,6 +147,11 @@ class Association:
             return []
         return self._upkeep.show(now)
 
+    @property
+    def refusal(self) -> str:
+        """Why the Responder says that it leaves our I2 unanswered; empty if it has not."""
+        return self._work.refusal if self._work is not None else ""
+
     def on_first_data(self, now: float, spi: int = 0) -> list[Action]:
         """The first authentic ESP in R2-SENT, or under new keys, has come."""
         actions = self._do(Ask.FIRST_DATA, now)
@@ -512,7 +517,7 @@ class Association:
             self._drop(State.UNASSOCIATED)
             return []
         waited_for = "R1" if self.state is State.I1_SENT else "R2"
-        refusal = f": {self._work.refusal}" if self._work and self._work.refusal else ""
+        refusal = f": {self.refusal}" if self.refusal else ""
         self._drop(State.E_FAILED)
         self._shared.counters[f"no {waited_for}"] += 1
         return self._down(f"no {waited_for} came{refusal}", always=True)

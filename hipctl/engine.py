@@ -127,6 +127,11 @@ class Engine:
             self._settle(association)
         return actions
 
+    def refusal(self, local: Hit, peer: Hit) -> str:
+        """Why the peer says that it leaves our I2 unanswered: a NOTIFY's name, or nothing."""
+        association = self._associations.get((local, peer))
+        return association.refusal if association is not None else ""
+
     def credentials(self, local: Hit, peer: Hit) -> Shown | None:
         """See ``interface.Host``."""
         return self._shared.desk.theirs.get((local, peer))

@@ -270,7 +270,9 @@ class LocalHost:
                 self._driver.feed(lambda now: self.engine.connect(*pair, now))
                 await waiter
         except TimeoutError:
-            raise AssociationFailed(f"{peer} did not answer within {timeout:g} s") from None
+            refusal = self.engine.refusal(*pair)
+            why = f": {refusal}" if refusal else ""
+            raise AssociationFailed(f"{peer} did not answer within {timeout:g} s{why}") from None
         finally:
             waiters = self._waiting.get(pair)
             if waiters is not None:

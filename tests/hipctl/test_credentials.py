@@ -143,6 +143,8 @@ def test_a_responder_says_why_it_refuses(shown: Shown, notify: NotifyType) -> No
     assert [n.type for n in notified(net, a)] == [notify]
     assert a.engine.counters[f"NOTIFY {notify.name}"] == 1
     assert not net.sent(PacketType.R2)
+    assert a.engine.refusal(a.hit, b.hit) == notify.name
+    assert not b.engine.refusal(b.hit, a.hit)
     net.run(60.0)
     assert downs(a) == [f"no R2 came: {notify.name}"]
     assert b.engine.credentials(b.hit, a.hit) is None

@@ -9,6 +9,7 @@ from hipctl import Endpoint, Hit, HostConfig, HostIdentity, LocalHost
 from overlay.config import JoinedOverlay, load_profile, parse_address
 from overlay.kinds import Reg
 from overlay.node import Node
+from overlay.reception import Reception
 from overlay.records import Record, aor_key, sign_record
 from sipgw.demo.world import PeerProcess
 
@@ -62,8 +63,12 @@ class Intruder:
         assert listen is not None
         hit, info = self.identity.hit, self.joined.info
         config = HostConfig(listen=(listen,), announce_private=True)
-        self.host = await self._stack.enter_async_context(LocalHost([self.identity], config))
         credentials = self.account.credentials(hit, info, time.time())
+        reception = Reception(config.engine)
+        reception.open(self.identity, info, credentials)
+        self.host = LocalHost([self.identity], config)
+        self.host.use(reception, time.time)
+        await self._stack.enter_async_context(self.host)
         self.node = await self._stack.enter_async_context(
             Node(self.host, hit, info, credentials, seeds=self.joined.seeds)
         )
