@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Self, assert_never
 
 from hipctl import contact as contacts
+from hipctl.access import Access
 from hipctl.actions import (
     Action,
     Address,
@@ -107,6 +108,7 @@ class LocalHost:
 
     Attributes:
         engine: all associations; read it, feed it only through the host.
+        access: who may associate with us; ``set_access`` changes it.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class LocalHost:
         self._ports = Ports(open_port, self._on_datagram, self._counters)
         self._roaming = Roaming(self._ports, watch, self._on_moved)
         self._contact = b""
+        self.access = Access()
         self._open = False
         self._sent = self._received = 0
         self._began: dict[Pair, float] = {}
@@ -352,6 +355,7 @@ class LocalHost:
     def set_access(self, allow: Collection[Hit] | None, deny: Collection[Hit] = ()) -> None:
         """Choose who may associate with us from now on; see ``Engine.set_access``."""
         if self._open:
+            self.access = Access(allow, deny)
             self._driver.feed(lambda now: self.engine.set_access(allow, deny, now))
 
     def disconnect(self, peer: Hit, local: Hit | None = None) -> None:

@@ -12,7 +12,8 @@ from hipctl.identity import Hit
 class HostControl:
     """Answers for one host: ``ControlServer(path, HostControl(host).answer)``.
 
-    Requests: ``status``; ``close`` with ``hit``.
+    Requests: ``status``; ``close`` with ``hit``; ``access``, which with ``allow`` (a list of HITs,
+    or null for anybody) and ``deny`` replaces both lists.
     """
 
     def __init__(self, host: LocalHost) -> None:
@@ -29,6 +30,12 @@ class HostControl:
                 return self.status()
             case "close":
                 return self._close(str(arguments.get("hit", "")))
+            case "access":
+                if "allow" in arguments or "deny" in arguments:
+                    self._set_access(arguments)
+                access = self._host.access
+                allow = None if access.allow is None else sorted(map(str, access.allow))
+                return {"allow": allow, "deny": sorted(map(str, access.deny))}
             case _:
                 raise ControlRefused(f"{what!r}: this host does not know that request")
 
@@ -44,14 +51,30 @@ class HostControl:
             "counters": host.counters(),
         }
 
+    def _set_access(self, arguments: Mapping[str, Any]) -> None:
+        allow = arguments.get("allow")
+        self._host.set_access(
+            None if allow is None else _hits(allow), _hits(arguments.get("deny") or [])
+        )
+
     def _close(self, text: str) -> dict[str, Any]:
-        try:
-            peer = Hit.parse(text)
-        except ValueError as error:
-            raise ControlRefused(f"{text!r} is no HIT ({error}); see: hipctl status") from None
+        peer = _hit(text)
         pairs = [pair for pair in self._host.engine.pairs() if pair[1] == peer]
         if not pairs:
             raise ControlRefused(f"no association with {peer}; see: hipctl status")
         for local, _ in pairs:
             self._host.disconnect(peer, local)
         return {"closed": len(pairs), "peer": str(peer)}
+
+
+def _hits(texts: object) -> list[Hit]:
+    if not isinstance(texts, list):
+        raise ControlRefused("allow and deny are lists of HITs")
+    return [_hit(text) for text in texts]
+
+
+def _hit(text: object) -> Hit:
+    try:
+        return Hit.parse(str(text))
+    except ValueError as error:
+        raise ControlRefused(f"{text!r} is no HIT ({error}); see: hipctl status") from None

@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: hipctl status --json")(status)
     app.command(epilog="Example: hipctl watch --interval 2")(watch)
     app.command(epilog="Example: hipctl close 2001:22:9f3a:1:2:3:4:5")(close)
+    app.command(epilog="Example: hipctl access --deny 2001:22:9f3a:1:2:3:4:5")(access)
 
 
 def status(control: Control = None, as_json: Json = False) -> None:
@@ -71,6 +72,32 @@ def close(
     """Close the associations of the host that runs with one peer (RFC 7401 §6.14)."""
     told = ask(_find(control), "close", hit=hit)
     print(json.dumps(told) if as_json else f"closed: {told.get('peer')}", flush=True)
+
+
+def access(
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Only these HITs may associate with the host.")
+    ] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="These HITs may not.")] = None,
+    anybody: Annotated[bool, typer.Option("--anybody", help="Remove both lists.")] = False,
+    control: Control = None,
+    as_json: Json = False,
+) -> None:
+    """Show or replace the lists of HITs that may, or may not, associate with the host that runs.
+
+    Replacing one list replaces both, until the host ends. Who may not any more is closed, and
+    gets no answer from then on. Deny beats allow.
+    """
+    if allow or deny or anybody:
+        told = ask(_find(control), "access", allow=allow or None, deny=deny or [])
+    else:
+        told = ask(_find(control), "access")
+    if as_json:
+        print(json.dumps(told), flush=True)
+        return
+    allowed = told.get("allow")
+    print(f"allowed: {'anybody' if allowed is None else ', '.join(allowed) or 'nobody'}")
+    print(f"denied: {', '.join(told.get('deny', [])) or 'nobody'}", flush=True)
 
 
 def _find(control: Path | None) -> Path:
@@ -143,7 +170,7 @@ def status_lines(told: Mapping[str, Any], before: Mapping[str, Any] | None) -> I
             yield f"  addresses: {', '.join(known)}"
         if row["drops"]:
             yield f"  dropped: {_counts(row['drops'])}"
-    if told["counters"]:
+    if any(told["counters"].values()):
         yield ""
         yield f"counters: {_counts(told['counters'])}"
 

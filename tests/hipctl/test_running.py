@@ -128,6 +128,36 @@ def test_close_closes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert served(path, close) == (True, False)
 
 
+def test_lists_of_hits_change_while_the_host_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.sock"
+    options = ["--control", str(path)]
+
+    def change(a: LocalHost, b: LocalHost) -> tuple[bool, bool]:
+        assert program(monkeypatch, "access", *options) == 0
+        before = a.connected(B.hit)
+        assert program(monkeypatch, "access", "--deny", str(B.hit), *options) == 0
+        after = a.connected(B.hit)
+        assert program(monkeypatch, "access", "--allow", str(B.hit), "--json", *options) == 0
+        assert program(monkeypatch, "access", "--anybody", *options) == 0
+        assert program(monkeypatch, "access", "--deny", "nonsense", *options) == 1
+        return before, after
+
+    assert served(path, change) == (True, False)
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "allowed: anybody",
+        "denied: nobody",
+        "allowed: anybody",
+        f"denied: {B.hit}",
+        json.dumps({"allow": [str(B.hit)], "deny": []}),
+        "allowed: anybody",
+        "denied: nobody",
+    ]
+    assert "no HIT" in err
+
+
 @pytest.mark.parametrize(
     ("what", "arguments", "why"),
     [
@@ -135,6 +165,8 @@ def test_close_closes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ("close", {}, "no HIT"),
         ("close", {"hit": "2001:22::1"}, "no association with"),
         ("dance", {}, "does not know"),
+        ("access", {"allow": "all"}, "lists of HITs"),
+        ("access", {"deny": [5]}, "no HIT"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -156,7 +188,7 @@ def test_without_a_host_every_command_says_how_to_start_one(
         assert "nobody listens there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "close"])
+@pytest.mark.parametrize("command", ["status", "watch", "close", "access"])
 def test_every_command_explains_itself_with_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
