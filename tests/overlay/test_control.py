@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hipctl import control
@@ -182,7 +182,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=64) | st.dictionaries(st.sampled_from(["do", "aor", "x"]), JSON))
 def test_any_line_is_answered_by_one_line_of_json(request_: bytes | dict[str, Any]) -> None:
     line = request_ if isinstance(request_, bytes) else json.dumps(request_).encode()
