@@ -1,6 +1,7 @@
 """What RFC 8046 and RFC 8047 ask for and no other test shows; see docs/conformance."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,11 +13,14 @@ from hipctl.constants import PacketType
 from hipctl.errors import MalformedPacket
 from hipctl.locators import PeerLocators, Status
 from hipctl.packet import Packet, build
+from hipctl.ports import Ports
 from hipctl.rtnetlink import Link, LinkAddress, usable
 from hipctl.state import State
 from hipctl.upkeep import Upkeep
 from hipctl.wire import Reader
+from sim import net as sockets
 from sim.engines import FAST, UDP, Net, Peer, Seen, both_ways, pair
+from sim.loop import simulate
 
 OLD: Address = ("192.0.2.1", 10500)
 NEW: Address = ("198.51.100.7", 10500)
@@ -120,6 +124,17 @@ def test_addresses_of_one_link_or_of_no_use_are_not_ours_to_tell() -> None:
         LinkAddress("198.51.100.1", 3),
     ]
     assert usable(links, [*bad, *good], ["2001:db8::1"], 6) == good[::-1]
+
+
+def test_who_listens_at_named_addresses_uses_and_tells_no_others() -> None:
+    async def follow() -> None:
+        ports = Ports(sockets.Net().open, lambda *_: None, Counter())
+        await ports.open([OLD], follow=True)
+        found = [LinkAddress(NEW[0], 2), LinkAddress(OLD[0], 3)]
+        assert await ports.follow(found) == [OLD]
+        ports.close()
+
+    simulate(follow)
 
 
 # -- LOCATOR_SET that we receive ---------------------------------------------------------------
@@ -256,6 +271,24 @@ def test_i2_goes_to_the_preferred_locator_of_r1_which_is_active_at_once() -> Non
     assert net.state(a, b) is State.ESTABLISHED
     assert statuses(a, b)[NEW] is Status.ACTIVE
     both_ways(net, a, b)
+
+
+def test_locators_of_i2_and_r2_are_learnt_and_not_used_unverified(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(RAW, encrypt_host_id=False)
+    net, a, b = pair(config)
+    listed = {"parameters": locators(NEW, a.address), "sealed": locators(THIRD, b.address)}
+    for name, found in listed.items():  # these put more into I2 and R2
+        monkeypatch.setattr(f"hipctl.credentials.{name}", lambda *_, found=found: [found])
+    monkeypatch.setattr("hipctl.responder.parameters", lambda *_: [])
+    net.connect(a, b)
+    net.run(0.1)
+    for kind in (I2, R2):
+        assert Packet(net.sent(kind)[0].data).get(params.LocatorSet) is not None
+    assert statuses(b, a) == {NEW: Status.UNVERIFIED, a.address: Status.ACTIVE}
+    assert statuses(a, b) == {THIRD: Status.UNVERIFIED, b.address: Status.ACTIVE}
+    assert (to(b, a), to(a, b)) == (a.address, b.address)
 
 
 def test_locators_of_an_unsigned_r1_count_for_nothing() -> None:
