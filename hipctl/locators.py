@@ -139,6 +139,12 @@ class PeerLocators:
             if not self.told:  # it says nothing about where it is, so it is where it speaks from
                 self.preferred = address
 
+    def doubt(self, address: Address) -> None:
+        """It has not answered where another one has: verify it again before it is used (§5.1)."""
+        known = self._known.get(address)
+        if known is not None and known.status is Status.ACTIVE:
+            known.status, known.verified = Status.UNVERIFIED, False
+
     def expire(self, now: float) -> bool:
         """Deprecate what has ended; True if anything has."""
         changed = False

@@ -111,9 +111,7 @@ class Mobility:
 
     def choose(self, now: float) -> None:
         """Use the best path, which the one in use may still be."""
-        path = self._better()
-        if path is not None:
-            self.use(path, now)
+        self.use(self._better() or self.path(), now)
 
     def use(self, path: Path, now: float) -> None:
         """Send data there; no more than the peer's credit if the address is not verified."""
@@ -213,6 +211,8 @@ class Mobility:
         possible = [path for path in wanted if self._sources(path.to)]
         if listed is not None:
             self.choose(now)
+        else:
+            self.use(self.path(), now)  # which may need to be verified again
         return possible[:_PROBES_MAX]
 
     def answered(self, path: Path, now: float) -> bool:
@@ -230,6 +230,8 @@ class Mobility:
             self._searching = False
             if path == current or (path.to == current.to and not self.ours):
                 return False
+            if path.to != current.to:
+                self.peer.doubt(current.to)
             self.use(path, now)
             if path.source is None or path.source == current.source:
                 return False
