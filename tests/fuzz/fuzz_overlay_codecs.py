@@ -7,16 +7,18 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from hipctl import MalformedPacket, Rejected, read_certificate
+from hipctl import Admission, EngineConfig, MalformedPacket, Rejected, Shown, read_certificate
 from overlay.accounts import Delegation, canonical_aor, uri_of
 from overlay.admission import Account, Credentials, admit, format_account, parse_account
 from overlay.canonical import NotCanonical, decode, encode
 from overlay.constants import MAX_RECORD
 from overlay.errors import CredentialsRefused, MalformedAor, MalformedRecord, RecordRefused
 from overlay.kinds import KINDS
+from overlay.messages import overlay_tag
 from overlay.overlayfile import format_overlay, parse_overlay
+from overlay.reception import Reception, pack, unpack
 from overlay.records import NodeInfo, Record, Reg, aor_key, check_record, sign_record
-from sim.people import ALICE, ALICE_AOR, CA, ENROLLED, WALL, certificate
+from sim.people import ALICE, ALICE_AOR, BOB, CA, ENROLLED, WALL, certificate
 
 Reader = Callable[[bytes], None]
 
@@ -69,6 +71,21 @@ def _account(data: bytes) -> None:
     parse_account(data.decode("utf-8", "replace"))
 
 
+def _reception(data: bytes) -> None:
+    """As in base exchanges: DELEGATION, then certificates."""
+    parts = decode(data, 4 * MAX_RECORD)
+    if not all(isinstance(part, bytes) for part in parts):
+        return
+    shown = Shown(tuple(parts[1:]), b"".join(parts[:1]))
+    verdict = RECEPTION.admit(BOB.device.hit, ALICE.device.hit, shown, WALL)
+    found = unpack(shown)
+    if verdict is Admission.ACCEPTED:
+        assert found[TAG].delegation == ALICE.delegation
+        assert set(found[TAG].certificates) == {CERTIFICATE}
+    assert unpack(pack(found.items())) == found
+    RECEPTION.shown(BOB.device.hit, ALICE.device.hit, WALL, shown)
+
+
 READERS: tuple[Reader, ...] = (
     _canonical,
     _record,
@@ -79,6 +96,7 @@ READERS: tuple[Reader, ...] = (
     _aor,
     _overlay,
     _account,
+    _reception,
 )
 EXPECTED = (
     NotCanonical,
@@ -91,6 +109,11 @@ EXPECTED = (
 )
 
 CERTIFICATE = certificate(ALICE, ALICE_AOR)
+TAG = overlay_tag(ENROLLED.id)
+SHOWN = pack([(TAG, Credentials(ALICE.delegation, (CERTIFICATE,)))])
+RECEPTION = Reception(EngineConfig())
+RECEPTION.open(BOB.device, ENROLLED, Credentials())
+RECEPTION.attach(BOB.device.hit, ENROLLED, lambda hit: False, lambda: 0.0)
 REG = Reg(ALICE_AOR, ALICE.delegation, CERTIFICATE, 5060, b"contact").encode()
 KEY = aor_key(ENROLLED.id, ALICE_AOR)
 RECORD = sign_record(ALICE.device, ENROLLED.id, "REG", KEY, b"", 1, WALL, WALL + 3600, REG)
@@ -105,6 +128,7 @@ GOOD: tuple[tuple[Reader, bytes], ...] = (
     (_aor, b"al%69ce@Example.org;x=1"),
     (_aor, b"alice@example.org"),
     (_overlay, format_overlay(ENROLLED).encode()),
+    (_reception, encode([SHOWN.delegation, *SHOWN.certificates])),
     (_account, format_account(Account((ALICE.delegation,), (CERTIFICATE,))).encode()),
 )
 SEEDS = [bytes([READERS.index(reader)]) + data for reader, data in GOOD]

@@ -261,6 +261,37 @@ def test_a_refusal_that_the_responder_has_not_signed_is_no_reason() -> None:
     assert a.engine.counters["NOTIFY INVALID_CERTIFICATE"]
 
 
+@settings(max_examples=25)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([GOOD, NOTHING, Shown((b"forged",))]),
+    st.sampled_from([BOB, NOTHING, Shown((b"forged",))]),
+)
+def test_whoever_begins_and_whatever_is_lost_only_the_right_ones_associate(
+    seed: int, one: Shown, other: Shown
+) -> None:
+    net = Net(seed)
+    a, b = net.add(), net.add()
+    net.introduce(a, b)
+    a.engine.use(Policy(one, only(BOB)), lambda: WALL)
+    b.engine.use(Policy(other, only(GOOD)), lambda: WALL)
+    net.loss, net.duplicates, net.jitter = 0.2, 0.2, 0.05
+    net.connect(a, b)
+    net.at(net.random.random() * 0.03, lambda: net.connect(b, a))
+    net.run(20.0)
+    # an Initiator believes a Responder that shows nothing: HELLO will tell
+    for peer, theirs, shown, good in ((a, b, other, BOB), (b, a, one, GOOD)):
+        known = peer.engine.credentials(peer.hit, theirs.hit)
+        assert known in {None, good}
+        assert known is None or shown == good
+    if (one, other) == (GOOD, BOB):
+        assert net.state(a, b) is net.state(b, a) is State.ESTABLISHED
+    elif one != GOOD and other != BOB:
+        assert net.state(a, b) is not State.ESTABLISHED
+        assert not a.engine.outbound
+        assert not b.engine.outbound
+
+
 # --- renewing
 
 NEW = Shown((b"renewed certificate of alice",), b"alice may use this device longer")
