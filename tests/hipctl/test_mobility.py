@@ -307,9 +307,18 @@ def test_a_repeated_update_is_acknowledged_again_and_not_processed_again() -> No
     (answer,) = transmitted(b.engine.on_control(first, NEW, net.now))
     assert Packet(answer.data).need(params.Ack).update_ids == (0,)
     assert to(b, a) == OTHER
-    for _ in range(100):
-        b.engine.on_control(first, NEW, net.now)
-    assert b.engine.counters["UPDATE repeated"] <= 11
+    assert Packet(answer.data).get(params.Seq) is None
+    answers = [b.engine.on_control(first, NEW, net.now) for _ in range(100)]
+    assert 1 < b.engine.counters["UPDATE repeated"] == 1 + sum(map(len, answers)) <= 11
+
+
+def test_an_update_from_long_ago_is_dropped() -> None:
+    net, a, b = at_home()
+    old = crafted(a, b, [])
+    upkeep_of(a, b)._updates._next += 100
+    assert b.engine.on_control(crafted(a, b, []), OLD, net.now)
+    assert b.engine.on_control(old, OLD, net.now) == []
+    assert b.engine.counters["UPDATE outside the window"] == 1
 
 
 def transmitted(actions: Sequence[Action]) -> list[Transmit]:

@@ -1,5 +1,6 @@
 """New keys for an association that is up: nothing lost, nothing left behind."""
 
+import random
 from dataclasses import replace
 from functools import partial
 
@@ -7,7 +8,9 @@ import pytest
 
 from hipctl import esp
 from hipctl.constants import PacketType
+from hipctl.crypto import DhKey, Material
 from hipctl.engine import EngineConfig
+from hipctl.rekey import Rekey, Said
 from hipctl.state import State
 from sim.engines import FAST, UDP, Net, Peer, Seen, both_ways, established
 
@@ -171,3 +174,21 @@ def test_metered_sas_seal_what_they_may_and_count_only_that() -> None:
     sa.unmeter()
     sa.seal(UDP, bytes(100))
     assert (sa.packets, sa.metered) == (2, False)
+
+
+def test_the_greater_keymat_index_of_both_counts() -> None:
+    rng = random.Random(1).randbytes
+    here, there = DhKey(7, rng), DhKey(7, rng)
+    salt, hits = bytes(96), (b"a" * 16, b"b" * 16)
+    one = Material.of("sha384", salt, here, there.public, 200)
+    two = Material.of("sha384", salt, there, here.public, 200)
+    ours, theirs = Said(200, 301, None), Said(280, 302, None)
+    a, b = Rekey(300, ours, None, 0.0), Rekey(300, theirs, None, 0.0)
+    a.agree(theirs, one, esp.AES_GCM_16, hits)
+    b.agree(ours, two, esp.AES_GCM_16, hits[::-1])
+    assert a.material is not None
+    assert b.material is not None
+    assert a.material.index == b.material.index == 320
+    assert a.outbound is not None
+    assert b.inbound is not None
+    assert b.inbound.open(a.outbound.seal(UDP, b"data")) == (UDP, b"data")
