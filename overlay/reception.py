@@ -100,7 +100,7 @@ class _Door:
     Attributes:
         info: the overlay.
         tag: its tag.
-        credentials: ours.
+        credentials: what exchanges show of ours.
         carried: whether exchanges show them; else HELLO does.
         knows: whether our node knows a HIT through this overlay.
         offset: our neighbours' clocks minus ours; None: we can't tell yet.
@@ -131,8 +131,9 @@ class Reception:
     def open(self, identity: HostIdentity, info: OverlayInfo, credentials: Credentials) -> bool:
         """Take part in one more overlay.
 
-        Where an exchange with our credentials would travel in fragments, it does so only if the
-        overlay asks for them; else they wait for HELLO.
+        Where an exchange with our credentials would travel in fragments, it carries fewer of the
+        certificates, and HELLO shows them all. If not even one of them fits, it is shown only if
+        the overlay asks for it.
 
         Args:
             identity: with which.
@@ -147,10 +148,15 @@ class Reception:
         """
         hit, tag = identity.hit, overlay_tag(info.id)
         sizes = self._sizes.setdefault(hit, PacketSizes(identity, self._config))
-        fits = sizes.check(pack([(tag, credentials)]))
+        shown = credentials
+        for count in range(len(credentials.certificates), 0, -1):
+            shown = Credentials(credentials.delegation, credentials.certificates[:count])
+            if sizes.unfragmented(pack([(tag, shown)])):
+                break
+        fits = sizes.check(pack([(tag, shown)]))
         carried = fits or info.admission == "enrolled"
         doors = self._doors.setdefault(hit, [])
-        doors.append(_Door(info, tag, credentials, carried))
+        doors.append(_Door(info, tag, shown, carried))
         doors.sort(key=lambda door: door.info.admission == "open")  # who insists comes first
         return fits
 

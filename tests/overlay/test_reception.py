@@ -221,21 +221,32 @@ def test_what_does_not_fit_beside_the_first_waits_for_hello() -> None:
     assert set(unpack(many.shown(hit, PEER, WALL))) == {overlay_tag(SECOND.id)}
 
 
-def large(count: int) -> Credentials:
-    """Of a P-384 account with many names."""
+def large(length: int) -> Credentials:
+    """Of a P-384 account, with a long certificate."""
     account = AccountKey(HostIdentity.from_secret(9, EccCurve.NIST_P384))
-    return Credentials(account.delegate(BOB.device.hit, WALL + DAY, 1), (bytes(700),) * count)
+    return Credentials(account.delegate(BOB.device.hit, WALL + DAY, 1), (bytes(length),))
 
 
 def test_an_open_overlay_s_credentials_wait_for_hello_when_they_are_long() -> None:
     made = Reception(CONFIG)
-    assert not made.open(BOB.device, OPEN, large(1))
+    assert not made.open(BOB.device, OPEN, large(700))
     assert not made.shown(BOB.device.hit, PEER, WALL)
     insisting = Reception(CONFIG)
-    assert not insisting.open(BOB.device, ENROLLED, large(1))
+    assert not insisting.open(BOB.device, ENROLLED, large(700))
     assert insisting.shown(BOB.device.hit, PEER, WALL)
 
 
 def test_what_fits_no_packet_is_refused_at_start() -> None:
     with pytest.raises(HostConfigRefused, match=r"credentials .* do not fit .* beside the key"):
-        Reception(CONFIG).open(BOB.device, ENROLLED, large(2))
+        Reception(CONFIG).open(BOB.device, ENROLLED, large(1_500))
+
+
+def test_of_many_certificates_the_exchange_shows_some_and_hello_all() -> None:
+    names = [f"sip:bob{n}@{ENROLLED.domain}" for n in range(2)]
+    ders = tuple(certificate(BOB, name, overlay=ENROLLED) for name in names)
+    made = Reception(CONFIG)
+    assert made.open(BOB.device, ENROLLED, Credentials(BOB.delegation, ders))
+    shown = made.shown(BOB.device.hit, PEER, WALL)
+    assert shown == showing(Credentials(BOB.delegation, ders[:1]))
+    assert made.admit(BOB.device.hit, BOB.device.hit, shown, WALL) is Admission.ACCEPTED
+    assert shown_for(TAG, shown) != Credentials(BOB.delegation, ders).encode()

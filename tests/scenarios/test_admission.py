@@ -62,6 +62,7 @@ def person(
     ca: HostIdentity = CA,
     number: int,
     issued: float = WALL,
+    names: tuple[str, ...] = (),
 ) -> Person:
     """Make one, with a certificate by ``ca`` in each overlay that has a CA."""
     made = make(
@@ -82,8 +83,9 @@ def person(
     for info in overlays:
         if info.ca:
             issuer = ca if info is not FALSE else OTHER_CA
-            aor = f"sip:{name}@{info.domain}"
-            certificates.append(certify(issuer, info, account.host_id, [aor], issued, os.urandom))
+            for aor in (f"sip:{user}@{info.domain}" for user in names or (name,)):
+                der = certify(issuer, info, account.host_id, [aor], issued, os.urandom)
+                certificates.append(der)
     main = of.overlays["main"]
     members = {
         info.domain: msgspec.structs.replace(
@@ -256,6 +258,24 @@ def test_what_an_association_was_made_for_does_not_tell_of_other_overlays(tmp_pa
             # the other overlay's come in its own HELLO, once it is about that one
             assert await node(here).greet(bob.hit) is not None
             assert "sip:alice@example.org" in node(there).credentials_of(alice.hit).aors
+
+    simulate(main)
+
+
+def test_names_that_did_not_fit_the_exchange_are_shown_in_hello(tmp_path: Path) -> None:
+    alice = person(tmp_path, "alice", ENROLLED, number=1, names=("alice", "al", "alicia"))
+    bob = person(tmp_path, "bob", ENROLLED, number=2)
+
+    async def main() -> None:
+        town = Town()
+        async with town.peer(bob) as there, town.peer(alice, bob) as here:
+            assert await node(here).greet(bob.hit) is not None
+            shown = town.hosts[bob.hit].credentials(alice.hit)
+            assert shown is not None
+            assert len(shown.certificates) == 1
+            assert len(node(there).credentials_of(alice.hit).aors) >= 3  # one certifies itself
+            for *_, data in town.net.log:
+                assert data[:4] != bytes(4) or len(data) - 4 <= 1_232
 
     simulate(main)
 
