@@ -31,7 +31,7 @@ from sim.loop import simulate
 
 I1, R1, I2, R2 = PacketType.I1, PacketType.R1, PacketType.I2, PacketType.R2
 CLOSE, CLOSE_ACK, NOTIFY = PacketType.CLOSE, PacketType.CLOSE_ACK, PacketType.NOTIFY
-A, B, C = (HostIdentity.from_secret(n) for n in (1, 2, 3))
+A, B, C = (HostIdentity.from_secret(n) for n in (10_001, 10_002, 10_003))
 AT_A = ("192.0.2.1", 10500)
 GROUPS = params.DhGroupList((7, 8))
 RNG = random.Random(7).randbytes
@@ -206,8 +206,8 @@ def test_the_generations_of_a_restarted_host_are_greater() -> None:
 
 
 def test_more_than_two_identities_are_served_at_once() -> None:
-    subject = engine(B, C, HostIdentity.from_secret(4))
-    for identity in (B, C, HostIdentity.from_secret(4)):
+    subject = engine(B, C, HostIdentity.from_secret(10_004))
+    for identity in (B, C, HostIdentity.from_secret(10_004)):
         (r1,) = answers(subject, build(I1, A.hit, identity.hit, [GROUPS]))
         assert (r1.sender, r1.receiver) == (identity.hit, A.hit)
 

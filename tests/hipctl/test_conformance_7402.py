@@ -22,7 +22,7 @@ from sim import net as sockets
 from sim.engines import FAST, Net, Seen
 from sim.loop import simulate
 
-A, B = (HostIdentity.from_secret(n) for n in (1, 2))
+A, B = (HostIdentity.from_secret(n) for n in (10_001, 10_002))
 AT_A = ("192.0.2.1", 10500)
 RNG = random.Random(9).randbytes
 

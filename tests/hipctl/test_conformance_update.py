@@ -123,7 +123,7 @@ def test_an_update_with_a_wrong_mac_or_signature_is_dropped_repeated_or_not(
 
 def test_a_host_id_in_update_is_the_association_s() -> None:
     net, a, b = settled()
-    stranger = params.HostIdParameter(HostIdentity.from_secret(77).host_id)
+    stranger = params.HostIdParameter(HostIdentity.from_secret(10_077).host_id)
     assert heard(net, a, b, [params.Seq(0), stranger]) == []
     assert b.engine.counters["HOST_ID of another"] == 1
     own = params.HostIdParameter(a.identity.host_id)
