@@ -121,6 +121,15 @@ def test_an_update_with_a_wrong_mac_or_signature_is_dropped_repeated_or_not(
     assert len(b.engine.on_control(good, a.address, net.now)) == 1  # nothing was noted
 
 
+def test_an_update_is_processed_once_whatever_came_between() -> None:
+    net, a, b = settled()
+    first, second = (crafted(a, b, [params.Seq(n)]) for n in range(2))
+    for raw in (first, second, first, second):
+        (answer,) = answers(b.engine.on_control(raw, a.address, net.now))
+        assert answer.need(params.Ack).update_ids == (Packet(raw).need(params.Seq).update_id,)
+    assert b.engine.counters["UPDATE repeated"] == 2
+
+
 def test_a_host_id_in_update_is_the_association_s() -> None:
     net, a, b = settled()
     stranger = params.HostIdParameter(HostIdentity.from_secret(10_077).host_id)
