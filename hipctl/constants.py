@@ -219,6 +219,7 @@ PUZZLE_LIFETIME: Final = 38  # 2^(38 - 32) = 64 seconds, as on the wire (RFC 740
 GENERATION_LIFETIME: Final = 64.0  # seconds an R1 generation is offered, then accepted again
 UNUSED_LIFETIME: Final = 900.0  # seconds, UAL of RFC 7401 §4.4.1
 UNANSWERED_LIFETIME: Final = 30.0  # seconds that we send and hear nothing: has the peer restarted?
+UPDATE_RETRANSMIT_INITIAL: Final = 0.3  # seconds as long as we know no round-trip time
 UPDATE_RETRANSMIT_MIN: Final = 0.2  # seconds: not even where the path is short do we hurry more
 UPDATE_RETRANSMIT_MAX: Final = 6  # transmissions of an UPDATE before the association is in doubt
 PROBE_RETRANSMIT_MAX: Final = 3  # transmissions of one that only asks who is at an address

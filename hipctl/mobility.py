@@ -25,7 +25,7 @@ _PROBES_MAX: Final = 4  # of addresses that one LOCATOR_SET names
 _CALL_RATE: Final = 5.0  # packets a second, each way, that make a flow call-like
 _CALL_PAUSE: Final = 2.0  # seconds without sending that end it
 _LOOKS: Final = 5  # looks while ``silence`` passes
-_SLOW_LOOK: Final = 5.0  # seconds between looks at an association with several paths
+_SLOW_LOOK: Final = 2.0  # seconds between looks at one in use that has several paths
 _PATIENCE_MAX: Final = 16.0  # seconds: a stream that nobody answers is not probed all the time
 
 
@@ -39,6 +39,7 @@ class Mobility:
     """
 
     __slots__ = (
+        "_active",
         "_busy_at",
         "_call",
         "_credit",
@@ -65,6 +66,7 @@ class Mobility:
         self._credit = Credit(now)
         self._granted = 0
         self._looked = (now, 0, 0)  # when, packets sent, packets received
+        self._active = False  # something was sent or received between the last two looks
         self._call = False
         self._busy_at = now
         self._patience = shared.config.silence
@@ -259,6 +261,7 @@ class Mobility:
         sa = sas.outbound.sa
         sent, received = sa.packets, sas.inbound.sa.packets
         self._looked = (now, sent, received)
+        self._active = (sent, received) != (sent_before, received_before)
         if sa.metered:
             self._meter(now)
         else:
@@ -286,7 +289,7 @@ class Mobility:
         """Seconds until the next look; None: the association's own pace will do."""
         if self._call or self._sas.outbound.sa.metered:
             return self._shared.config.silence / _LOOKS
-        if len(self.ours) > 1 or sum(known.listed for known in self.peer) > 1:
+        if self._active and (len(self.ours) > 1 or sum(known.listed for known in self.peer) > 1):
             return _SLOW_LOOK
         return None
 

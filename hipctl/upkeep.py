@@ -19,6 +19,7 @@ from hipctl import credentials, exchange, params
 from hipctl.actions import Action, Address, Pair, Path, Transmit
 from hipctl.constants import (
     PROBE_RETRANSMIT_MAX,
+    UPDATE_RETRANSMIT_INITIAL,
     UPDATE_RETRANSMIT_MIN,
     NotifyType,
     PacketType,
@@ -37,7 +38,7 @@ from hipctl.update import Arrival, Outstanding, Updates
 
 _NONCE_LENGTH: Final = 16  # bytes
 _SPREAD_MAX: Final = 3  # more paths on which a move is told once the first does not answer
-_REKEY_PATIENCE: Final = 30.0  # seconds that an acknowledged rekey waits for the peer's half
+_REKEY_PATIENCE: Final = 15.0  # seconds that an acknowledged rekey waits for the peer's half
 _UNUSED_OLD_SA: Final = 6  # times old_sa_lifetime, where the new SA is not used at all
 _ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
 _ANSWERS_BURST: Final = 10
@@ -101,7 +102,8 @@ class Upkeep:
         self._keys = keys
         self._sas = sas
         self._shared = shared
-        self._updates = Updates(config.retransmit_initial, UPDATE_RETRANSMIT_MIN)
+        initial = min(config.retransmit_initial, UPDATE_RETRANSMIT_INITIAL)
+        self._updates = Updates(initial, UPDATE_RETRANSMIT_MIN)
         self._mobility = Mobility(pair, sas, shared, now)
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
         self._probes = Limiter(_PROBES_RATE, _PROBES_BURST, 1)

@@ -239,9 +239,9 @@ def test_a_rekey_whose_other_half_never_comes_is_given_up() -> None:
 
     net.tamper = only_ack
     begin_rekey(net, a, b)
-    net.run(net.now + 28)
+    net.run(net.now + 14)
     assert upkeep_of(a, b)._rekeying.pending is not None
-    net.run(net.now + 10)
+    net.run(net.now + 2)
     assert upkeep_of(a, b)._rekeying.pending is None
     assert a.engine.counters["rekey unanswered"] == 1
 
