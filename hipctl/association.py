@@ -597,13 +597,19 @@ class Association:
             patience = self._sas.patience
             self._remove_sas()
         self._keys, self._host_id = keys, host_id
-        outbound = Outbound(esp.OutboundSa(suite, spi_out, keys.esp_out), self._address)
+        sa = esp.OutboundSa(suite, spi_out, keys.esp_out)
+        outbound = Outbound(sa, self._address, shared.here if self._answers_here() else None)
         shared.inbound[inbound.sa.spi] = inbound
         shared.outbound[self.pair] = outbound
         self._sas = SaPair(inbound, outbound, patience, now)
         self._upkeep = Upkeep(
             self._identity, self.pair, host_id, keys, material, self._sas, shared, now
         )
+
+    def _answers_here(self) -> bool:
+        """Whether data may leave from where the packet in hand came."""
+        here = self._shared.here
+        return here is not None and (":" in here[0]) is (":" in self._address[0])
 
     def _learn(self, listed: params.LocatorSet | None, now: float) -> None:
         """Take the LOCATOR_SET of a base exchange (RFC 8047 §4.2.8)."""

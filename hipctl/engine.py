@@ -266,8 +266,20 @@ class Engine:
 
     # -- from the network ----------------------------------------------------------------------
 
-    def on_control(self, data: bytes, source: Address, now: float) -> list[Action]:
-        """Take one HIP packet, without the zero bytes of UDP encapsulation."""
+    def on_control(
+        self, data: bytes, source: Address, now: float, here: Address | None = None
+    ) -> list[Action]:
+        """Take one HIP packet, without the zero bytes of UDP encapsulation.
+
+        Args:
+            data: from the first byte of the HIP header.
+            source: where it came from.
+            now: monotonic seconds.
+            here: at which of the addresses given to ``set_locators`` it came, if that is known:
+                what follows from it leaves from there.
+        """
+        shared = self._shared
+        shared.here = here if here in shared.locators else None
         try:
             packet = Packet(data)
             if packet.checksum and self._config.udp:
@@ -276,6 +288,8 @@ class Engine:
         except (MalformedPacket, Rejected) as error:
             self.counters[error.reason] += 1
             return []
+        finally:
+            shared.here = None
 
     def _dispatch(self, packet: Packet, source: Address, now: float) -> list[Action]:
         receiver, ours = self._receiver(packet)

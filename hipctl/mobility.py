@@ -90,10 +90,18 @@ class Mobility:
         return found[:_PATHS_MAX]
 
     def to(self, to: Address) -> Path:
-        """How to reach ``to``: from the address in use if it is of that family."""
-        ours = self._sources(to)
-        current = self._sas.outbound.source
-        return Path(current if current in ours or not ours else ours[0], to)
+        """How to reach ``to``."""
+        return Path(self._source(to), to)
+
+    def _source(self, to: Address) -> Address | None:
+        """From where: as before, else where the packet in hand came, else our preferred one."""
+        ours, outbound = self._sources(to), self._sas.outbound
+        if not ours:
+            return None
+        if outbound.source in ours or (outbound.source is None and to == outbound.address):
+            return outbound.source
+        here = self._shared.here
+        return here if here in ours else ours[0]
 
     def _sources(self, to: Address) -> Sequence[Address | None]:
         if not self.ours:
@@ -103,12 +111,9 @@ class Mobility:
 
     def _better(self) -> Path | None:
         """The path to use, as far as we know; None if there is none."""
-        current = self.path()
-        for known in self.peer.ranked(current.to):
-            sources = self._sources(known.address)
-            if sources:
-                source = current.source if current.source in sources else sources[0]
-                return Path(source, known.address)
+        for known in self.peer.ranked(self._sas.outbound.address):
+            if self._sources(known.address):
+                return self.to(known.address)
         return None
 
     def choose(self, now: float) -> None:
@@ -158,8 +163,8 @@ class Mobility:
         if current in ours:
             outbound.source = current
         elif current is not None or not before:
-            outbound.source = None
-            self.choose(now)
+            paths = self.paths()
+            self.use(paths[0] if paths else Path(None, outbound.address), now)
 
     def telling(self) -> list[Path]:
         """The paths on which to tell the peer of our addresses: from the preferred one first."""
@@ -209,13 +214,20 @@ class Mobility:
         if listed is None:
             unsure = [known for known in unsure if known.address == source]
         unsure.sort(key=lambda known: (known.address != self.peer.preferred, not known.listed))
-        wanted = [self.to(known.address) for known in unsure]
+        wanted = [self._asking(known.address, source) for known in unsure]
         possible = [path for path in wanted if self._sources(path.to)]
         if listed is not None:
             self.choose(now)
         else:
             self.use(self.path(), now)  # which may need to be verified again
         return possible[:_PROBES_MAX]
+
+    def _asking(self, address: Address, source: Address) -> Path:
+        """How to ask who is at ``address``: from where we were spoken to, if it was from there."""
+        here = self._shared.here
+        if address == source and here in self._sources(address):
+            return Path(here, address)
+        return self.to(address)
 
     def answered(self, path: Path, now: float) -> bool:
         """The peer has echoed what we sent along ``path``; True: tell it where we prefer to be.

@@ -55,6 +55,7 @@ class Shared:
         notify_limit: how often we say NOTIFY.
         desk: shows and judges credentials.
         serial: last number that a SolvePuzzle got.
+        here: at which of them the packet came that is being processed, if the shell tells.
         locators: our own addresses, the preferred one first; empty while nobody has told us.
     """
 
@@ -70,6 +71,7 @@ class Shared:
     desk: Desk = field(default_factory=Desk)
     serial: int = 0
     locators: tuple[Address, ...] = ()
+    here: Address | None = None
 
     def remember(self, peer: Hit, address: Address) -> None:
         """Note where ``peer`` is, for want of better knowledge."""

@@ -229,7 +229,7 @@ class Net:
     def _control(self, other: Peer, data: bytes, source: Address, to: Address) -> None:
         inside = next((a for a, outside in self.nat.items() if outside == to), to)
         self._asked = source, inside
-        self.perform(other, other.engine.on_control(data, source, self.now))
+        self.perform(other, other.engine.on_control(data, source, self.now, inside))
         self._asked = None
 
     def _open(self, other: Peer, sealed: bytes, source: Address) -> None:
