@@ -158,7 +158,7 @@ class Reception:
         doors = self._doors.setdefault(hit, [])
         doors.append(_Door(info, tag, shown, carried))
         doors.sort(key=lambda door: door.info.admission == "open")  # who insists comes first
-        return fits
+        return fits or not carried
 
     def attach(
         self,

@@ -17,7 +17,8 @@ from hipctl.constants import HEADER_LENGTH, PACKET_MAX, PacketType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.esp import CreditExhausted
-from hipctl.identity import HostIdentity
+from hipctl.identity import Hit, HostIdentity
+from hipctl.interface import Admission, Shown
 from hipctl.packet import Packet
 
 CONFIG = EngineConfig(
@@ -43,6 +44,24 @@ REST_MAX = 400  # timers that fire before both are at rest
 
 _KINDS = list(PacketType)
 _reasons: set[str] = set()
+
+
+class Policy:
+    """Shows what it is given, and lets in who shows something good."""
+
+    def __init__(self, shown: bytes) -> None:
+        self._shown = Shown((shown,))
+
+    def shown(
+        self, local: Hit, peer: Hit | None, wall: float, theirs: Shown | None = None
+    ) -> Shown:
+        return self._shown
+
+    def admit(self, local: Hit, peer: Hit, shown: Shown, wall: float) -> Admission:
+        if not shown:
+            return Admission.CREDENTIALS_REQUIRED
+        good = all(der[:4] == b"good" for der in shown.certificates)
+        return Admission.ACCEPTED if good else Admission.INVALID_CERTIFICATE
 
 
 class Tape:
@@ -79,6 +98,7 @@ class World:
         self.starts += 1
         randbytes = random.Random(self.starts).randbytes
         engine = Engine([KEYS[side]], CONFIG, randbytes)
+        engine.use(Policy(b"good"), lambda: 0.0)
         engine.learn(KEYS[1 - side].hit, HOMES[1 - side][:2])
         return engine
 
@@ -162,6 +182,10 @@ class World:
             assert len(engine.associations()) <= 1
             assert len(engine.inbound) <= 4
             assert len(engine.outbound) <= 1
+            for pair in engine.outbound:
+                shown = engine.credentials(*pair)
+                assert shown is not None
+                assert shown.certificates[0][:4] == b"good"
             _reasons.update(engine.counters)
         assert len(_reasons) <= REASONS_MAX, sorted(_reasons)
 
@@ -191,6 +215,7 @@ def snapshot(engine: Engine) -> object:
                 association._keys,
                 outbound and (id(outbound.sa), outbound.address, outbound.source),
                 known,
+                engine.credentials(*pair),
             )
         )
     return rows, list(engine.inbound)
@@ -277,13 +302,19 @@ def _solve(world: World, side: int) -> None:
 
 def _seldom(world: World, tape: Tape, side: int) -> None:
     engine, peer = world.engines[side], KEYS[1 - side].hit
-    match tape.byte() % 4:
+    match tape.byte() % 6:
         case 0:
             world.engines[side] = world._engine(side)
         case 1:
             world.perform(side, engine.set_access(None, [peer], world.now))
         case 2:
             world.perform(side, engine.set_access(None, [], world.now))
+        case 4:
+            engine.use(Policy(b"good" + tape.some(2)), lambda: 0.0)
+            world.perform(side, engine.show(world.now))
+        case 5:
+            engine.use(Policy(b"bad"), lambda: 0.0)
+            world.perform(side, engine.show(world.now))
         case _:
             to = HOMES[1 - side][0]
             actions = engine.connect_opportunistic(KEYS[side].hit, to, world.now)
@@ -297,6 +328,8 @@ SEEDS = [
     EXCHANGE,
     EXCHANGE + UPDATES,
     EXCHANGE + MOVE + UPDATES,
+    EXCHANGE + bytes((15, 4, 1, 2, 0, 0, 15 | 128, 4, 2, 3, 0, 0, 15, 5, 0, 0)) + UPDATES,
+    bytes((15, 5)) + EXCHANGE,
     EXCHANGE + bytes((13, 0, 0, 0)),
     EXCHANGE + bytes((12 | 128, 15, 0, 12, 0, 0, 4, 0, 0, 0)),
     bytes((15, 3, 0, 0, 4, 0, 0, 0, 9, 1, 0)),

@@ -256,6 +256,19 @@ def test_who_would_not_be_let_in_is_told_what_to_do_before_anything_starts(tmp_p
     assert Recorder.log == []
 
 
+def test_credentials_that_fit_no_packet_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hipctl.credentials.PACKET_MAX", 700)
+
+    async def main() -> None:
+        async with build(HitNet(), profile(tmp_path / "p")):
+            raise AssertionError
+
+    with pytest.raises(ConfigError, match=r"^overlay\.main\.account: the credentials .* the key"):
+        simulate(main)
+
+
 def test_without_an_account_a_peer_takes_part_but_has_no_name(tmp_path: Path) -> None:
     async def main() -> None:
         async with build(HitNet(), altered(tmp_path / "p", "main", account=None)) as peer:

@@ -280,6 +280,19 @@ def test_names_that_did_not_fit_the_exchange_are_shown_in_hello(tmp_path: Path) 
     simulate(main)
 
 
+def test_an_exchange_that_will_travel_in_fragments_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hipctl.credentials.UNFRAGMENTED_MAX", 900)
+    alice = person(tmp_path, "alice", ENROLLED, number=1)
+
+    async def main() -> None:
+        async with Town().peer(alice):
+            assert "overlay.example.org.account: with these certificates" in caplog.text
+
+    simulate(main)
+
+
 def hellos(net: HitNet) -> list[tuple[Hit, bool]]:
     """(from whom, with credentials) of each HELLO and each answer to one."""
     found = []

@@ -216,7 +216,7 @@ class SimHost:
         self.policy, self.wall = policy, wall
 
     def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
-        return self.shown.get((local or self._hits[0], peer))
+        return self.shown.get((local or self._hits[0], peer)) if peer in self.peers else None
 
     def shows(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
         local = local or self._hits[0]
