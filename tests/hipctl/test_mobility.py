@@ -502,3 +502,30 @@ def test_an_r1_that_prefers_another_address_is_answered_there() -> None:
     net.perform(a, a.engine.on_control(forged, b.address, net.now))
     net.run(0.1)
     assert [seen.to for seen in net.sent(PacketType.I2)] == [NEW]
+
+
+def test_who_was_asked_at_its_second_address_speaks_from_there_also_after_a_move() -> None:
+    net, a, b = pair()
+    net.move(a, OLD)
+    net.move(b, B4, OTHER)
+    a.engine.learn(b.hit, [OTHER])
+    net.send(a, b.hit, UDP, b"first")
+    net.run(1.0)
+    assert source(b, a) == OTHER
+    net.move(a, NEW)
+    net.run(net.now + 1)
+    assert (to(b, a), source(b, a)) == (NEW, OTHER)
+    both_ways(net, a, b)
+
+
+def test_idle_associations_with_several_paths_wait_no_more_often_than_others() -> None:
+    net, a, b = at_home()
+    net.move(a, OLD, NEW)
+    net.run(net.now + 30)
+    upkeep, wakes = upkeep_of(a, b), 0
+    end = net.now + 150
+    while (at := a.engine.deadline()) is not None and at < end:
+        net.run(at)
+        wakes += 1
+    assert wakes <= 12  # the look of every association, each 15 seconds
+    assert not upkeep._updates.outstanding
