@@ -304,3 +304,46 @@ def test_a_contact_of_a_real_host_names_its_port() -> None:
             assert one.contact(ONE.hit) == contact(one.addresses)
 
     run(scenario(), asyncio.SelectorEventLoop)
+
+
+def test_a_port_beside_the_one_for_all_takes_what_comes_to_its_address() -> None:
+    async def scenario() -> None:
+        heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        counters = Counter[str]()
+        everywhere = await open_udp(
+            ("0.0.0.0", 0), lambda data, _: heard.put_nowait(("all", data)), counters
+        )
+        number, lo = everywhere.address[1], socket.if_nametoindex("lo")
+        beside = await everywhere.beside(
+            "127.0.0.2", lo, lambda data, _: heard.put_nowait(("beside", data))
+        )
+        assert beside.address == ("127.0.0.2", number)
+        with pytest.raises(HostConfigRefused):
+            await everywhere.beside("192.0.2.99", lo, lambda *_: None)
+        # another program finds the port taken, however it asks
+        for ip in ("0.0.0.0", "127.0.0.2", "127.0.0.3"):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    thief.bind((ip, number))
+        far = await open_udp(
+            ("127.0.0.9", 0), lambda data, _: heard.put_nowait(("far", data)), counters
+        )
+        for ip, who in (("127.0.0.2", "beside"), ("127.0.0.5", "all")):
+            far.send(b"hello", (ip, number))
+            assert await asyncio.wait_for(heard.get(), 5) == (who, b"hello")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+            listener.settimeout(5)
+            listener.bind(("127.0.0.8", 0))
+            beside.send(b"answer", listener.getsockname())
+            assert listener.recvfrom(99) == (b"answer", beside.address)
+        beside.close()
+        await asyncio.sleep(0)
+        far.send(b"again", ("127.0.0.2", number))
+        assert await asyncio.wait_for(heard.get(), 5) == ("all", b"again")
+        everywhere.close()
+        far.close()
+        await asyncio.sleep(0)
+
+    run(scenario(), uvloop.new_event_loop)
+    run(scenario(), asyncio.new_event_loop)

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hipctl.errors import HostConfigRefused
+
 Address = tuple[str, int]
 OnDatagram = Callable[[bytes, Address], None]
 
@@ -20,12 +22,22 @@ class Port:
 
     net: "Net"
     address: Address
+    besides: list["Port"] = field(default_factory=list)
 
     def send(self, data: bytes, to: Address) -> None:
-        self.net.carry(data, self.address, to)
+        """From its address, or the first beside it where it is bound to all of them."""
+        open_ = [port.address for port in self.besides if port.address in self.net.ports]
+        self.net.carry(data, open_[0] if open_ else self.address, to)
 
     def close(self) -> None:
         self.net.ports.pop(self.address, None)
+
+    async def beside(self, ip: str, link: int, on_datagram: OnDatagram) -> "Port":
+        if ip in self.net.gone:
+            raise HostConfigRefused(f"{ip} is gone")
+        port = await self.net.open((ip, self.address[1]), on_datagram, Counter())
+        self.besides.append(port)
+        return port
 
 
 @dataclass(slots=True)
@@ -39,6 +51,7 @@ class Net:
         reorder: that it arrives up to ``latency`` later than it should.
         filter: called (data, from, to) before a datagram is carried: what to carry instead,
             None to lose it.
+        gone: IP addresses beside which no port can be opened any more.
         log: (time, from, to, data) of all that was sent.
     """
 
@@ -48,6 +61,7 @@ class Net:
     reorder: float = 0.0
     seed: int = 0
     filter: Callable[[bytes, Address, Address], bytes | None] | None = None
+    gone: set[str] = field(default_factory=set)
     log: list[tuple[float, Address, Address, bytes]] = field(default_factory=list)
     ports: dict[Address, OnDatagram] = field(default_factory=dict)
     _rng: random.Random = field(init=False)
