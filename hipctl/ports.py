@@ -139,6 +139,14 @@ class Ports:
             send = self._paths[source, to] = self._find(source, to)
         return send
 
+    @property
+    def asked_at(self) -> Address | None:
+        """Where it came what we are answering, if there are several ports of its family."""
+        if self._asked is None:
+            return None
+        send = self._asked[1]
+        return next((address for address, other in self._at.items() if other == send), None)
+
     def associated(self, address: Address) -> None:
         """An association came up while we answered ``address``: it stays at that port."""
         if self._asked and self._asked[0] == address:
