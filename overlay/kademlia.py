@@ -24,16 +24,9 @@ from overlay.environment import (
 )
 from overlay.lookup import Candidate, Lookup
 from overlay.messages import (
-    MAX_ANSWER,
-    MAX_DIGESTS,
-    MAX_NODES,
-    NODES,
     Code,
     Field,
     Kind,
-    encode_answer,
-    encode_error,
-    encode_nodes,
 )
 from overlay.operations import SILENT, Find, Get, Greet, Operation, Outcome, Put
 from overlay.records import Record
@@ -53,6 +46,7 @@ from overlay.rpc import (
     Send,
 )
 from overlay.seeds import Seeds
+from overlay.serving import SPREAD, Serving
 from overlay.session import Session
 from overlay.storage import Storage
 from overlay.transfers import Transfers
@@ -70,7 +64,6 @@ __all__ = [
 
 GET_WIDTH: Final = 8  # so many of the nearest must say no before nobody is found
 REFRESH_WIDTH: Final = 8
-SPREAD: Final = 4  # a node holds what it is among the ``replicas`` + so many nearest to
 REFRESH_EVERY: Final = 3_600.0  # seconds without a lookup through a bucket
 REFRESH_LOOK: Final = 600.0
 LIVENESS_TICK: Final = 10.0
@@ -113,6 +106,7 @@ class Kademlia:
             per_group=self.settings.per_group,
         )
         self.storage = Storage(environment.overlay_id, environment.check, self.settings.limits)
+        self._serving = Serving(self.table, self.storage, self.settings.replicas, self.counters)
         self.rpc = Rpc(
             greeting,
             environment.contact,
@@ -354,13 +348,9 @@ class Kademlia:
         return self._store(record, self._local)
 
     def _store(self, record: bytes | Record, sender: Hit) -> Code:
-        outcome = self.storage.offer(record, sender, self._wall, self._near)
+        outcome = self._serving.offer(record, sender, self._wall)
         self._out.extend(outcome.changes)
         return outcome.code
-
-    def _near(self, key: bytes) -> bool:
-        limit = self.settings.replicas + SPREAD
-        return self.table.closer_than_self(int.from_bytes(key, "big")) < limit
 
     def _lookup(self, target: int, width: int, paths: int = 1) -> Lookup:
         settings = self.settings
@@ -586,60 +576,10 @@ class Kademlia:
     # --- serving
 
     def _on_asked(self, event: Asked) -> None:
-        session, message = event
-        self._heard(session)
-        fields = message.fields
-        match message.kind:
-            case Kind.PING:
-                answer = encode_answer(Kind.PING, message.request_id, {})
-            case Kind.FIND_NODE if _TARGET in fields:
-                count = min(fields.get(_COUNT, NODES), MAX_NODES)
-                nodes = self._nodes(fields[_TARGET], session, MAX_ANSWER - 32, count)
-                answer = encode_answer(Kind.FIND_NODE, message.request_id, {_NODES: nodes})
-            case Kind.GET if _TARGET in fields:
-                values = self._values(fields, session)
-                answer = encode_answer(Kind.GET, message.request_id, values)
-            case Kind.STORE if _RECORD in fields:
-                outcome = self.storage.offer(fields[_RECORD], session.hit, self._wall, self._near)
-                self._out.extend(outcome.changes)
-                result: dict[int, Any] = {_CODE: int(outcome.code)}
-                if outcome.reason:
-                    result[_REASON] = outcome.reason
-                answer = encode_answer(Kind.STORE, message.request_id, result)
-            case _:
-                self.counters["request lacks a field"] += 1
-                answer = encode_error(message.request_id, Code.MALFORMED)
-        self._out.append(Send(session.hit, answer))
-
-    def _nodes(
-        self, target: bytes, session: Session, room: int, count: int = NODES
-    ) -> list[bytes]:
-        """The nearest that we know, but who asks and who seems gone."""
-        found = self.table.nearest(int.from_bytes(target, "big"), count, session.node.long_id)
-        return encode_nodes([(c.hit, c.contact) for c in found if not c.failures], room)
-
-    def _values(self, fields: dict[int, Any], session: Session) -> dict[int, Any]:
-        key = fields[_TARGET]
-        kind: str | None = fields.get(_KIND)
-        if _SLOT in fields and kind is not None:
-            owner, subkey = fields[_SLOT]
-            one = self.storage.value(key, (kind, Hit(owner), subkey), self._wall)
-            return {_VALUES: [one.raw] if one else []}
-        records = self.storage.values(key, kind, self._wall)
-        if not records:
-            return {_NODES: self._nodes(key, session, MAX_ANSWER - 32)}
-        size = 24 + sum(len(record.raw) + 3 for record in records)
-        if size <= MAX_ANSWER or len(records) == 1:
-            return {_VALUES: [record.raw for record in records]}
-        records.sort(key=lambda record: record.slot)
-        skip = fields.get(_SKIP, 0)
-        return {
-            _TOTAL: len(records),
-            _DIGESTS: [
-                (record.owner_hit, record.subkey, record.seq, record.digest[:8])
-                for record in records[skip : skip + MAX_DIGESTS]
-            ],
-        }
+        self._heard(event.session)
+        answer, changes = self._serving.answer(event, self._wall)
+        self._out.extend(changes)
+        self._out.append(Send(event.session.hit, answer))
 
     # --- for status
 
@@ -661,7 +601,4 @@ def _code_name(code: int) -> str:
         return "unknown code"
 
 
-_TARGET, _NODES, _VALUES = int(Field.TARGET), int(Field.NODES), int(Field.VALUES)
-_DIGESTS, _TOTAL, _SLOT = int(Field.DIGESTS), int(Field.TOTAL), int(Field.SLOT)
-_KIND, _SKIP, _RECORD = int(Field.RECORD_KIND), int(Field.SKIP), int(Field.RECORD)
-_CODE, _REASON, _COUNT = int(Field.CODE), int(Field.REASON), int(Field.COUNT)
+_RECORD: Final = int(Field.RECORD)
