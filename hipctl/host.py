@@ -6,6 +6,7 @@ callback; and back through ``inner`` and ``sa.seal`` to the socket.
 """
 
 import asyncio
+import ipaddress
 import logging
 import os
 import time
@@ -62,6 +63,7 @@ from hipctl.roaming import Roaming, Watch
 from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
+from hipctl.waiters import Waiters
 
 _log = logging.getLogger(__name__)
 
@@ -145,8 +147,8 @@ class LocalHost:
         self._reassembly = Reassembly()
         self._identification = int.from_bytes(rng(4), "big")
         self._echoes = Echoes(int.from_bytes(rng(2), "big"))
-        self._waiting: dict[Pair, set[asyncio.Future[None]]] = {}
-        self._asking: dict[tuple[Hit, Address], set[asyncio.Future[Hit]]] = {}
+        self._waiting = Waiters[Pair, None]()
+        self._asking = Waiters[tuple[Hit, Address], Hit]()
         self._watchers: dict[object, Callable[[Event], None]] = {}
         self._counters: Counter[str] = Counter()
         self._ports = Ports(open_port, self._on_datagram, self._counters)
@@ -192,10 +194,8 @@ class LocalHost:
         self._roaming.close()
         self._ports.close()
         self._loopback.close()
-        for pair in list(self._waiting):
-            self._release(pair, AssociationFailed("this host was closed"))
-        for asked in list(self._asking):
-            self._found(PeerFound(*asked, None))
+        self._waiting.fail_all(AssociationFailed("this host was closed"))
+        self._asking.fail_all(AssociationFailed("this host was closed"))
         if self._keylog is not None:
             os.close(self._keylog)
             self._keylog = None
@@ -265,23 +265,18 @@ class LocalHost:
         pair = (local or self._hits[0], peer)
         if pair in self.engine.outbound:
             return
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.setdefault(pair, set()).add(waiter)
+
+        def begin() -> None:
+            self._begin(pair)
+            self._driver.feed(lambda now: self.engine.connect(*pair, now))
+
         try:
             async with asyncio.timeout(timeout):
-                self._begin(pair)
-                self._driver.feed(lambda now: self.engine.connect(*pair, now))
-                await waiter
+                await self._waiting.wait(pair, begin)
         except TimeoutError:
             refusal = self.engine.refusal(*pair)
             why = f": {refusal}" if refusal else ""
             raise AssociationFailed(f"{peer} did not answer within {timeout:g} s{why}") from None
-        finally:
-            waiters = self._waiting.get(pair)
-            if waiters is not None:
-                waiters.discard(waiter)
-                if not waiters:
-                    del self._waiting[pair]
 
     def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
         """See ``interface.Host``."""
@@ -330,27 +325,26 @@ class LocalHost:
 
         Raises:
             HostConfigRefused: this host isn't configured for it.
-            AssociationFailed: nobody answered in time.
+            AssociationFailed: nobody answered in time, or ``address`` is none.
         """
         if not self._open:
             raise AssociationFailed("this host is closed")
-        asked = (local or self._hits[0], address)
-        waiter: asyncio.Future[Hit] = self._loop.create_future()
+        try:
+            ip = str(ipaddress.ip_address(address[0]))  # as the answer's source will be written
+        except ValueError:
+            raise AssociationFailed(f"{address[0]!r} is no IP address") from None
+        asked = (local or self._hits[0], (ip, address[1]))
+
+        def begin() -> None:
+            self._driver.feed(lambda now: self.engine.connect_opportunistic(*asked, now))
+
         try:
             async with asyncio.timeout(timeout):
-                self._asking.setdefault(asked, set()).add(waiter)
-                self._driver.feed(lambda now: self.engine.connect_opportunistic(*asked, now))
-                peer = await waiter
+                peer = await self._asking.wait(asked, begin)
                 await self.connect(peer, local=asked[0], timeout=timeout)
                 return peer
         except TimeoutError:
             raise AssociationFailed(f"{address[0]} did not answer within {timeout:g} s") from None
-        finally:
-            waiters = self._asking.get(asked)
-            if waiters is not None:
-                waiters.discard(waiter)
-                if not waiters:
-                    del self._asking[asked]
 
     def set_access(self, allow: Collection[Hit] | None, deny: Collection[Hit] = ()) -> None:
         """Choose who may associate with us from now on; see ``Engine.set_access``."""
@@ -498,7 +492,8 @@ class LocalHost:
     def _on_other(self, data: bytes, source: Address, spi: int) -> None:
         if not spi and len(data) > len(_NON_ESP):
             control = data[len(_NON_ESP) :]
-            self._driver.feed(lambda now: self.engine.on_control(control, source, now))
+            here = self._ports.asked_at
+            self._driver.feed(lambda now: self.engine.on_control(control, source, now, here))
         elif data == _KEEPALIVE:
             self._counters["keepalive"] += 1
         else:
@@ -550,7 +545,7 @@ class LocalHost:
                 _log.debug("no association with %s: %s", peer, reason)
                 self._began.pop((local, peer), None)
                 self._reassembly.forget((local, peer))
-                self._release((local, peer), AssociationFailed(f"{peer}: {reason}"))
+                self._waiting.fail((local, peer), AssociationFailed(f"{peer}: {reason}"))
                 self._emit(action)
             case _:
                 assert_never(action)
@@ -565,24 +560,25 @@ class LocalHost:
         outbound = self.engine.outbound.get(pair)
         if outbound:
             self._ports.associated(outbound.address)
-        self._release(pair, None)
+        self._waiting.done(pair, None)
         self._emit(action)
 
     def _found(self, action: PeerFound) -> None:
-        for waiter in self._asking.pop((action.local, action.address), ()):
-            if waiter.done():
-                continue
-            if action.peer is None:
-                waiter.set_exception(AssociationFailed(f"nobody answers at {action.address[0]}"))
-            else:
-                waiter.set_result(action.peer)
+        asked = action.local, action.address
+        if action.peer is None:
+            error = AssociationFailed(f"nobody answers at {action.address[0]}")
+            self._asking.fail(asked, error)
+        else:
+            self._asking.done(asked, action.peer)
 
     def _on_moved(self, ours: Sequence[Address]) -> None:
         """We are at other addresses than before, or may be."""
+        if not self._config.private_locators:
+            ours = [address for address in ours if contacts.is_public(address[0])]
         if self._open:
             self._driver.feed(lambda now: self.engine.set_locators(ours, now))
             contact = self.contact(self._hits[0])
-            if contact != self._contact:
+            if contact != self._contact and ours:  # from nowhere nobody could be told
                 self._contact = contact
                 self._emit(ContactChanged())
 
@@ -597,15 +593,6 @@ class LocalHost:
         """Note when an exchange starts; the loop's clock, which times it, may be coarse."""
         if pair not in self._began and len(self._began) < _TIMED_EXCHANGES:
             self._began[pair] = time.perf_counter()
-
-    def _release(self, pair: Pair, error: AssociationFailed | None) -> None:
-        for waiter in self._waiting.pop(pair, ()):
-            if waiter.done():
-                continue
-            if error:
-                waiter.set_exception(error)
-            else:
-                waiter.set_result(None)
 
     def _emit(self, event: Event) -> None:
         for on_event in list(self._watchers.values()):

@@ -202,6 +202,20 @@ def test_lists_change_while_associations_live() -> None:
     both_ways(net, a, b)
 
 
+def test_an_address_may_be_written_in_any_way() -> None:
+    a, b = (HostIdentity.from_secret(n) for n in (1, 2))
+    config = HostConfig(listen=(("::1", 0),), engine=BOTH)
+
+    async def main() -> None:
+        async with LocalHost([a], config) as ours, LocalHost([b], config) as theirs:
+            port = theirs.addresses[0][1]
+            assert await ours.connect_opportunistic(("0:0::0001", port)) == b.hit
+            with pytest.raises(AssociationFailed, match="no IP address"):
+                await ours.connect_opportunistic(("example.org", port))
+
+    asyncio.run(main())
+
+
 def test_a_host_finds_the_hit_at_an_address() -> None:
     a, b = (HostIdentity.from_secret(n) for n in (1, 2))
 
