@@ -291,6 +291,20 @@ class Mobility:
         quiet = now - max(heard_at, self._searched_at)
         if not (self._call and busy) or quiet < self._patience:
             return []
+        return self._search(now)
+
+    def questioned(self, heard_at: float, now: float) -> list[Path]:
+        """The peer asks who is there; return the paths to try if we don't hear it either.
+
+        It has noticed first. Once it speaks along another path we hear it again, and would not
+        notice that it doesn't hear us.
+        """
+        quiet = now - max(heard_at, self._searched_at)
+        if not self._call or quiet < self._shared.config.silence / 2:
+            return []
+        return self._search(now)
+
+    def _search(self, now: float) -> list[Path]:
         self._patience = min(self._patience * 2, _PATIENCE_MAX)
         self._searching, self._searched_at = True, now
         self._shared.counters["silence"] += 1

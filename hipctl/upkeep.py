@@ -231,8 +231,9 @@ class Upkeep:
         self._finish_rekey(now)
         if listed is not None:
             self._watch_lifetimes()
-            actions += self._unsupported(listed, source, now)
-        return actions
+            return [*actions, *self._unsupported(listed, source, now)]
+        paths = self._mobility.questioned(self._heard_at(), now) if echo != _NO_ECHO else []
+        return [*actions, *(self._probe(path, now) for path in paths)]
 
     def _newest(
         self, listed: tuple[params.Locator, ...] | None, update_id: int
@@ -464,9 +465,8 @@ class Upkeep:
 
     def look(self, now: float) -> list[Action]:
         """See whether it is time for new keys, and whether a call still hears its peer."""
-        sas, mobility, old = self._sas, self._mobility, self._rekeying.old
-        if old is not None:
-            sas.inbound.heard_at = max(sas.inbound.heard_at, old.heard_at)
+        sas, mobility = self._sas, self._mobility
+        sas.inbound.heard_at = self._heard_at()
         actions = self.start_rekey(now) if self._rekeying.due() else []
         paths = mobility.look(sas.inbound.heard_at, now)
         for path in paths:
@@ -481,6 +481,12 @@ class Upkeep:
         if pause is not None:
             self._timers.set(Chore.LOOK, now + pause)
         return actions
+
+    def _heard_at(self) -> float:
+        """When ESP came last, under this SA or the one before."""
+        old = self._rekeying.old
+        heard_at = self._sas.inbound.heard_at
+        return heard_at if old is None else max(heard_at, old.heard_at)
 
     def _asks(self, path: Path) -> bool:
         return any(update.path.to == path.to for update in self._updates.outstanding.values())

@@ -529,3 +529,14 @@ def test_idle_associations_with_several_paths_wait_no_more_often_than_others() -
         wakes += 1
     assert wakes <= 12  # the look of every association, each 15 seconds
     assert not upkeep._updates.outstanding
+
+
+@pytest.mark.parametrize("phase", range(5))
+def test_both_sides_of_a_call_fail_over_though_one_notices_first(phase: int) -> None:
+    net, a, b = at_home()
+    a.engine._shared.config = replace(FAST, silence=1.6)  # b is the first
+    net.move(a, OLD, NEW)
+    call(net, a, b, 20)
+    net.at(net.now + 10 + 0.037 * phase, lambda: net.dead.add(OLD))
+    net.run(net.now + 21)
+    assert max(gap(a), gap(b)) <= 75  # a second and a half
