@@ -573,10 +573,10 @@ class LocalHost:
 
     def _on_moved(self, ours: Sequence[Address]) -> None:
         """We are at other addresses than before, or may be."""
-        if not self._config.private_locators:
-            ours = [address for address in ours if contacts.is_public(address[0])]
+        private = self._config.private_locators
+        told = [each for each in ours if private or contacts.is_public(each[0])]
         if self._open:
-            self._driver.feed(lambda now: self.engine.set_locators(ours, now))
+            self._driver.feed(lambda now: self.engine.set_locators(told, now))
             contact = self.contact(self._hits[0])
             if contact != self._contact and ours:  # from nowhere nobody could be told
                 self._contact = contact

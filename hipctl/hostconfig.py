@@ -32,6 +32,8 @@ class HostConfig:
             of one family may list them; where 0.0.0.0 or :: is listened at and nobody watches,
             the kernel's routes choose where answers leave from, and a NAT before the other host
             may not let them pass. Where there is no IPv6, :: is left out.
+        private_locators: whether peers of an association may learn private addresses when we
+            follow this machine's: without, a call behind a NAT doesn't survive a move.
         watch: whether we follow this machine's addresses where we listen at 0.0.0.0 or ::.
         announce: what contacts say, at most two; empty for what can be found out.
         announce_private: whether what is found out may be private, link-local or loopback.
@@ -43,6 +45,7 @@ class HostConfig:
 
     listen: Sequence[Address] = (("0.0.0.0", HIP_PORT), ("::", HIP_PORT))  # noqa: S104
     watch: bool = True
+    private_locators: bool = True
     announce: Sequence[Address] = ()
     announce_private: bool = False
     mtu: int = 1_280

@@ -20,6 +20,8 @@ from hipctl.udp import outgoing_addresses
 _log = logging.getLogger(__name__)
 
 SETTLE: Final = 0.03  # seconds: an address is seldom alone, its route follows
+CHATTER: Final = 0.12  # seconds, where the last look found nothing: a router's routes, say
+_QUIET: Final = 1.0  # seconds after which a look that found nothing is forgotten
 MOST_ADDRESSES: Final = 6  # of the 8 that a peer remembers of us
 _PATIENCE: Final = 0.2  # seconds that the kernel may take; it takes none
 _MOST_READS: Final = 256  # of an answer, and of notifications at a time
@@ -41,6 +43,8 @@ class Interfaces:
         self._on_change = on_change
         self._socket: socket.socket | None = None
         self._settling: asyncio.TimerHandle | None = None
+        self._before: list[LinkAddress] | None = None
+        self._nothing_at = float("-inf")  # when we looked last and found what was there before
 
     def open(self, loop: asyncio.AbstractEventLoop) -> list[LinkAddress] | None:
         """See ``roaming.Watch``; where watching isn't possible, that is said in the log."""
@@ -53,7 +57,8 @@ class Interfaces:
         watch.setblocking(False)
         self._socket = watch
         loop.add_reader(watch.fileno(), self._on_readable)
-        return current()
+        self._before = current()
+        return self._before
 
     def close(self) -> None:
         """Watch no more; harmless when done twice."""
@@ -79,12 +84,16 @@ class Interfaces:
                     self.close()
                     return
         if self._settling is None:
-            self._settling = self._loop.call_later(SETTLE, self._look)
+            chatter = self._loop.time() < self._nothing_at + _QUIET
+            self._settling = self._loop.call_later(CHATTER if chatter else SETTLE, self._look)
 
     def _look(self) -> None:
         self._settling = None
         found = current()
+        if found == self._before:
+            self._nothing_at = self._loop.time()
         if found is not None:
+            self._before = found
             self._on_change(found)
 
 

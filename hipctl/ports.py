@@ -111,6 +111,8 @@ class Ports:
                 with contextlib.suppress(HostConfigRefused):  # it has gone meanwhile
                     followed[address] = link, await self._open_beside(address, link)
         if not self._opened:  # closed meanwhile
+            for _, port in followed.values():
+                port.close()
             self.close()
             return []
         self._paths.clear()

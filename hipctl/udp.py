@@ -174,7 +174,11 @@ async def _open(
             f"UDP {address[0]} port {address[1]}: {why}; {hint}, or listen elsewhere"
         ) from None
     port = UdpPort(sock, counters)
-    await port.receive(on_datagram)
+    try:
+        await port.receive(on_datagram)
+    except BaseException:
+        sock.close()
+        raise
     return port
 
 

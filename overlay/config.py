@@ -57,6 +57,7 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             list. At 0.0.0.0 and [::] the host goes wherever its machine goes.
         announce: ``address:port`` that contacts say in place of our own addresses, at most 4.
         private_addresses: contacts may hold private addresses.
+        private_locators: whom we speak with may learn them, so that a call survives a move.
         public_certificates: whoever asks is shown our certificates, and so who lives here; else
             only who has shown some.
         keylog: file for the secrets of every exchange: for debugging only.
@@ -65,6 +66,7 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     listen: str | tuple[str, ...] = ("0.0.0.0:10500", "[::]:10500")
     announce: tuple[str, ...] = ()
     private_addresses: bool = False
+    private_locators: bool = True
     public_certificates: bool = False
     keylog: Path | None = None
 

@@ -205,6 +205,7 @@ class LocalPeer:
             listen=listen,
             announce=announce,
             announce_private=table.private_addresses,
+            private_locators=table.private_locators,
             keylog=self._keylog or table.keylog,
             engine=engine,
         )

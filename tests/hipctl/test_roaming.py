@@ -1,10 +1,12 @@
 """A host goes along when its machine's addresses change: the shell, and two hosts in a call."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hipctl import (
@@ -16,6 +18,7 @@ from hipctl import (
     LocalHost,
     contact_from_addresses,
 )
+from hipctl.actions import Action
 from hipctl.interfaces import OnChange
 from hipctl.rtnetlink import LinkAddress
 from sim.loop import simulate
@@ -135,7 +138,7 @@ def test_after_a_while_without_any_address_the_call_goes_on_at_the_new_one() -> 
         await talking
         for who in (b"to a", b"to b"):
             assert pair.longest(who, 5, 8) <= 0.2
-        assert pair.events.count(ContactChanged()) == 2
+        assert pair.events.count(ContactChanged()) == 1
         assert Hit(B) in {row_peer(row) for row in pair.a.status()}
 
     def row_peer(row: dict[str, object]) -> Hit:
@@ -200,5 +203,26 @@ def test_nobody_watches_where_addresses_are_named_or_that_is_not_wanted() -> Non
             async with LocalHost(KEYS[:1], config, open_port=net.open, watch=machine.watch):
                 assert not machine.watched
                 assert len(net.ports) == len(config.listen)
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_private_addresses_are_told_to_peers_unless_that_is_not_wanted(private: bool) -> None:
+    async def scenario() -> None:
+        net, machine = Net(), Machine([OLD, SIX])
+        config = HostConfig(listen=ANYWHERE, private_locators=private)
+        async with LocalHost(KEYS[:1], config, open_port=net.open, watch=machine.watch) as host:
+            told: list[Sequence[Address]] = []
+            take = host.engine.set_locators
+
+            def set_locators(addresses: Sequence[Address], now: float) -> list[Action]:
+                told.append(addresses)
+                return take(addresses, now)
+
+            host.engine.set_locators = set_locators  # type: ignore[method-assign]
+            machine.move(NEW, SIX)
+            await asyncio.sleep(0.1)
+            assert told == [[(NEW, 10500), (SIX, 10500)] if private else [(SIX, 10500)]]
 
     simulate(scenario)
