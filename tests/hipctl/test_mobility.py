@@ -539,4 +539,5 @@ def test_both_sides_of_a_call_fail_over_though_one_notices_first(phase: int) -> 
     call(net, a, b, 20)
     net.at(net.now + 10 + 0.037 * phase, lambda: net.dead.add(OLD))
     net.run(net.now + 21)
+    assert max(heard(a)) == max(heard(b)) == 999
     assert max(gap(a), gap(b)) <= 75  # a second and a half
