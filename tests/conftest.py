@@ -11,7 +11,9 @@ IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 PACKAGES = {  # program -> Debian package
     "baresip": "baresip-core",
+    "ip": "iproute2",
     "linphonec": "linphone-cli",
+    "nft": "nftables",
     "sipp": "sip-tester",
     "tshark": "tshark",
 }
@@ -44,7 +46,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("what was skipped")
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"{count} × {reason}")
-    missing = sorted({PACKAGES[p] for p in PACKAGES if any(f"{p} is" in r for r in reasons)})
+    missing = sorted(
+        {PACKAGES[p] for p in PACKAGES if any(r.startswith(f"{p} is") for r in reasons)}
+    )
     if missing:
         line = f"apt-get install -y --no-install-recommends {' '.join(missing)}"
         terminalreporter.write_line(f"this would help: {line}")

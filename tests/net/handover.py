@@ -87,8 +87,9 @@ async def break_before_make(lab: Lab) -> float:
     lab.remove("alice", 1)
     await asyncio.sleep(AWAY)
     lab.connect("alice", 2)
+    new = time.monotonic()
     lab.add("alice", 2)
-    return time.monotonic()
+    return new
 
 
 async def four_to_six(lab: Lab) -> float:

@@ -22,7 +22,7 @@ def missing() -> str | None:
         return "namespaces need root"
     for program in ("ip", "nft"):
         if shutil.which(program) is None:
-            return f"{program} is not installed (apt-get install iproute2 nftables)"
+            return f"{program} is not installed"
     probe = f"{PREFIX}{os.getpid()}-probe"
     made = subprocess.run(
         ["ip", "netns", "add", probe], check=False, capture_output=True, text=True
@@ -107,6 +107,8 @@ class Lab:
             for name in ("router", *self._hosts):
                 _run("ip", "netns", "add", self.namespace(name))
                 self.ip(name, "link set lo up")
+                nobody_else = "net.ipv6.conf.default.accept_dad=0"  # so no second of finding out
+                _run(*self.inside(name), "sysctl", "-qw", nobody_else)
             forward = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
             _run(*self.inside("router"), "sysctl", "-qw", *forward)
         except BaseException:
