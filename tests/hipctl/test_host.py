@@ -595,16 +595,19 @@ def test_status_lists_associations_with_their_packets() -> None:
         await a.connect(B)
         await a.ping(B)
         (row,) = a.status()
-        assert row.items() >= {
-            "local": str(A),
-            "peer": str(B),
-            "state": "ESTABLISHED",
-            "address": list(ADDRESSES[1]),
-            "esp_transform": 13,
-            "sent": 1,
-            "received": 1,
-            "drops": {},
-        }.items()
+        assert (
+            row.items()
+            >= {
+                "local": str(A),
+                "peer": str(B),
+                "state": "ESTABLISHED",
+                "address": list(ADDRESSES[1]),
+                "esp_transform": 13,
+                "sent": 1,
+                "received": 1,
+                "drops": {},
+            }.items()
+        )
         json.dumps(row)
 
     run(Net(), scenario)
