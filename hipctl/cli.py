@@ -105,7 +105,7 @@ def ping(  # noqa: PLR0917  options, in the order of the help
     ours = _address(listen or any_port)
     if (":" in ours[0]) is not (":" in asked.address[0]):
         raise _Refused(f"{ours[0]} cannot speak to {asked.address[0]}; use two of one IP version")
-    config = HostConfig(listen=(ours,), keylog=keylog)
+    config = HostConfig(listen=(ours,), watch=False, keylog=keylog)
     _run(_ping(asked, _load(identity), config))
     raise typer.Exit(0 if asked.seconds else 1)
 
