@@ -27,7 +27,7 @@ from hipctl.responder import Vetted
 from hipctl.settings import EngineConfig
 from hipctl.wire import frame
 
-ECHO_MAX: Final = 512  # bytes of echo that we reflect in one packet
+ECHO_MAX: Final = 512  # bytes of echo parameters that we reflect in one packet
 _KNOWN_HOSTS_MAX: Final = 1024
 _IV_LENGTH: Final = 16  # bytes, AES-CBC
 
@@ -99,13 +99,13 @@ class Echo:
         """
         signed = packet.every(params.EchoRequestSigned)
         unsigned = packet.every(params.EchoRequestUnsigned)
-        size = sum(len(r.opaque) for r in signed) + sum(len(r.opaque) for r in unsigned)
-        if len(signed) > 1 or size > ECHO_MAX:
-            raise MalformedPacket("too much to echo")
-        return cls(
+        echo = cls(
             tuple(params.EchoResponseSigned(request.opaque) for request in signed),
             tuple(params.EchoResponseUnsigned(request.opaque) for request in unsigned),
         )
+        if len(signed) > 1 or len(params.encode([*echo.signed, *echo.unsigned])) > ECHO_MAX:
+            raise MalformedPacket("too much to echo")
+        return echo
 
 
 @dataclass(frozen=True, slots=True)

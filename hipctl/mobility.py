@@ -128,6 +128,7 @@ class Mobility:
         outbound.address, outbound.source = path.to, path.source
         known = self.peer.get(path.to)
         if known is not None and known.verified:
+            self._settle()
             outbound.sa.unmeter()
             shared.remember(self._pair[1], path.to)
         else:
@@ -135,11 +136,15 @@ class Mobility:
 
     def _meter(self, now: float) -> None:
         """Grant what the peer has earned since, less what was spent."""
+        self._settle()
+        self._granted = self._credit.look(self._sas.inbound.sa.received(), now)
+        self._sas.outbound.sa.meter(self._granted)
+
+    def _settle(self) -> None:
+        """Subtract from the credit what was spent of it."""
         sa = self._sas.outbound.sa
         if sa.metered:
             self._credit.spend(self._granted - sa.credit)
-        self._granted = self._credit.look(self._sas.inbound.sa.received(), now)
-        sa.meter(self._granted)
 
     def rekeyed(self, now: float) -> None:
         """The SAs are other ones now; the path stays."""

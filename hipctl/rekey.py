@@ -241,6 +241,8 @@ class Rekeying:
         self.drop_old()
         self.old = sas.inbound
         self._previous_spi = sas.outbound.sa.spi
+        if sas.outbound.sa.metered:  # new keys are no new credit
+            outbound.meter(sas.outbound.sa.credit)
         sas.inbound, sas.outbound.sa = prepared, outbound
         self.material = material
         self.pending = self._prepared = None
