@@ -8,6 +8,7 @@ prints a JSON line for each kind named, or for all.
 import asyncio
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -34,6 +35,7 @@ JOIN = 20.0
 NAMES = ("alice", "bob")
 TUNES = {"alice": 1, "bob": 2}
 LENGTH = 30.0  # seconds of melody
+IMPOSSIBLE = 77  # exit status where there is no root or no client
 
 Move = Callable[[Lab], Awaitable[float]]
 """Does something to alice's network; returns the moment from which the gap counts."""
@@ -261,8 +263,9 @@ def measure(name: str) -> dict[str, Heard]:
 
 
 def main() -> None:
-    if why := missing():
-        raise SystemExit(why)
+    if why := missing() or (None if shutil.which("baresip") else "baresip is not installed"):
+        print(f"no handover can be measured: {why}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(IMPOSSIBLE)
     for name in sys.argv[1:] or KINDS:
         heard = measure(name)
         for who, found in heard.items():
