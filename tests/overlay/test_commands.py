@@ -69,6 +69,13 @@ def peer(cli: Any, tmp_path: Path) -> dict[str, Any]:
     return made
 
 
+def test_init_listens_everywhere_unless_told_where(cli: Any, peer: Any, tmp_path: Path) -> None:
+    assert load_profile(Path(peer["profile"])).host.places == ("0.0.0.0:10500", "[::]:10500")
+    where = ["--listen", "127.0.0.1:1", "--listen", "[::1]:2"]
+    made = json.loads(cli("init", tmp_path / "other", *where, "--json")[1])
+    assert load_profile(Path(made["profile"])).host.places == ("127.0.0.1:1", "[::1]:2")
+
+
 def sentence(err: str) -> str:
     """The one line that an error is."""
     assert "Traceback" not in err

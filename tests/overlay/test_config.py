@@ -60,6 +60,15 @@ def test_a_profile_has_documented_defaults(folder: Path) -> None:
     assert profile.peer.policy == "contacts"
 
 
+def test_a_host_listens_at_one_address_or_at_several(folder: Path) -> None:
+    for text, places in (
+        ("'1.2.3.4:5'", ("1.2.3.4:5",)),
+        ("['1.2.3.4:5', '[::]:5']", ("1.2.3.4:5", "[::]:5")),
+    ):
+        new = f"[host]\nlisten = {text}\n[identity.me]"
+        assert load(folder, TOML.replace("[identity.me]", new, 1)).host.places == places
+
+
 def test_files_are_taken_from_the_folder_of_the_profile(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +133,8 @@ def test_several_overlays_may_share_an_identity_but_no_domain(folder: Path) -> N
         ('[identity.me]\nkey = "me.pem"', "identity = 3", "identity: must be a table"),
         ('[identity.me]\nkey = "me.pem"', "[identity]\nme = 3", "identity.me: must be a table"),
         ("[identity.me]", "[host]\nlisten = '1.2.3.4'\n[identity.me]", "host.listen: .*no ad"),
+        ("[identity.me]", "[host]\nlisten = []\n[identity.me]", "host.listen: must be 1 to 8"),
+        ("[identity.me]", "[host]\nlisten = ['x']\n[identity.me]", "host.listen: 'x' is no ad"),
         ("[identity.me]", "[host]\nannounce = ['x']\n[identity.me]", "host.announce: must be at"),
         ("[identity.me]", "[host]\nprivate = true\n[identity.me]", "host.private: unknown key"),
         ("[identity.me]", "[peer]\nstate = false\n[identity.me]", "peer.state: must be"),
