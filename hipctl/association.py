@@ -691,7 +691,7 @@ def _preferred(listed: params.LocatorSet | None, source: Address) -> Address:
     """Where I2 goes: to the preferred locator of R1, if there is one (RFC 8047 §4.2.8)."""
     for locator in listed.locators if listed is not None else ():
         if locator.preferred and locator.ip:
-            return usable(locator, source[1]) or source
+            return usable(locator, source[1], source) or source
     return source
 
 

@@ -124,6 +124,8 @@ class ControlServer:
         """Unlink the socket of a process that died; refuse to run beside one that lives."""
         if not self._path.exists():
             return
+        if not self._path.is_socket():
+            raise ControlUnavailable(f"{self._path}: no socket; remove it, or choose another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
             try:

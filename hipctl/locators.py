@@ -93,7 +93,7 @@ class PeerLocators:
         wanted: dict[Address, float] = {}
         preferred: Address | None = None
         for locator in listed:
-            address = usable(locator, port)
+            address = usable(locator, port, source)
             if address is None or len(wanted) >= LOCATORS_MAX - 1:
                 continue
             unbounded = locator.lifetime == UNBOUNDED
@@ -183,14 +183,24 @@ class PeerLocators:
 _RANK: Final = {Status.DEPRECATED: 0, Status.UNVERIFIED: 1, Status.ACTIVE: 2}
 
 
-def usable(locator: Locator, port: int) -> Address | None:
-    """The address that a locator names, if it is one of one host and for data (§5.3)."""
+def usable(locator: Locator, port: int, source: Address | None) -> Address | None:
+    """The address that a locator names, if it is one of one host and for data (§5.3).
+
+    Nor is it one of this machine, whose other services a peer elsewhere could have us call.
+
+    Args:
+        locator: of a known type.
+        port: UDP port of one whose type names none.
+        source: where it came from, if that is known.
+    """
     if locator.traffic == _SIGNALING or locator.protocol != _UDP:
         return None
     if locator.type == LocatorType.TRANSPORT_ADDRESS:
         port = locator.port
         if not port:
             return None
+    if _loopback(locator.ip) and (source is None or not _loopback(source[0])):
+        return None
     return (locator.ip, port) if one_host(locator.ip) else None
 
 
@@ -205,6 +215,10 @@ def one_host(text: str) -> bool:
     if ip.is_multicast or ip.is_unspecified or text == _BROADCAST:
         return False
     return ip not in _ORCHIDS
+
+
+def _loopback(text: str) -> bool:
+    return ipaddress.ip_address(text).is_loopback
 
 
 class Credit:

@@ -141,6 +141,8 @@ class Upkeep:
         actions: list[Action] = []
         if self._rekeying.unsaid:
             actions.append(self._say_rekey(now))
+        elif self._rekeying.pending is not None:
+            self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
         return actions
 
     def end(self) -> None:
@@ -194,15 +196,7 @@ class Upkeep:
         """
         seq, ack = packet.get(params.Seq), packet.get(params.Ack)
         update_ids = ack.update_ids if ack is not None else ()
-        arrival = None
-        if seq is not None:
-            arrival = self._updates.judge(seq.update_id)
-            if arrival is Arrival.OUTSIDE:
-                raise Rejected("UPDATE outside the window")
-        elif ack is None:
-            raise MalformedPacket("UPDATE without SEQ and ACK")
-        elif not self._updates.waits_for(update_ids):
-            raise Rejected("ACK of nothing outstanding")
+        arrival = self._screen(seq, update_ids, now)
         exchange.authenticate(packet, self._keys, self._host_id)
         host_id = packet.get(params.HostIdParameter)
         if host_id is not None and host_id.host_id != self._host_id:
@@ -234,6 +228,23 @@ class Upkeep:
             return [*actions, *self._unsupported(listed, source, now)]
         paths = self._mobility.questioned(self._heard_at(), now) if echo != _NO_ECHO else []
         return [*actions, *(self._probe(path, now) for path in paths)]
+
+    def _screen(
+        self, seq: params.Seq | None, update_ids: Sequence[int], now: float
+    ) -> Arrival | None:
+        """Whether an UPDATE is worth the look at its signature; None: it only acknowledges."""
+        if seq is None:
+            if not update_ids:
+                raise MalformedPacket("UPDATE without SEQ and ACK")
+            if not self._updates.waits_for(update_ids):
+                raise Rejected("ACK of nothing outstanding")
+            return None
+        arrival = self._updates.judge(seq.update_id)
+        if arrival is Arrival.OUTSIDE:
+            raise Rejected("UPDATE outside the window")
+        if arrival is Arrival.REPEATED and self._answers.exhausted("", now):
+            raise Rejected("UPDATE repeated too often")
+        return arrival
 
     def _newest(
         self, listed: tuple[params.Locator, ...] | None, update_id: int
@@ -420,6 +431,7 @@ class Upkeep:
         for update in list(self._updates.outstanding.values()):
             if update.rekeys and not update.nonce:
                 del self._updates.outstanding[update.update_id]
+            update.rekeys = False  # an ACK of it says nothing about the next rekey
         self._mobility.rekeyed(now)
 
     def on_first_data(self, spi: int, now: float) -> None:
@@ -431,6 +443,8 @@ class Upkeep:
 
     def _give_up_rekey(self, now: float) -> list[Action]:
         if self._rekeying.give_up():
+            for update in self._updates.outstanding.values():
+                update.rekeys = False
             self._timers.set(Chore.REKEY, now + _REKEY_PATIENCE)
         return []
 

@@ -2,9 +2,13 @@
 
 import contextlib
 
+import pytest
+
 from hipctl import params
-from hipctl.actions import Address, Path
+from hipctl.actions import Address, Path, Transmit
 from hipctl.esp import CreditExhausted
+from hipctl.identity import HostId
+from hipctl.locators import usable
 from hipctl.packet import finish
 from hipctl.sas import Outbound
 from hipctl.state import State
@@ -91,3 +95,82 @@ def test_new_keys_do_not_give_credit_back() -> None:
     assert outbound.sa.metered
     assert flood(outbound) == 0
     assert net.state(b, a) is State.ESTABLISHED
+
+
+def test_a_peer_elsewhere_cannot_send_us_to_our_own_machine() -> None:
+    net, a, b = established()
+    for ip in ("127.0.0.1", "::1"):
+        data = update(a, b, listing((ip, 5060)))
+        answers = b.engine.on_control(data, a.address, net.now)
+        assert {answer.to for answer in answers if isinstance(answer, Transmit)} == {a.address}
+    both_ways(net, a, b)
+
+
+def test_a_peer_on_our_own_machine_may_name_other_addresses_of_it() -> None:
+    listed = params.Locator(2, "127.0.0.2", 10500)
+    assert usable(listed, 1, ("127.0.0.1", 10500)) == ("127.0.0.2", 10500)
+    assert usable(listed, 1, None) is None
+
+
+def test_replayed_updates_cost_no_signature_once_enough_were_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, a, b = established()
+    seen = update(a, b)
+    assert b.engine.on_control(seen, a.address, net.now)
+    checked, verify = [], HostId.verify
+
+    def counting(host_id: HostId, signature: bytes, data: bytes) -> bool:
+        checked.append(signature)
+        return verify(host_id, signature, data)
+
+    monkeypatch.setattr(HostId, "verify", counting)
+    for _ in range(1000):
+        b.engine.on_control(seen, ELSEWHERE, net.now)
+    assert len(checked) <= 10
+    assert b.engine.counters["UPDATE repeated too often"] >= 990
+    assert b.engine.on_control(update(a, b), a.address, net.now)  # what is new is heard
+
+
+def test_forged_repetitions_do_not_keep_true_ones_from_being_answered() -> None:
+    net, a, b = established()
+    seen = update(a, b)
+    b.engine.on_control(seen, a.address, net.now)
+    forged = bytearray(seen)
+    forged[-100] ^= 1
+    for _ in range(100):
+        assert b.engine.on_control(bytes(forged), ELSEWHERE, net.now) == []
+    assert b.engine.on_control(seen, a.address, net.now)
+
+
+def test_a_rekey_whose_other_half_never_comes_ends_though_the_peer_was_doubted_meanwhile() -> None:
+    net, a, b = established()
+    association = a.engine._associations[a.hit, b.hit]
+    upkeep = upkeep_of(a, b)
+    upkeep.start_rekey(net.now)
+    ack = upkeep_of(b, a)._make([params.Ack(tuple(upkeep._updates.outstanding))])
+    a.engine.on_control(ack, b.address, net.now)
+    association._doubt(net.now)
+    a.engine.on_control(update(b, a), b.address, net.now)
+    assert net.state(a, b) is State.ESTABLISHED
+    a.engine._settle(association)
+    net.run(net.now + 20)
+    assert upkeep._rekeying.pending is None
+    assert upkeep.start_rekey(net.now)
+
+
+def test_an_ack_of_the_last_rekey_says_nothing_about_the_next() -> None:
+    net, a, b = established()
+    net.run(net.now + 2)
+    upkeep = upkeep_of(a, b)
+    association = a.engine._associations[a.hit, b.hit]
+    net.perform(a, upkeep.start_rekey(net.now))
+    upkeep._probe(Path(None, ELSEWHERE), net.now)  # which repeats it, and nobody answers
+    asked = max(upkeep._updates.outstanding)
+    a.engine._settle(association)
+    net.run(net.now + 0.1)
+    assert a.engine.counters["rekeyed"] == 1
+    upkeep.start_rekey(net.now)
+    late = upkeep_of(b, a)._make([params.Ack((asked,))])
+    a.engine.on_control(late, b.address, net.now)
+    assert upkeep._rekeying.unsaid is not None

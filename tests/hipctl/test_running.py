@@ -218,6 +218,19 @@ def test_two_hosts_do_not_share_a_socket(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_control_socket_takes_the_place_of_no_file(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.write_text("mine")
+
+    async def scenario() -> None:
+        async with LocalHost([A], CONFIG) as a:
+            with pytest.raises(ControlUnavailable, match="no socket"):
+                await ControlServer(notes, HostControl(a).answer).__aenter__()
+
+    asyncio.run(scenario())
+    assert notes.read_text() == "mine"
+
+
 def test_without_a_runtime_folder_sockets_lie_at_home_not_in_tmp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
