@@ -1,6 +1,6 @@
 """The control socket: how commands talk to a process that runs, ``hipctl listen`` or another.
 
-A Unix socket of mode 0600 in a directory of mode 0700, so that only the user reaches it. One JSON
+A Unix socket of mode 0600, so that only the user reaches it. One JSON
 object a line each way: ``{"do": "status"}`` is answered by ``{"ok": …}`` or ``{"error": "…"}``.
 """
 
@@ -93,6 +93,8 @@ class ControlServer:
             self._remove_stale()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
+                with contextlib.suppress(OSError):  # so it is from the first moment, on Linux
+                    os.fchmod(sock.fileno(), 0o600)
                 sock.bind(str(self._path))
                 self._path.chmod(0o600)
                 sock.setblocking(False)
@@ -230,10 +232,10 @@ def ask(path: Path, what: str, *, timeout: float = 10.0, **arguments: Any) -> di
 
 
 def _private_directory(path: Path) -> None:
-    """Make the directory, or insist that it is ours alone."""
+    """Make the directory for us alone, or insist that it is ours; its mode is its owner's."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.stat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ControlUnavailable(f"{path}: belongs to somebody else; remove it, or choose another")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        path.chmod(0o700)
+    if found.st_mode & stat.S_IWOTH:
+        raise ControlUnavailable(f"{path}: anybody may write there; choose another folder")

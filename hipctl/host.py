@@ -348,9 +348,11 @@ class LocalHost:
 
     def set_access(self, allow: Collection[Hit] | None, deny: Collection[Hit] = ()) -> None:
         """Choose who may associate with us from now on; see ``Engine.set_access``."""
+        self.access = Access(allow, deny)
         if self._open:
-            self.access = Access(allow, deny)
             self._driver.feed(lambda now: self.engine.set_access(allow, deny, now))
+        else:  # nothing is up that would have to be closed
+            self.engine.set_access(allow, deny, 0.0)
 
     def disconnect(self, peer: Hit, local: Hit | None = None) -> None:
         """Close the association (RFC 7401 §6.14); does nothing where there is none."""

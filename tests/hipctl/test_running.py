@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hipctl import (
+    AssociationFailed,
     ControlRefused,
     ControlServer,
     ControlUnavailable,
@@ -214,6 +215,43 @@ def test_two_hosts_do_not_share_a_socket(tmp_path: Path) -> None:
             with pytest.raises(ControlUnavailable, match="another process") as found:
                 await ControlServer(path, HostControl(a).answer).__aenter__()
             assert found.value.taken
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_the_mode_of_a_folder_that_was_there_is_left_alone(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    before = os.umask(0)
+
+    async def scenario() -> int:
+        async with LocalHost([A], CONFIG) as a:
+            path = folder / "s.sock"
+            async with ControlServer(path, HostControl(a).answer):
+                return stat.S_IMODE(path.stat().st_mode)
+
+    try:
+        if mode & 0o002:
+            with pytest.raises(ControlUnavailable, match="anybody may write"):
+                asyncio.run(scenario())
+        else:
+            assert asyncio.run(scenario()) == 0o600
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+def test_who_is_denied_before_a_host_opens_stays_denied() -> None:
+    async def scenario() -> None:
+        host = LocalHost([A], CONFIG)
+        host.set_access(None, [B.hit])
+        async with host, LocalHost([B], CONFIG) as other:
+            other.learn(A.hit, contact(host.addresses))
+            with pytest.raises(AssociationFailed):
+                await other.connect(A.hit, timeout=0.3)
+            assert host.counters()["HIT denied"] > 0
 
     asyncio.run(scenario())
 
