@@ -98,7 +98,7 @@ class Association:
         self._r2 = b""
         self._newest = 0.0  # only an I2 that answers an R1 sent after that may replace the SAs
         self._nonce = b""  # in our CLOSE
-        self._ack = (b"", b"")  # the CLOSE we answered, and the answer
+        self._ack = (b"", b"")  # what was signed in the CLOSE that we answered; the answer
         self._asked_again = False  # I2 stays unanswered: has the Responder restarted?
         self._started_over = False  # that has led to another I2: once an exchange
 
@@ -430,7 +430,8 @@ class Association:
 
     def _on_close(self, packet: Packet, source: Address, now: float) -> list[Action]:
         close, ack = self._ack
-        if close == packet.raw:
+        signed = packet.covered(params.HipSignature)
+        if close == signed:  # whatever somebody may have appended
             return [Transmit(ack, source)]
         keys, host_id = self._peer_keys()
         exchange.authenticate(packet, keys, host_id)
@@ -439,7 +440,7 @@ class Association:
         actions = [Transmit(ack, source), *self._down("closed by the peer")]
         self._drop(State.CLOSED)
         self._keys, self._host_id = keys, host_id  # to answer a CLOSE that is sent again
-        self._ack = (packet.raw, ack)
+        self._ack = (signed, ack)
         self._timers.set(Timer.CLOSED, now + self._shared.config.closed_lifetime)
         return actions
 

@@ -6,6 +6,7 @@ import pytest
 
 from hipctl import params
 from hipctl.actions import Address, Path, Transmit
+from hipctl.constants import PacketType
 from hipctl.esp import CreditExhausted
 from hipctl.identity import HostId
 from hipctl.locators import usable
@@ -174,3 +175,34 @@ def test_an_ack_of_the_last_rekey_says_nothing_about_the_next() -> None:
     late = upkeep_of(b, a)._make([params.Ack((asked,))])
     a.engine.on_control(late, b.address, net.now)
     assert upkeep._rekeying.unsaid is not None
+
+
+def test_a_replayed_close_that_was_lengthened_costs_no_signature_and_keeps_nothing_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, a, b = established()
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    close = net.sent(PacketType.CLOSE)[0].data
+    net.run(net.now + 0.1)
+    assert net.state(b, a) is State.CLOSED
+    monkeypatch.setattr(HostId, "verify", None)  # nobody asks
+    for i in range(20):
+        appended = frame(params.EchoRequestUnsigned.TYPE, b"%d" % i)
+        (ack,) = b.engine.on_control(finish(close + appended), ELSEWHERE, net.now)
+        assert isinstance(ack, Transmit)
+        assert len(ack.data) <= len(close)
+        net.run(net.now + 1)
+        if net.state(b, a) is not State.CLOSED:
+            break
+    assert i == 9
+
+
+def test_esp_replayed_from_elsewhere_moves_nothing() -> None:
+    net, a, b = established()
+    sealed = a.engine.outbound[a.hit, b.hit].sa.seal(UDP, b"once")
+    net._open(b, sealed, ELSEWHERE)
+    net._open(b, sealed, VICTIM)
+    assert b.datagrams.count((UDP, b"once")) == 1
+    net.run(net.now + 20)
+    assert b.engine.outbound[b.hit, a.hit].address == a.address
+    assert not [seen for seen in net.wire if seen.to in (ELSEWHERE, VICTIM)]
