@@ -132,9 +132,11 @@ class ControlServer:
             probe.settimeout(1.0)
             try:
                 probe.connect(str(self._path))
-            except OSError:
+            except (ConnectionRefusedError, FileNotFoundError):
                 self._path.unlink(missing_ok=True)
                 return
+            except TimeoutError:
+                pass  # it lives, and is busy
         raise ControlUnavailable(
             f"{self._path}: another process answers there; stop it, or choose another path",
             taken=True,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -241,6 +242,26 @@ def test_the_mode_of_a_folder_that_was_there_is_left_alone(tmp_path: Path, mode:
     finally:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+def test_the_socket_of_a_busy_process_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.sock"
+
+    def connect(_sock: socket.socket, _address: str) -> None:
+        raise TimeoutError  # as when its backlog is full
+
+    async def scenario() -> None:
+        async with LocalHost([A], CONFIG) as a:
+            monkeypatch.setattr(socket.socket, "connect", connect)
+            with pytest.raises(ControlUnavailable, match="another process"):
+                await ControlServer(path, HostControl(a).answer).__aenter__()
+
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        asyncio.run(scenario())
+    assert path.exists()
 
 
 def test_who_is_denied_before_a_host_opens_stays_denied() -> None:
