@@ -146,7 +146,7 @@ class SessionDescription:
         """
         where = f"IN IP6 {address}" if ":" in address else f"IN IP4 {address}"
         out: list[str] = []
-        hidden = self._addresses()
+        hidden = [said for said in self._addresses() if said != address]  # ours hides nobody
         index, pair = -1, None
         rtcp_said = True
         for text, end in self._lines:

@@ -14,6 +14,8 @@ SEEDS = [
     b"v=0\no=a b c IN IP6 ::1\nm=video 0 RTP/SAVPF 96\nc=IN IP6 ::\n"
     b"m=image 5 udptl t38\na=inactive",
     b"v=0\r\nm=audio 4000 RTP/AVP 0\r\na=rtcp-mux\r",  # found: ends in half a line end
+    # found: our own address in a line that was none of ours
+    b"v=0\nk=a b c IN IP6 ::1\nm=video 0 RTP/SAVPF 96\nc=IN IP6 :2\nm=image 5 udptl t38\n",
     b"\x80\xc8\x00\x06" + bytes(24),
 ]
 _PORTS = [(20000, 20001), None, (20002, 30000)]
