@@ -10,6 +10,41 @@ from hipctl.interface import AssociationDown, AssociationUp
 Address = tuple[str, int]
 """IP address as text and UDP port (0 for raw IP)."""
 
+
+class Relayed(tuple[str, int]):
+    """An address of a peer that we reach through a relay of ours (RFC 9028 §4.8, §4.12.2).
+
+    What the relay is told in RELAY_TO; what we send goes to ``via``. It stands wherever an Address
+    may, and differs from the same address without relay, or with another one.
+
+    Attributes:
+        via: where the relay is.
+    """
+
+    via: Address
+
+    def __new__(cls, address: Address, via: Address) -> "Relayed":
+        """Reach ``address`` through ``via``."""
+        made = super().__new__(cls, (address[0], address[1]))
+        made.via = via
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Relayed) and tuple.__eq__(self, other) and self.via == other.via
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((tuple(self), self.via))
+
+    def __repr__(self) -> str:
+        return f"{tuple(self)} via {self.via}"
+
+    def __reduce__(self) -> tuple[type["Relayed"], tuple[Address, Address]]:
+        return Relayed, ((self[0], self[1]), self.via)
+
+
 Pair = tuple[Hit, Hit]
 """(local HIT, peer HIT): the name of an association."""
 

@@ -185,6 +185,39 @@ class CertType(IntEnum):
     DISTINGUISHED_NAME = 7
 
 
+class RegistrationType(IntEnum):
+    """What one registers for with a server, RFC 8003 §7."""
+
+    RENDEZVOUS = 1  # RFC 8004 §4.1
+    RELAY_UDP_HIP = 2  # a control relay, RFC 9028 §5.9
+    RELAY_UDP_ESP = 3  # a data relay, RFC 9028 §5.9
+    CANDIDATE_DISCOVERY = 4  # asks for REG_FROM only, RFC 9028 §4.2
+
+
+class RegistrationFailure(IntEnum):
+    """Why a registration was refused, RFC 8003 §4.5."""
+
+    CREDENTIALS_REQUIRED = 0
+    TYPE_UNAVAILABLE = 1
+    INSUFFICIENT_RESOURCES = 2
+    INVALID_CERTIFICATE = 3
+    BAD_CERTIFICATE = 4  # RFC 8003 §3.3, as the next four
+    UNSUPPORTED_CERTIFICATE = 5
+    CERTIFICATE_EXPIRED = 6
+    CERTIFICATE_OTHER = 7
+    UNKNOWN_CA = 8
+    RENDEZVOUS_WITH_CONTROL_RELAY = 9  # RFC 9028 §7.8
+
+
+class CandidateKind(IntEnum):
+    """Kinds of transport addresses, RFC 9028 §5.7."""
+
+    HOST = 0
+    SERVER_REFLEXIVE = 1
+    PEER_REFLEXIVE = 2
+    RELAYED = 3
+
+
 class NatTraversalMode(IntEnum):
     """NAT traversal modes, RFC 5770 §5.4 and RFC 9028 §5.4."""
 

@@ -1,7 +1,8 @@
 """HIP parameters: one frozen dataclass each, and the table that finds them by type.
 
 To add a parameter: write its class in the room of its topic (``params_puzzle``, ``params_keys``,
-``params_transport``, ``params_mobility``, ``params_control``), then list it in PARAMETERS.
+``params_transport``, ``params_mobility``, ``params_registration``, ``params_relay``,
+``params_certs``, ``params_control``), then list it in PARAMETERS.
 Nothing else changes.
 """
 
@@ -34,12 +35,29 @@ from hipctl.params_puzzle import (
     R1Counter,
     Solution,
 )
+from hipctl.params_registration import RegFailed, RegInfo, RegRequest, RegResponse
+from hipctl.params_relay import (
+    CandidatePriority,
+    From,
+    MappedAddress,
+    Nominate,
+    PeerPermission,
+    RegFrom,
+    RelayedAddress,
+    RelayFrom,
+    RelayHmac,
+    RelayTo,
+    RvsHmac,
+    TransactionPacing,
+    ViaRvs,
+)
 from hipctl.params_transport import EspInfo, EspTransform, NatTraversalModes, TransportFormatList
 from hipctl.wire import Reader, frame, unframe
 
 __all__ = [
     "PARAMETERS",
     "Ack",
+    "CandidatePriority",
     "Cert",
     "CipherList",
     "Delegation",
@@ -52,6 +70,7 @@ __all__ = [
     "Encrypted",
     "EspInfo",
     "EspTransform",
+    "From",
     "HipMac",
     "HipMac2",
     "HipSignature",
@@ -60,15 +79,30 @@ __all__ = [
     "HostIdParameter",
     "Locator",
     "LocatorSet",
+    "MappedAddress",
     "NatTraversalModes",
+    "Nominate",
     "Notification",
     "Parameter",
+    "PeerPermission",
     "Puzzle",
     "R1Counter",
+    "RegFailed",
+    "RegFrom",
+    "RegInfo",
+    "RegRequest",
+    "RegResponse",
+    "RelayFrom",
+    "RelayHmac",
+    "RelayTo",
+    "RelayedAddress",
+    "RvsHmac",
     "Seq",
     "Solution",
+    "TransactionPacing",
     "TransportFormatList",
     "Unknown",
+    "ViaRvs",
     "decode",
     "encode",
 ]
@@ -135,6 +169,23 @@ PARAMETERS: dict[int, type[Parameter]] = {
         HipSignature,
         EchoResponseUnsigned,
         EchoRequestUnsigned,
+        RegInfo,
+        RegRequest,
+        RegResponse,
+        RegFailed,
+        RegFrom,
+        TransactionPacing,
+        RelayedAddress,
+        MappedAddress,
+        PeerPermission,
+        CandidatePriority,
+        Nominate,
+        RelayFrom,
+        RelayTo,
+        From,
+        RvsHmac,
+        ViaRvs,
+        RelayHmac,
     )
 }
 

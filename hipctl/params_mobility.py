@@ -57,7 +57,7 @@ class Locator:
     def _locator(self) -> bytes:
         if self.type not in _LENGTHS:
             return self.raw
-        packed = _pack(self.ip)
+        packed = pack_ip(self.ip)
         if self.type == LocatorType.ADDRESS:
             return packed
         spi = self.spi.to_bytes(4, "big")
@@ -79,7 +79,7 @@ def _parse(reader: Reader) -> Locator:
         return Locator(kind, "", 0, 0, lifetime, preferred, traffic, raw=raw)
     if length != len(raw):
         raise MalformedPacket("locator of wrong length")
-    ip = _unpack(raw[-16:])
+    ip = unpack_ip(raw[-16:])
     if kind == LocatorType.ADDRESS:
         return Locator(kind, ip, 0, 0, lifetime, preferred, traffic)
     if kind == LocatorType.SPI_ADDRESS:
@@ -99,12 +99,14 @@ def _parse(reader: Reader) -> Locator:
     )
 
 
-def _pack(ip: str) -> bytes:
+def pack_ip(ip: str) -> bytes:
+    """16 bytes of IPv6 address; an IPv4 address is mapped."""
     packed = ipaddress.ip_address(ip).packed
     return packed if len(packed) == 16 else b"\0" * 10 + b"\xff\xff" + packed
 
 
-def _unpack(packed: bytes) -> str:
+def unpack_ip(packed: bytes) -> str:
+    """Canonical text of 16 bytes; a mapped IPv4 address becomes one."""
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
 

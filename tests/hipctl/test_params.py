@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -5,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hipctl import params
+from hipctl.actions import Relayed
 from hipctl.constants import HiAlgorithm, ParameterType
 from hipctl.errors import MalformedPacket
 from hipctl.identity import HostId
+from hipctl.params_registration import decode_lifetime, encode_lifetime
 from hipctl.wire import Reader
 
 u8, u16, u32, u64 = (st.integers(0, 2**n - 1) for n in (8, 16, 32, 64))
@@ -22,6 +25,7 @@ ips = (
     .map(str)
     .filter(lambda ip: not ip.startswith("::ffff:"))
 )
+transports = st.tuples(ips, u16)
 lifetimes = st.integers(1, 2**32 - 1)
 locators = st.one_of(
     st.builds(
@@ -71,6 +75,29 @@ STRATEGIES: dict[type[params.Parameter], st.SearchStrategy[params.Parameter]] = 
     params.HipSignature: st.builds(params.HipSignature, u16, blob),
     params.EchoResponseUnsigned: st.builds(params.EchoResponseUnsigned, blob),
     params.EchoRequestUnsigned: st.builds(params.EchoRequestUnsigned, blob),
+    **{
+        of: st.builds(of, u8, u8s)
+        for of in (params.RegRequest, params.RegResponse, params.RegFailed)
+    },
+    params.RegInfo: st.builds(params.RegInfo, u8, u8, u8s),
+    **{
+        of: st.builds(of, transports, u8)
+        for of in (
+            params.RegFrom,
+            params.RelayFrom,
+            params.RelayTo,
+            params.RelayedAddress,
+            params.MappedAddress,
+        )
+    },
+    params.PeerPermission: st.builds(params.PeerPermission, transports, transports, u32, u32, u8),
+    params.CandidatePriority: st.builds(params.CandidatePriority, u32),
+    params.Nominate: st.builds(params.Nominate),
+    params.TransactionPacing: st.builds(params.TransactionPacing, st.integers(1, 2**32 - 1)),
+    params.From: st.builds(params.From, ips),
+    params.ViaRvs: st.builds(params.ViaRvs, st.lists(ips, max_size=4).map(tuple)),
+    params.RvsHmac: st.builds(params.RvsHmac, blob),
+    params.RelayHmac: st.builds(params.RelayHmac, blob),
 }
 each = pytest.mark.parametrize("known", params.PARAMETERS.values(), ids=lambda c: c.TYPE.name)
 
@@ -166,3 +193,47 @@ def test_an_unknown_hi_algorithm_is_malformed() -> None:
 def test_the_table_finds_each_class_by_its_type() -> None:
     assert params.PARAMETERS[ParameterType.PUZZLE] is params.Puzzle
     assert all(code == known.TYPE for code, known in params.PARAMETERS.items())
+
+
+def test_a_registration_lifetime_is_an_exponent_as_in_rfc_8003_4_1() -> None:
+    assert decode_lifetime(0) == 0.0
+    assert decode_lifetime(64) == 1.0
+    assert decode_lifetime(1) == pytest.approx(0.0043, rel=0.02)
+    assert decode_lifetime(255) == pytest.approx(178 * 86_400, rel=0.01)
+    assert encode_lifetime(0) == encode_lifetime(-1) == 0
+    assert encode_lifetime(1e-9) == 1
+    assert encode_lifetime(1e12) == 255
+
+
+@given(st.floats(0.01, 1e7))
+def test_an_encoded_lifetime_is_never_longer_than_asked(seconds: float) -> None:
+    assert decode_lifetime(encode_lifetime(seconds)) <= seconds * (1 + 1e-9)
+    assert decode_lifetime(encode_lifetime(seconds) + 1) > seconds * (1 - 1e-9)
+
+
+@given(st.integers(0, 255))
+def test_every_lifetime_byte_comes_back(byte: int) -> None:
+    assert encode_lifetime(decode_lifetime(byte)) == byte
+
+
+def test_reg_info_and_reg_from_have_the_bytes_of_the_rfcs_figures() -> None:
+    assert params.RegInfo(80, 176, (1, 2, 3)).content() == bytes((80, 176, 1, 2, 3))
+    seen = params.RegFrom(("192.0.2.7", 10_500))
+    assert seen.content() == bytes.fromhex("2904 11 00" + "00" * 10 + "ffff c0000207")
+    permission = params.PeerPermission(("192.0.2.7", 1), ("2001:db8::1", 2), 3, 4)
+    assert permission.content() == bytes.fromhex(
+        "0001 0002 11 000000" + "00" * 10 + "ffff c0000207 20010db8" + "00" * 11 + "01"
+        "00000003 00000004"
+    )
+
+
+def test_an_address_through_a_relay_is_another_one_than_without() -> None:
+    plain, server = ("192.0.2.7", 5), ("198.51.100.1", 10_500)
+    relayed = Relayed(plain, server)
+    assert relayed != plain
+    assert plain != relayed
+    assert relayed == Relayed(plain, server)
+    assert relayed != Relayed(plain, ("198.51.100.1", 10_501))
+    assert len({plain, relayed, Relayed(plain, server)}) == 2
+    assert (relayed[0], relayed[1]) == plain
+    assert copy.deepcopy(relayed) == relayed
