@@ -8,28 +8,24 @@ the engine counts.
 from collections.abc import Callable
 from typing import Final
 
-from hipctl import credentials, esp, exchange, params
+from hipctl import esp, exchange, params
+from hipctl.acceptance import Acceptance, Accepted
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
 from hipctl.constants import I1_ADDRESSES_MAX, EspSuite, HipCipher, NotifyType
-from hipctl.credentials import NOTHING
 from hipctl.crypto import RHASH_LENGTH, Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
-from hipctl.exchange import Agreement, Offer
 from hipctl.identity import Hit, HostId, HostIdentity
-from hipctl.interface import AssociationDown, AssociationUp, Shown
-from hipctl.locators import usable
+from hipctl.initiation import Initiation
+from hipctl.interface import AssociationDown, AssociationUp
 from hipctl.packet import Packet
-from hipctl.responder import Responder, Vetted
+from hipctl.responder import Responder
 from hipctl.sansio import Timers
 from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
-from hipctl.state import Shared, State, Timer, Waiting, Work
+from hipctl.state import Shared, State, Timer, Waiting
 from hipctl.transitions import TABLE, Ask, Drop, Rule
 from hipctl.upkeep import Upkeep
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
-_REFUSALS: Final = frozenset(
-    {NotifyType.CREDENTIALS_REQUIRED.name, NotifyType.INVALID_CERTIFICATE.name}
-)
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
 
 
@@ -44,28 +40,24 @@ class Association:
     """
 
     __slots__ = (
+        "_acceptance",
         "_ack",
         "_address",
-        "_answer_j",
-        "_asked_again",
         "_attempt",
         "_began",
         "_host_id",
         "_identity",
+        "_initiation",
         "_keys",
         "_last",
-        "_newest",
         "_nonce",
-        "_r2",
         "_responder",
         "_sas",
         "_shared",
-        "_started_over",
         "_timers",
         "_up",
         "_upkeep",
         "_waiting",
-        "_work",
         "armed",
         "heard_at",
         "pair",
@@ -87,20 +79,16 @@ class Association:
         self._attempt = 0
         self._began = 0.0
         self._up = False
-        self._work: Work | None = None
         self._keys: Keys | None = None
         self._host_id: HostId | None = None
         self._address: Address = ("", 0)
         self._last = b""  # what RETRANSMIT sends again
         self._sas: SaPair | None = None  # in use
         self._upkeep: Upkeep | None = None  # of these
-        self._answer_j: bytes | None = None  # of the I2 that we accepted last
-        self._r2 = b""
-        self._newest = 0.0  # only an I2 that answers an R1 sent after that may replace the SAs
         self._nonce = b""  # in our CLOSE
         self._ack = (b"", b"")  # what was signed in the CLOSE that we answered; the answer
-        self._asked_again = False  # I2 stays unanswered: has the Responder restarted?
-        self._started_over = False  # that has led to another I2: once an exchange
+        self._initiation = Initiation(identity, self.pair, shared)
+        self._acceptance = Acceptance(identity, self.pair, responder, shared)
 
     # -- inputs from above ---------------------------------------------------------------------
 
@@ -150,7 +138,7 @@ class Association:
     @property
     def refusal(self) -> str:
         """Why the Responder says that it leaves our I2 unanswered; empty if it has not."""
-        return self._work.refusal if self._work is not None else ""
+        return self._initiation.refusal
 
     def on_first_data(self, now: float, spi: int = 0) -> list[Action]:
         """The first authentic ESP in R2-SENT, or under new keys, has come."""
@@ -221,39 +209,18 @@ class Association:
         return self._on_i1(packet, source, now)
 
     def _on_r1(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        work = self._work
-        counter = packet.get(params.R1Counter)
-        if work is not None and not self._newer(packet, counter, work.offer):
-            raise Rejected("R1 repeated")
         shared = self._shared
-        listed = packet.get(params.LocatorSet)
-        offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
-        theirs = shared.desk.judge_answer(self.pair, packet, None)
-        self._started_over |= self._asked_again
-        self._asked_again = False
+        work = self._initiation.read_r1(packet, source)
         if self.state is State.I2_SENT:
             self._last = exchange.make_i1(*self.pair, shared.config)
-        self._drop_work()
-        shared.serial += 1
-        self._work = Work(offer, _preferred(listed, source), shared.serial, theirs=theirs)
         self.state = State.I1_SENT
-        deadline = now + min(offer.puzzle.seconds, shared.config.generation_lifetime)
+        puzzle = work.offer.puzzle
+        deadline = now + min(puzzle.seconds, shared.config.generation_lifetime)
         self._timers.stop(Timer.RETRANSMIT)
         self._timers.set(Timer.PUZZLE, deadline)
-        start = int.from_bytes(shared.rng(RHASH_LENGTH[offer.rhash]), "big")
-        key = (*self.pair, shared.serial)
-        return [SolvePuzzle(key, offer.puzzle.k, offer.prefix, offer.rhash, start, deadline)]
-
-    def _newer(self, packet: Packet, counter: params.R1Counter | None, offer: Offer) -> bool:
-        """Whether an R1 is worth more than the one we work on (RFC 7401 §6.8).
-
-        That is a later generation; or, once we have asked again because nobody answers our I2,
-        any other puzzle: the Responder has restarted, or somebody has forged #I in the first.
-        """
-        if self._asked_again and packet.need(params.Puzzle).random_i != offer.puzzle.random_i:
-            return True
-        known = offer.counter
-        return counter is not None and known is not None and counter.generation > known.generation
+        start = int.from_bytes(shared.rng(RHASH_LENGTH[work.offer.rhash]), "big")
+        key = (*self.pair, work.serial)
+        return [SolvePuzzle(key, puzzle.k, work.offer.prefix, work.offer.rhash, start, deadline)]
 
     def on_puzzle_solved(self, serial: int, j: bytes | None, now: float) -> list[Action]:
         """The shell has found #J, or has given up (None).
@@ -261,58 +228,38 @@ class Association:
         Raises:
             Rejected: the Responder's DH value is bad: the exchange goes on with a new I1.
         """
-        work = self._work
+        initiation = self._initiation
         cell = TABLE[self.state, Ask.SOLVED]
-        if work is None or work.serial != serial or isinstance(cell, Drop):
+        if not initiation.solves(serial) or isinstance(cell, Drop):
             return []
         self._timers.stop(Timer.PUZZLE)
         if j is None:
-            self._work = None
+            initiation.drop()
             return self._retransmit(now)
-        shared = self._shared
-        spi, work.shown = shared.new_spi(), shared.desk.show(self.pair)
         try:
-            reply = exchange.make_i2(
-                self._identity,
-                work.offer,
-                answer_j=j,
-                spi=spi,
-                config=shared.config,
-                rng=shared.rng,
-                credentials=credentials.parameters(work.shown),
-            )
+            reply = initiation.answer(j, now)
         except Rejected:
-            self._work = None
-            self._timers.set(Timer.RETRANSMIT, now + shared.config.retransmit_initial)
+            self._timers.set(Timer.RETRANSMIT, now + self._shared.config.retransmit_initial)
             raise
-        work.reply, work.spi = reply, spi
-        # The Responder may send as soon as it has our I2: be ready (RFC 7402 §6.4).
-        sa = esp.InboundSa(work.offer.suite, spi, reply.keys.esp_in)
-        shared.inbound[spi] = Inbound(sa, *self.pair, now)
         self.state = State.I2_SENT
-        self._address = work.source
+        self._address = initiation.address
         self._last, self._attempt = reply.packet, 0
         return [*_key_log(reply.key_log), *self._retransmit(now)]
 
     def _on_r2(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        work = self._work
-        if work is None or work.reply is None:
-            raise Rejected("R2 without I2")
-        keys, material = work.reply.keys, work.reply.material
         listed = packet.get(params.LocatorSet)
-        spi_out = exchange.read_r2(packet, work.offer, keys)
-        desk = self._shared.desk
+        initiation, desk = self._initiation, self._shared.desk
+        spi_out = initiation.read_r2(packet)
         try:
-            theirs = desk.judge_answer(self.pair, packet, keys) or work.theirs
+            theirs = initiation.judge_r2(packet)
         except Rejected as error:
             self._shared.counters[error.reason] += 1
             return self._notify(error, source, now)
-        self._work = None
-        inbound = self._shared.inbound[work.spi]
-        self._install(inbound, keys, material, work.offer.host_id, spi_out, now)
-        desk.keep(self.pair, work.shown, theirs)
+        done = initiation.conclude()
+        self._install(done.inbound, done.keys, done.material, done.host_id, spi_out, now)
+        desk.keep(self.pair, done.shown, theirs)
         self._learn(listed, now)
-        self._answer_j, self._r2, self._newest = None, b"", now
+        self._acceptance.superseded(now)
         return self._establish(now)
 
     def _on_i2_in_i2_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
@@ -321,67 +268,37 @@ class Association:
         return self._on_i2(packet, source, now)
 
     def _on_i2_again(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        if packet.need(params.Solution).answer_j == self._answer_j:
+        if self._acceptance.knows(packet):
             self._shared.counters["I2 repeated"] += 1
-            return [Transmit(self._r2, self._address)]
+            return [Transmit(self._acceptance.r2, self._address)]
         return self._on_i2(packet, source, now)
 
     def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        shared, responder = self._shared, self._responder
-        vetted = responder.vet(packet, source, now)
         listed = packet.get(params.LocatorSet)
-        if self._sas is not None and vetted.issued_at <= self._newest:
-            # It was on its way while another exchange ended: the peer doesn't go by it either.
-            raise Rejected("I2 older than the association")
+        vetted = self._acceptance.vet(packet, source, now, replaces=self._sas is not None)
         try:
-            agreement = exchange.accept_i2(
-                self._identity, packet, vetted, shared.config, shared.known_hosts
-            )
-            theirs = shared.desk.judge(self.pair, packet, agreement.keys)
+            accepted = self._acceptance.accept(packet, vetted)
         except (MalformedPacket, Rejected) as error:
-            responder.blame(packet.sender, vetted)
-            shared.counters[error.reason] += 1
+            self._shared.counters[error.reason] += 1
             return self._notify(error, source, now)
-        responder.spend(packet.sender, vetted)
-        spi = shared.new_spi()
-        r2, ours = self._make_r2(agreement, spi, theirs)
-        actions = self._accept(agreement, vetted, spi, r2, source, now)
-        shared.desk.keep(self.pair, ours, theirs)
+        actions = self._accept(accepted, source, now)
+        self._shared.desk.keep(self.pair, accepted.shown, accepted.theirs)
         self._learn(listed, now)
         return actions
 
-    def _make_r2(self, agreement: Agreement, spi: int, theirs: Shown) -> tuple[bytes, Shown]:
-        """Make R2, and show credentials in it to who has shown some, if they fit."""
-        shared, tlv = self._shared, self._responder.host_id_tlv
-        ours = shared.desk.show(self.pair, theirs) if theirs else NOTHING
-        sealed = credentials.sealed(ours, agreement.keys, shared.rng)
-        try:
-            return exchange.make_r2(self._identity, agreement, spi, tlv, sealed), ours
-        except ValueError:  # those above us have other ways to show them
-            return exchange.make_r2(self._identity, agreement, spi, tlv), NOTHING
-
-    def _accept(  # noqa: PLR0917 - the fields of one I2
-        self,
-        agreement: Agreement,
-        vetted: Vetted,
-        spi: int,
-        r2: bytes,
-        source: Address,
-        now: float,
-    ) -> list[Action]:
+    def _accept(self, accepted: Accepted, source: Address, now: float) -> list[Action]:
         """Install what a valid I2 agreed, in place of whatever there was."""
         actions = self._down("the peer began anew")
-        self._drop_work()
+        self._initiation.drop()
         if self.state not in (State.I1_SENT, State.I2_SENT):
-            self._began = vetted.issued_at  # when the I1 came
+            self._began = accepted.issued_at  # when the I1 came
         self._timers = Timers()
         self._address = source
-        sa = esp.InboundSa(agreement.suite, spi, agreement.keys.esp_in)
+        agreed = accepted.agreement
+        sa = esp.InboundSa(agreed.suite, accepted.spi, agreed.keys.esp_in)
         inbound = Inbound(sa, *self.pair, now, awaited=True)
-        keys, material = agreement.keys, agreement.material
-        self._install(inbound, keys, material, agreement.host_id, agreement.spi_out, now)
-        solution = vetted.solution
-        self._answer_j, self._r2, self._newest = solution.answer_j, r2, vetted.issued_at
+        self._install(inbound, agreed.keys, agreed.material, agreed.host_id, agreed.spi_out, now)
+        self._acceptance.taken(accepted)
         self.state = State.R2_SENT
         self.heard_at = now
         config = self._shared.config
@@ -389,8 +306,8 @@ class Association:
         self._timers.set(Timer.EXCHANGE_COMPLETE, now + patience)
         return [
             *actions,
-            *_key_log(agreement.key_log),
-            Transmit(r2, source),
+            *_key_log(agreed.key_log),
+            Transmit(accepted.r2, source),
             *self._come_up(now),
         ]
 
@@ -403,18 +320,8 @@ class Association:
             except ValueError:
                 name = "of unknown type"
             self._shared.counters[f"NOTIFY {name}"] += 1
-            self._hear_why(packet, name)
+            self._initiation.hear_why(packet, name)
         return []
-
-    def _hear_why(self, packet: Packet, name: str) -> None:
-        """Note why the Responder leaves our I2 unanswered: for whoever is told of the failure."""
-        work = self._work
-        if name not in _REFUSALS or work is None or work.reply is None or work.refusals_read >= 3:
-            return
-        work.refusals_read += 1  # a signature costs, and anybody may send such
-        signature = packet.need(params.HipSignature)
-        if work.offer.host_id.verify(signature.signature, packet.covered(params.HipSignature)):
-            work.refusal = name
 
     def _on_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
         upkeep = self._upkeep
@@ -424,7 +331,7 @@ class Association:
         self.heard_at = now
         if self.state is State.R2_SENT:
             return [*self._establish(now), *actions]
-        if self.state is State.I1_SENT and self._work is None:  # the doubt was needless
+        if self.state is State.I1_SENT and not self._initiation.working:  # the doubt was needless
             return [*self._establish(now), *upkeep.resume(now), *actions]
         return actions
 
@@ -453,9 +360,9 @@ class Association:
 
     def _peer_keys(self) -> tuple[Keys, HostId]:
         """The keys in force, or those of the I2 that we have sent."""
-        work = self._work
-        if self.state is State.I2_SENT and work is not None and work.reply is not None:
-            return work.reply.keys, work.offer.host_id
+        drawn = self._initiation.keys() if self.state is State.I2_SENT else None
+        if drawn is not None:
+            return drawn
         if self._keys is None or self._host_id is None:
             raise Rejected("no keys")
         return self._keys, self._host_id
@@ -502,8 +409,9 @@ class Association:
         if self.state is State.I1_SENT:
             return [Transmit(self._last, self._i1_address())]
         actions: list[Action] = [Transmit(self._last, self._address)]
-        if self.state is State.I2_SENT and self._attempt > _I2_PATIENCE and not self._started_over:
-            self._asked_again = True
+        if self.state is State.I2_SENT and self._attempt > _I2_PATIENCE:
+            if not self._initiation.ask_again():
+                return actions
             i1 = exchange.make_i1(*self.pair, config)
             actions.append(Transmit(i1, self._i1_address()))
         return actions
@@ -524,7 +432,7 @@ class Association:
         return self._down(f"no {waited_for} came{refusal}", always=True)
 
     def _puzzle_expired(self, now: float) -> list[Action]:
-        self._work = None
+        self._initiation.drop()
         self._shared.counters["puzzle expired"] += 1
         return self._retransmit(now)
 
@@ -569,7 +477,8 @@ class Association:
         self.state = State.I1_SENT
         self._began = now
         self._last = exchange.make_i1(local, peer, self._shared.config)
-        self._attempt, self._asked_again, self._started_over = 1, False, False
+        self._attempt = 1
+        self._initiation.begin()
         self._timers.set(Timer.RETRANSMIT, now + self._shared.config.retransmit_initial)
         return [Transmit(self._last, address) for address in addresses[:I1_ADDRESSES_MAX]]
 
@@ -665,20 +574,15 @@ class Association:
         notify = exchange.make_notify(self._identity, self.pair[1], error.notify, details)
         return [Transmit(notify, source)]
 
-    def _drop_work(self) -> None:
-        """Forget a base exchange of ours that has not ended, with its inbound SA."""
-        work, self._work = self._work, None
-        if work is not None and work.spi:
-            self._shared.inbound.pop(work.spi, None)
-
     def _forget_keys(self) -> None:
         self._keys = self._host_id = None
-        self._answer_j, self._r2, self._ack = None, b"", (b"", b"")
+        self._acceptance.forget()
+        self._ack = (b"", b"")
         self._timers = Timers()
 
     def _drop(self, state: State) -> None:
         """Remove SAs, keys, timers and queue, and go to ``state``."""
-        self._drop_work()
+        self._initiation.drop()
         self._remove_sas()
         self._shared.outbound.pop(self.pair, None)
         self._shared.desk.forget(self.pair)
@@ -686,14 +590,6 @@ class Association:
             self._shared.counters["queue dropped"] += len(self._waiting.release())
         self._forget_keys()
         self.state = state
-
-
-def _preferred(listed: params.LocatorSet | None, source: Address) -> Address:
-    """Where I2 goes: to the preferred locator of R1, if there is one (RFC 8047 §4.2.8)."""
-    for locator in listed.locators if listed is not None else ():
-        if locator.preferred and locator.ip:
-            return usable(locator, source[1], source) or source
-    return source
 
 
 def _key_log(line: str) -> list[Action]:

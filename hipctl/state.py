@@ -6,11 +6,10 @@ from enum import Enum
 
 from hipctl.actions import Address, Pair
 from hipctl.constants import SPI_RESERVED
-from hipctl.credentials import NOTHING, Desk
+from hipctl.credentials import Desk
 from hipctl.crypto import Rng
-from hipctl.exchange import KnownHosts, Offer, Reply
+from hipctl.exchange import KnownHosts
 from hipctl.identity import Hit
-from hipctl.interface import Shown
 from hipctl.limits import Limiter
 from hipctl.sas import Inbound, Outbound
 from hipctl.settings import EngineConfig
@@ -91,33 +90,6 @@ class Shared:
             spi = int.from_bytes(self.rng(4), "big")
             if spi > SPI_RESERVED and spi not in self.inbound:
                 return spi
-
-
-@dataclass(slots=True)
-class Work:
-    """An R1 whose puzzle is being solved or was solved.
-
-    Attributes:
-        offer: the R1.
-        source: where it came from, where I2 goes.
-        serial: names the SolvePuzzle.
-        reply: our I2, once it is made.
-        spi: our inbound SPI in it.
-        shown: our credentials in it.
-        theirs: the credentials in the R1.
-        refusal: why the Responder says that it won't answer; ``refusals_read`` NOTIFYs said so.
-        refusals_read: see ``refusal``.
-    """
-
-    offer: Offer
-    source: Address
-    serial: int
-    reply: Reply | None = None
-    spi: int = 0
-    shown: Shown = NOTHING
-    theirs: Shown = NOTHING
-    refusal: str = ""
-    refusals_read: int = 0
 
 
 @dataclass(slots=True)

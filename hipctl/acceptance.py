@@ -1,0 +1,130 @@
+"""The Responder who believes: an I2 that was vetted becomes keys, an R2, and credentials.
+
+``association`` installs what comes of it; this remembers the I2 that was accepted last.
+"""
+
+from dataclasses import dataclass
+
+from hipctl import credentials, exchange, params
+from hipctl.actions import Address, Pair
+from hipctl.credentials import NOTHING
+from hipctl.errors import MalformedPacket, Rejected
+from hipctl.exchange import Agreement
+from hipctl.identity import HostIdentity
+from hipctl.interface import Shown
+from hipctl.packet import Packet
+from hipctl.responder import Responder, Vetted
+from hipctl.state import Shared
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An I2 that holds.
+
+    Attributes:
+        agreement: what it says.
+        answer_j: its #J.
+        issued_at: when we sent the R1 that it answers, monotonic seconds.
+        spi: our inbound SPI in R2.
+        r2: the answer.
+        shown: our credentials in it.
+        theirs: the credentials in I2.
+    """
+
+    agreement: Agreement
+    answer_j: bytes
+    issued_at: float
+    spi: int
+    r2: bytes
+    shown: Shown
+    theirs: Shown
+
+
+class Acceptance:
+    """What the Responder ``identity`` has accepted of its peer.
+
+    Attributes:
+        r2: our answer to the I2 that was accepted last, empty before.
+    """
+
+    __slots__ = ("_answer_j", "_identity", "_newest", "_pair", "_responder", "_shared", "r2")
+
+    def __init__(
+        self, identity: HostIdentity, pair: Pair, responder: Responder, shared: Shared
+    ) -> None:
+        self.r2 = b""
+        self._identity = identity
+        self._pair = pair
+        self._responder = responder
+        self._shared = shared
+        self._answer_j: bytes | None = None
+        self._newest = 0.0  # only an I2 that answers an R1 sent after that may replace the SAs
+
+    def forget(self) -> None:
+        """There are no keys any more: an I2 that is repeated is checked anew."""
+        self._answer_j, self.r2 = None, b""
+
+    def superseded(self, now: float) -> None:
+        """An exchange of ours has ended well."""
+        self.forget()
+        self._newest = now
+
+    def taken(self, accepted: Accepted) -> None:
+        """That I2 is in force."""
+        self._answer_j, self.r2 = accepted.answer_j, accepted.r2
+        self._newest = accepted.issued_at
+
+    def knows(self, packet: Packet) -> bool:
+        """Whether it is the I2 that was accepted last, sent again."""
+        return packet.need(params.Solution).answer_j == self._answer_j
+
+    def vet(self, packet: Packet, source: Address, now: float, *, replaces: bool) -> Vetted:
+        """Check what costs next to nothing.
+
+        Args:
+            packet: an I2.
+            source: where it came from.
+            now: monotonic seconds.
+            replaces: whether there are SAs that it would replace.
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: it answers no recent puzzle, or an earlier one than what is in force.
+        """
+        vetted = self._responder.vet(packet, source, now)
+        if replaces and vetted.issued_at <= self._newest:
+            # It was on its way while another exchange ended: the peer doesn't go by it either.
+            raise Rejected("I2 older than the association")
+        return vetted
+
+    def accept(self, packet: Packet, vetted: Vetted) -> Accepted:
+        """Check all else, and make R2.
+
+        Raises:
+            MalformedPacket: it is not well formed; as below, its solution is blamed for that.
+            Rejected: it is not authentic, or the credentials in it don't hold.
+        """
+        shared, responder = self._shared, self._responder
+        try:
+            agreement = exchange.accept_i2(
+                self._identity, packet, vetted, shared.config, shared.known_hosts
+            )
+            theirs = shared.desk.judge(self._pair, packet, agreement.keys)
+        except (MalformedPacket, Rejected):
+            responder.blame(packet.sender, vetted)
+            raise
+        responder.spend(packet.sender, vetted)
+        spi = shared.new_spi()
+        r2, shown = self._make_r2(agreement, spi, theirs)
+        answer_j = vetted.solution.answer_j
+        return Accepted(agreement, answer_j, vetted.issued_at, spi, r2, shown, theirs)
+
+    def _make_r2(self, agreement: Agreement, spi: int, theirs: Shown) -> tuple[bytes, Shown]:
+        """Make R2, and show credentials in it to who has shown some, if they fit."""
+        shared, tlv = self._shared, self._responder.host_id_tlv
+        ours = shared.desk.show(self._pair, theirs) if theirs else NOTHING
+        sealed = credentials.sealed(ours, agreement.keys, shared.rng)
+        try:
+            return exchange.make_r2(self._identity, agreement, spi, tlv, sealed), ours
+        except ValueError:  # those above us have other ways to show them
+            return exchange.make_r2(self._identity, agreement, spi, tlv), NOTHING

@@ -1,0 +1,249 @@
+"""A base exchange that we have begun: the R1 that we work on, our I2, and what R2 concludes.
+
+``association`` owns state, timers and retransmission; this owns what has been agreed so far.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from hipctl import credentials, esp, exchange, params
+from hipctl.actions import Address, Pair
+from hipctl.constants import NotifyType
+from hipctl.credentials import NOTHING
+from hipctl.crypto import Keys, Material
+from hipctl.errors import Rejected
+from hipctl.exchange import Offer, Reply
+from hipctl.identity import HostId, HostIdentity
+from hipctl.interface import Shown
+from hipctl.locators import usable
+from hipctl.packet import Packet
+from hipctl.sas import Inbound
+from hipctl.state import Shared
+
+_REFUSALS: Final = frozenset(
+    {NotifyType.CREDENTIALS_REQUIRED.name, NotifyType.INVALID_CERTIFICATE.name}
+)
+_REFUSALS_MAX: Final = 3  # NOTIFYs of one exchange whose signature we check
+
+
+@dataclass(slots=True)
+class Work:
+    """An R1 whose puzzle is being solved or was solved.
+
+    Attributes:
+        offer: the R1.
+        source: where it came from, where I2 goes.
+        serial: names the SolvePuzzle.
+        reply: our I2, once it is made.
+        spi: our inbound SPI in it.
+        shown: our credentials in it.
+        theirs: the credentials in the R1.
+        refusal: why the Responder says that it won't answer; ``refusals_read`` NOTIFYs said so.
+        refusals_read: see ``refusal``.
+    """
+
+    offer: Offer
+    source: Address
+    serial: int
+    reply: Reply | None = None
+    spi: int = 0
+    shown: Shown = NOTHING
+    theirs: Shown = NOTHING
+    refusal: str = ""
+    refusals_read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """What an exchange of ours has agreed.
+
+    Attributes:
+        inbound: under which the peer may speak already.
+        keys: all keys.
+        material: from which later ones are drawn.
+        host_id: the peer's key.
+        shown: our credentials in I2.
+    """
+
+    inbound: Inbound
+    keys: Keys
+    material: Material
+    host_id: HostId
+    shown: Shown
+
+
+class Initiation:
+    """The exchange of ``pair`` that ``identity`` has begun, if any."""
+
+    __slots__ = ("_asked_again", "_identity", "_pair", "_shared", "_started_over", "_work")
+
+    def __init__(self, identity: HostIdentity, pair: Pair, shared: Shared) -> None:
+        self._identity = identity
+        self._pair = pair
+        self._shared = shared
+        self._work: Work | None = None
+        self._asked_again = False  # I2 stays unanswered: has the Responder restarted?
+        self._started_over = False  # that has led to another I2: once an exchange
+
+    def begin(self) -> None:
+        """The first I1 goes out."""
+        self._asked_again = self._started_over = False
+
+    def drop(self) -> None:
+        """Forget what has not ended, with its inbound SA."""
+        work, self._work = self._work, None
+        if work is not None and work.spi:
+            self._shared.inbound.pop(work.spi, None)
+
+    @property
+    def working(self) -> bool:
+        """Whether there is an R1 that we work on."""
+        return self._work is not None
+
+    @property
+    def address(self) -> Address:
+        """Where our I2 goes."""
+        return self._need().source
+
+    @property
+    def refusal(self) -> str:
+        """Why the Responder says that it leaves our I2 unanswered; empty if it has not."""
+        return self._work.refusal if self._work is not None else ""
+
+    def keys(self) -> tuple[Keys, HostId] | None:
+        """Those of the I2 that we have sent, and the peer's key."""
+        work = self._work
+        if work is None or work.reply is None:
+            return None
+        return work.reply.keys, work.offer.host_id
+
+    # -- R1 ------------------------------------------------------------------------------------
+
+    def read_r1(self, packet: Packet, source: Address) -> Work:
+        """Take an R1 that answers our I1, in place of the one before.
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: it is not authentic, repeated, or we have nothing in common.
+        """
+        work, shared = self._work, self._shared
+        counter = packet.get(params.R1Counter)
+        if work is not None and not self._newer(packet, counter, work.offer):
+            raise Rejected("R1 repeated")
+        listed = packet.get(params.LocatorSet)
+        offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
+        theirs = shared.desk.judge_answer(self._pair, packet, None)
+        self._started_over |= self._asked_again
+        self._asked_again = False
+        self.drop()
+        shared.serial += 1
+        self._work = Work(offer, _preferred(listed, source), shared.serial, theirs=theirs)
+        return self._work
+
+    def _newer(self, packet: Packet, counter: params.R1Counter | None, offer: Offer) -> bool:
+        """Whether an R1 is worth more than the one we work on (RFC 7401 §6.8).
+
+        That is a later generation; or, once we have asked again because nobody answers our I2,
+        any other puzzle: the Responder has restarted, or somebody has forged #I in the first.
+        """
+        if self._asked_again and packet.need(params.Puzzle).random_i != offer.puzzle.random_i:
+            return True
+        known = offer.counter
+        return counter is not None and known is not None and counter.generation > known.generation
+
+    def ask_again(self) -> bool:
+        """I2 stays unanswered: whether another I1 is to ask if the Responder has restarted."""
+        if self._started_over:
+            return False
+        self._asked_again = True
+        return True
+
+    # -- I2 ------------------------------------------------------------------------------------
+
+    def solves(self, serial: int) -> bool:
+        """Whether that SolvePuzzle is of the R1 that we work on."""
+        return self._work is not None and self._work.serial == serial
+
+    def answer(self, j: bytes, now: float) -> Reply:
+        """Make I2, and be ready for what the Responder sends when it has it (RFC 7402 §6.4).
+
+        Raises:
+            Rejected: the Responder's DH value is bad; the R1 is forgotten.
+        """
+        work, shared = self._need(), self._shared
+        spi, work.shown = shared.new_spi(), shared.desk.show(self._pair)
+        try:
+            reply = exchange.make_i2(
+                self._identity,
+                work.offer,
+                answer_j=j,
+                spi=spi,
+                config=shared.config,
+                rng=shared.rng,
+                credentials=credentials.parameters(work.shown),
+            )
+        except Rejected:
+            self._work = None
+            raise
+        work.reply, work.spi = reply, spi
+        sa = esp.InboundSa(work.offer.suite, spi, reply.keys.esp_in)
+        shared.inbound[spi] = Inbound(sa, *self._pair, now)
+        return reply
+
+    def hear_why(self, packet: Packet, name: str) -> None:
+        """Note why the Responder leaves our I2 unanswered: for whoever is told of the failure."""
+        work = self._work
+        if name not in _REFUSALS or work is None or work.reply is None:
+            return
+        if work.refusals_read >= _REFUSALS_MAX:
+            return
+        work.refusals_read += 1  # a signature costs, and anybody may send such
+        signature = packet.need(params.HipSignature)
+        if work.offer.host_id.verify(signature.signature, packet.covered(params.HipSignature)):
+            work.refusal = name
+
+    # -- R2 ------------------------------------------------------------------------------------
+
+    def read_r2(self, packet: Packet) -> int:
+        """Check the R2 that answers our I2; return the peer's SPI.
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: it is not authentic.
+        """
+        work = self._work
+        if work is None or work.reply is None:
+            raise Rejected("R2 without I2")
+        return exchange.read_r2(packet, work.offer, work.reply.keys)
+
+    def judge_r2(self, packet: Packet) -> Shown:
+        """The Responder's credentials, out of its R2 or else its R1.
+
+        Raises:
+            Rejected: they don't hold.
+        """
+        work = self._need()
+        keys = work.reply.keys if work.reply is not None else None
+        return self._shared.desk.judge_answer(self._pair, packet, keys) or work.theirs
+
+    def conclude(self) -> Concluded:
+        """What was agreed; there is nothing left to work on. The inbound SA stays in use."""
+        work, self._work = self._need(), None
+        if work.reply is None:
+            raise Rejected("R2 without I2")
+        inbound = self._shared.inbound[work.spi]
+        reply = work.reply
+        return Concluded(inbound, reply.keys, reply.material, work.offer.host_id, work.shown)
+
+    def _need(self) -> Work:
+        if self._work is None:
+            raise Rejected("R2 without I2")
+        return self._work
+
+
+def _preferred(listed: params.LocatorSet | None, source: Address) -> Address:
+    """Where I2 goes: to the preferred locator of R1, if there is one (RFC 8047 §4.2.8)."""
+    for locator in listed.locators if listed is not None else ():
+        if locator.preferred and locator.ip:
+            return usable(locator, source[1], source) or source
+    return source
