@@ -1,8 +1,6 @@
 """Shell: one HIP host. Sockets, clock and executor around the engine; Endpoints at (HIT, port).
 
-Control packets go through the engine and come back as actions. ESP takes the short way, with
-nothing allocated that isn't sent or delivered: SPI, ``sa.open``, ``inner``, the Endpoint's
-callback; and back through ``inner`` and ``sa.seal`` to the socket.
+Control packets go through the engine and come back as actions; data takes the ``datapath``.
 """
 
 import asyncio
@@ -13,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Self, assert_never
 
 from hipctl import contact as contacts
@@ -27,26 +26,12 @@ from hipctl.actions import (
     SolvePuzzle,
     Transmit,
 )
-from hipctl.echo import Echoes
-from hipctl.engine import Engine, Inbound, Outbound
-from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse, Rejected
-from hipctl.esp import SUITES, CreditExhausted, SequenceExhausted, payload_limit
+from hipctl.datapath import DataPath, guard
+from hipctl.engine import Engine
+from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse
 from hipctl.hostconfig import HostConfig, check, open_keylog
 from hipctl.identity import Hit, HostIdentity
-from hipctl.inner import (
-    ECHO_REPLY,
-    ECHO_REQUEST,
-    FRAGMENT,
-    ICMPV6,
-    LONGEST_DATAGRAM,
-    UDP,
-    Reassembly,
-    fragment,
-    parse_echo,
-    parse_udp,
-    pseudo_header,
-    udp,
-)
+from hipctl.inner import LONGEST_DATAGRAM, UDP, pseudo_header, udp
 from hipctl.interface import (
     AssociationDown,
     AssociationUp,
@@ -72,8 +57,6 @@ _KEEPALIVE = b"\xff"  # what NATs are kept open with where ESP is (RFC 3948 §2.
 
 _FIRST_FREE_PORT = 49_152
 _TIMED_EXCHANGES = 1_024
-_MISTAKES = (Exception, asyncio.CancelledError)  # the latter ends uvloop, from a cancelled future
-_HEADERS = {4: 20 + 8, 6: 40 + 8}  # bytes of outer IP and UDP
 
 
 class LocalEndpoint:
@@ -87,7 +70,7 @@ class LocalEndpoint:
         self.on_datagram = on_datagram
         self._host = host
         self._outbound = host.engine.outbound
-        self._send_sealed = host.send_sealed
+        self._send_sealed = host.data.send_sealed
 
     def send(self, data: bytes, to: Hit, port: int) -> None:
         """See ``interface.Endpoint``."""
@@ -141,24 +124,26 @@ class LocalHost:
             settings = replace(settings, first_generation=int(time.time()))
         self.engine = Engine(identities, settings, rng)
         self._hits = tuple(identity.hit for identity in identities)
-        self._inbound = self.engine.inbound
-        self._heard = self.engine.heard
-        self._endpoints: dict[tuple[Hit, int], LocalEndpoint] = {}
-        self._reassembly = Reassembly()
-        self._identification = int.from_bytes(rng(4), "big")
-        self._echoes = Echoes(int.from_bytes(rng(2), "big"))
         self._waiting = Waiters[Pair, None]()
         self._asking = Waiters[tuple[Hit, Address], Hit]()
         self._watchers: dict[object, Callable[[Event], None]] = {}
         self._counters: Counter[str] = Counter()
-        self._ports = Ports(open_port, self._on_datagram, self._counters)
+        self.data = DataPath(
+            self.engine,
+            self._counters,
+            mtu=self._config.mtu,
+            rng=rng,
+            send_inner=self._send_inner,
+            on_other=self._on_other,
+        )
+        self._endpoints = self.data.endpoints
+        self._ports = Ports(open_port, self.data.on_datagram, self._counters)
+        self.data.use(self._ports)
         self._roaming = Roaming(self._ports, watch, self._on_moved)
         self._contact = b""
         self.access = Access()
         self._open = False
-        self._sent = self._received = 0
         self._began: dict[Pair, float] = {}
-        self._always_fits = min(self._limit(suite, 6) for suite in SUITES)
         self._keylog: int | None = None
         self._driver: Driver[Action]
         self._solver: Solver
@@ -170,7 +155,8 @@ class LocalHost:
         self._loop, self._now = loop, loop.time
         self._driver = Driver(self.engine, self._perform)
         self._solver = Solver(self._on_solved)
-        self._loopback = Loopback(self._deliver, loop.call_soon)
+        self._loopback = Loopback(self.data.deliver, loop.call_soon)
+        self.data.start(loop.time, self._driver.feed)
         if self._config.keylog:
             self._keylog = open_keylog(self._config.keylog)
         try:
@@ -304,8 +290,11 @@ class LocalHost:
 
     def counters(self) -> dict[str, int]:
         """See ``interface.Host``."""
-        own = {"ESP packets sent": self._sent, "ESP packets received": self._received}
-        given_up = {"fragmented datagrams given up": self._reassembly.given_up}
+        own = {
+            "ESP packets sent": self.data.sent,
+            "ESP packets received": self.data.received,
+        }
+        given_up = {"fragmented datagrams given up": self.data.given_up}
         return own | given_up | dict(self._counters) | dict(self.engine.counters)
 
     # more than the interface
@@ -371,9 +360,7 @@ class LocalHost:
         if len(data) > LONGEST_DATAGRAM:
             raise ValueError(f"an echo has at most {LONGEST_DATAGRAM} bytes")
         pair = (local or self._hits[0], peer)
-        return await self._echoes.round_trip(
-            pair, data, timeout, lambda message: self._send_inner(*pair, ICMPV6, message)
-        )
+        return await self.data.ping(pair, data, timeout)
 
     def associations(self) -> list[dict[str, object]]:
         """One row per association in any state, for display."""
@@ -388,36 +375,6 @@ class LocalHost:
         return self._now()
 
     # sending
-
-    def send_sealed(self, outbound: Outbound, next_header: int, payload: bytes) -> None:
-        """Seal an upper-layer packet, in fragments if need be, and put it on the wire."""
-        sa, address, source = outbound.sa, outbound.address, outbound.source
-        if source is None:
-            send = self._ports.send6 if ":" in address[0] else self._ports.send4
-        else:
-            send = self._ports.path(source, address)
-        try:
-            if len(payload) <= self._always_fits:
-                send(sa.seal(next_header, payload), address)
-                self._sent += 1
-                return
-            limit = self._limit(sa.suite, 6 if ":" in address[0] else 4)
-            if len(payload) <= limit:
-                pieces = [payload]
-            else:
-                self._identification = self._identification + 1 & 0xFFFFFFFF
-                pieces = fragment(next_header, payload, limit, self._identification)
-                next_header = FRAGMENT
-            for piece in pieces:
-                send(sa.seal(next_header, piece), address)
-            self._sent += len(pieces)
-        except CreditExhausted:  # the peer has moved and not shown that it is there
-            self._counters["datagram to an unverified address"] += 1
-        except SequenceExhausted:  # a new exchange brings new keys
-            self._counters["ESP sequence numbers exhausted"] += 1
-            pair = next((p for p, o in self.engine.outbound.items() if o is outbound), None)
-            if pair:
-                self._driver.feed(lambda now: self.engine.close(*pair, now))
 
     def send_first(self, endpoint: LocalEndpoint, data: bytes, to: Hit, port: int) -> None:
         """Send where there is no association: to ourselves, or into the engine's queue.
@@ -443,7 +400,7 @@ class LocalHost:
     def _send_inner(self, local: Hit, peer: Hit, next_header: int, payload: bytes) -> None:
         outbound = self.engine.outbound.get((local, peer))
         if outbound:
-            self.send_sealed(outbound, next_header, payload)
+            self.data.send_sealed(outbound, next_header, payload)
         elif self._open:
             self._begin((local, peer))
             self._driver.feed(
@@ -456,41 +413,6 @@ class LocalHost:
             send = self._ports.path(source, to)
         send(_NON_ESP + data, to)
 
-    def _limit(self, suite: int, ip_version: int) -> int:
-        return payload_limit(suite, self._config.mtu - _HEADERS[ip_version])
-
-    # receiving
-
-    def _on_datagram(self, data: bytes, source: Address) -> None:
-        spi = int.from_bytes(data[:4], "big")
-        inbound = self._inbound.get(spi)
-        if inbound is None:
-            self._on_other(data, source, spi)
-            return
-        try:
-            next_header, payload = inbound.sa.open(data)
-            self._received += 1
-            if inbound.awaited:
-                self._driver.feed(lambda now: self._heard(spi, source, now))
-            else:
-                inbound.heard_at = self._now()
-            if next_header == FRAGMENT:
-                whole = self._reassembly.add((inbound.local, inbound.peer), payload, self._now())
-                if whole is None:
-                    return
-                next_header, payload = whole
-            if next_header == UDP:
-                local, peer = inbound.local, inbound.peer
-                port, to, body = parse_udp(pseudo_header(local, peer), payload)
-                self._deliver(local, to, body, peer, port)
-            elif next_header == ICMPV6:
-                self._on_icmp(inbound, payload)
-            else:
-                self._counters["unknown next header"] += 1
-        except (MalformedPacket, Rejected) as error:
-            self._counters[error.reason] += 1
-            inbound.dropped(error.reason)
-
     def _on_other(self, data: bytes, source: Address, spi: int) -> None:
         if not spi and len(data) > len(_NON_ESP):
             control = data[len(_NON_ESP) :]
@@ -500,31 +422,6 @@ class LocalHost:
             self._counters["keepalive"] += 1
         else:
             self._counters["unknown SPI" if len(data) > 8 else "stray datagram"] += 1
-
-    def _deliver(self, local: Hit, to: int, data: bytes, peer: Hit, port: int) -> None:
-        endpoint = self._endpoints.get((local, to))
-        if endpoint is None:
-            self._counters["port closed"] += 1
-            return
-        try:
-            endpoint.on_datagram(data, peer, port)
-        except _MISTAKES:  # whatever a service does wrong, the host serves the others
-            self._failed("a datagram's receiver")
-
-    def _on_icmp(self, inbound: Inbound, payload: bytes) -> None:
-        pair = inbound.local, inbound.peer
-        pseudo = pseudo_header(*pair)
-        echo = parse_echo(pseudo, payload)
-        if echo.type == ECHO_REQUEST:
-            self._send_inner(*pair, ICMPV6, replace(echo, type=ECHO_REPLY).encode(pseudo))
-        elif not self._echoes.on_reply(pair, echo):
-            self._counters["echo reply that nobody waits for"] += 1
-
-    def _failed(self, whose: str) -> None:
-        self._counters["callback failed"] += 1
-        count = self._counters["callback failed"]
-        if count & (count - 1) == 0:  # a callback that fails with every packet is no log's worth
-            _log.exception("%s failed (%d times so far)", whose, count)
 
     # actions of the engine
 
@@ -546,7 +443,7 @@ class LocalHost:
             case AssociationDown(local=local, peer=peer, reason=reason):
                 _log.debug("no association with %s: %s", peer, reason)
                 self._began.pop((local, peer), None)
-                self._reassembly.forget((local, peer))
+                self.data.forget((local, peer))
                 self._waiting.fail((local, peer), AssociationFailed(f"{peer}: {reason}"))
                 self._emit(action)
             case _:
@@ -598,10 +495,7 @@ class LocalHost:
 
     def _emit(self, event: Event) -> None:
         for on_event in list(self._watchers.values()):
-            try:
-                on_event(event)
-            except _MISTAKES:  # as in _deliver
-                self._failed("a watcher of associations")
+            guard(partial(on_event, event), "a watcher of associations", self._counters)
 
     def _on_solved(self, ask: SolvePuzzle, answer: bytes | None) -> None:
         self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, answer, now))

@@ -125,7 +125,7 @@ class Mobility:
         outbound, shared = self._sas.outbound, self._shared
         if path.to != outbound.address:
             shared.counters["path changed"] += 1
-        outbound.address, outbound.source = path.to, path.source
+        outbound.aim(path.to, path.source)
         known = self.peer.get(path.to)
         if known is not None and known.verified:
             self._settle()
@@ -166,7 +166,7 @@ class Mobility:
             return
         self._consider_contacts()
         if current in ours:
-            outbound.source = current
+            outbound.aim(outbound.address, current)
         elif current is not None or not before:
             paths = self.paths()
             self.use(paths[0] if paths else Path(None, outbound.address), now)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from hipctl import esp
-from hipctl.actions import Address
+from hipctl.actions import Address, Relayed
 from hipctl.identity import Hit
 from hipctl.settings import EngineConfig
 
@@ -18,11 +18,21 @@ class Outbound:
             than the peer's credit allows and then raises esp.CreditExhausted: lose the datagram.
         address: where to; it changes when the peer moves or a path fails.
         source: from which of our addresses, see actions.Path; it changes likewise.
+        wire: whereto packets go: ``address``, or the relay of ours that leads there.
     """
 
     sa: esp.OutboundSa
     address: Address
     source: Address | None = None
+    wire: Address = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.aim(self.address, self.source)
+
+    def aim(self, address: Address, source: Address | None) -> None:
+        """Send there from now on."""
+        self.address, self.source = address, source
+        self.wire = address.via if isinstance(address, Relayed) else address
 
 
 @dataclass(slots=True)

@@ -539,7 +539,7 @@ def test_garbage_inside_esp_never_raises(garbage: list[tuple[int, bytes]]) -> No
         a, b, _ = hosts
         await a.connect(B)
         for next_header, payload in garbage:
-            a.send_sealed(a.engine.outbound[A, B], next_header, payload)
+            a.data.send_sealed(a.engine.outbound[A, B], next_header, payload)
         await asyncio.sleep(1)
         assert b.counters()["ESP packets received"] == len(garbage)
         assert raised == []

@@ -87,7 +87,7 @@ def test_what_an_association_drops_is_counted_by_reason(tmp_path: Path) -> None:
     def replay(a: LocalHost, b: LocalHost) -> Any:
         (spi,) = a.engine.inbound
         for _ in range(3):
-            a._on_datagram(spi.to_bytes(4, "big") + bytes(60), ("127.0.0.1", 1))
+            a.data.on_datagram(spi.to_bytes(4, "big") + bytes(60), ("127.0.0.1", 1))
         return ask_control(path, "status")
 
     (row,) = served(path, replay)["associations"]
