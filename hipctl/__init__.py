@@ -12,6 +12,7 @@ from hipctl.certs import (
     spki_of,
     verify_certificate,
 )
+from hipctl.constants import HIP_PORT
 from hipctl.contact import contact_from_addresses
 from hipctl.control import Answer, ControlServer, parse_request, socket_path
 from hipctl.control import ask as ask_control
@@ -29,7 +30,7 @@ from hipctl.errors import (
     Rejected,
 )
 from hipctl.host import LocalHost
-from hipctl.hostconfig import HIP_PORT, HostConfig
+from hipctl.hostconfig import HostConfig
 from hipctl.hostcontrol import HostControl
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.interface import (

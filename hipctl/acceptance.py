@@ -4,17 +4,22 @@
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-from hipctl import credentials, exchange, params
+from hipctl import credentials, exchange, hop, params
 from hipctl.actions import Address, Pair
+from hipctl.constants import NatTraversalMode
 from hipctl.credentials import NOTHING
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.exchange import Agreement
 from hipctl.identity import HostIdentity
 from hipctl.interface import Shown
+from hipctl.locators import read_locator_set
 from hipctl.packet import Packet
 from hipctl.responder import Responder, Vetted
 from hipctl.state import Shared
+
+R2_ROOM: Final = 820  # bytes of credentials and locators that R2 has room for, unfragmented
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Accepted:
         r2: the answer.
         shown: our credentials in it.
         theirs: the credentials in I2.
+        listed: the locators in I2, None if it has no LOCATOR_SET.
     """
 
     agreement: Agreement
@@ -38,6 +44,7 @@ class Accepted:
     r2: bytes
     shown: Shown
     theirs: Shown
+    listed: tuple[params.Locator, ...] | None
 
 
 class Acceptance:
@@ -97,7 +104,7 @@ class Acceptance:
             raise Rejected("I2 older than the association")
         return vetted
 
-    def accept(self, packet: Packet, vetted: Vetted) -> Accepted:
+    def accept(self, packet: Packet, source: Address, vetted: Vetted) -> Accepted:
         """Check all else, and make R2.
 
         Raises:
@@ -107,8 +114,14 @@ class Acceptance:
         shared, responder = self._shared, self._responder
         try:
             agreement = exchange.accept_i2(
-                self._identity, packet, vetted, shared.config, shared.known_hosts
+                self._identity,
+                packet,
+                vetted,
+                shared.config,
+                shared.known_hosts,
+                relayed=hop.relayed(packet, source),
             )
+            listed = read_locator_set(packet, agreement.keys)
             theirs = shared.desk.judge(self._pair, packet, agreement.keys)
         except (MalformedPacket, Rejected):
             responder.blame(packet.sender, vetted)
@@ -117,14 +130,20 @@ class Acceptance:
         spi = shared.new_spi()
         r2, shown = self._make_r2(agreement, spi, theirs)
         answer_j = vetted.solution.answer_j
-        return Accepted(agreement, answer_j, vetted.issued_at, spi, r2, shown, theirs)
+        return Accepted(agreement, answer_j, vetted.issued_at, spi, r2, shown, theirs, listed)
 
     def _make_r2(self, agreement: Agreement, spi: int, theirs: Shown) -> tuple[bytes, Shown]:
         """Make R2, and show credentials in it to who has shown some, if they fit."""
         shared, tlv = self._shared, self._responder.host_id_tlv
         ours = shared.desk.show(self._pair, theirs) if theirs else NOTHING
-        sealed = credentials.sealed(ours, agreement.keys, shared.rng)
+        room = R2_ROOM - len(params.encode(credentials.parameters(ours)))
+        ice = agreement.mode == NatTraversalMode.ICE_HIP_UDP
+        listed = shared.listed(
+            self._pair, spi, room, ice=ice, disclosed=shared.discloses(self._pair, theirs)
+        )
+        sealed = credentials.sealed(ours, agreement.keys, shared.rng, listed)
         try:
             return exchange.make_r2(self._identity, agreement, spi, tlv, sealed), ours
-        except ValueError:  # those above us have other ways to show them
-            return exchange.make_r2(self._identity, agreement, spi, tlv), NOTHING
+        except ValueError:  # those above us have other ways to show credentials
+            sealed = credentials.sealed(NOTHING, agreement.keys, shared.rng, listed)
+            return exchange.make_r2(self._identity, agreement, spi, tlv, sealed), NOTHING

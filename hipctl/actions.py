@@ -45,6 +45,16 @@ class Relayed(tuple[str, int]):
         return Relayed, ((self[0], self[1]), self.via)
 
 
+def wire(address: Address) -> Address:
+    """Whereto packets for ``address`` go: itself, or our relay before it."""
+    return address.via if isinstance(address, Relayed) else address
+
+
+def plain(address: Address) -> Address:
+    """The address without the relay before it."""
+    return (address[0], address[1]) if isinstance(address, Relayed) else address
+
+
 Pair = tuple[Hit, Hit]
 """(local HIT, peer HIT): the name of an association."""
 

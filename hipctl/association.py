@@ -5,28 +5,67 @@ methods here carry out its rules. A peer's mistakes leave as MalformedPacket or 
 the engine counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from hipctl import esp, exchange, params
 from hipctl.acceptance import Acceptance, Accepted
-from hipctl.actions import Action, Address, Flush, KeyLog, Pair, SolvePuzzle, Transmit
-from hipctl.constants import I1_ADDRESSES_MAX, EspSuite, HipCipher, NotifyType
+from hipctl.actions import (
+    Action,
+    Address,
+    Flush,
+    KeyLog,
+    Pair,
+    Relayed,
+    SolvePuzzle,
+    Transmit,
+    wire,
+)
+from hipctl.constants import I1_ADDRESSES_MAX, EspSuite, HipCipher, NatTraversalMode, NotifyType
 from hipctl.crypto import RHASH_LENGTH, Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.initiation import Initiation
 from hipctl.interface import AssociationDown, AssociationUp
-from hipctl.packet import Packet
+from hipctl.mobility import Mobility
+from hipctl.packet import Packet, finish
 from hipctl.responder import Responder
 from hipctl.sansio import Timers
 from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
 from hipctl.state import Shared, State, Timer, Waiting
 from hipctl.transitions import TABLE, Ask, Drop, Rule
+from hipctl.traversal import Traversal
 from hipctl.upkeep import Upkeep
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
+
+
+_UP: Final = frozenset({State.R2_SENT, State.ESTABLISHED})
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What a base exchange has agreed, on either side.
+
+    Attributes:
+        keys: all keys.
+        material: from which later ones are drawn.
+        host_id: the peer's key.
+        spi_out: the peer's SPI.
+        mode: NAT traversal mode.
+        pacing: seconds between connectivity checks.
+        listed: the peer's locators.
+    """
+
+    keys: Keys
+    material: Material
+    host_id: HostId
+    spi_out: int
+    mode: int | None
+    pacing: float
+    listed: Sequence[params.Locator] | None
 
 
 class Association:
@@ -166,6 +205,7 @@ class Association:
             "address": list(outbound.address),
             "source": list(outbound.source) if outbound.source else None,
             "locators": self._upkeep.describe() if self._upkeep else [],
+            "relayed": self._upkeep is not None and self._upkeep.relayed,
             "esp_transform": outbound.sa.suite,
             "transforms": {
                 "esp": EspSuite(outbound.sa.suite).name,
@@ -201,7 +241,10 @@ class Association:
         return [] if isinstance(cell, Drop) else ON_REST[cell](self, now)
 
     def _on_i1(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        return [Transmit(self._responder.answer(packet, source, now), source)]
+        r1 = self._responder.answer(packet, source, now)
+        if self._shared.via_rvs:  # RFC 8004 §4.3.3
+            r1 = finish(r1 + params.encode([params.ViaRvs((self._shared.via_rvs,))]))
+        return [Transmit(r1, source)]
 
     def _on_i1_in_i1_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
         if self.pair[0] < self.pair[1]:  # both began: the smaller HIT stays Initiator (§6.7)
@@ -247,18 +290,26 @@ class Association:
         return [*_key_log(reply.key_log), *self._retransmit(now)]
 
     def _on_r2(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        listed = packet.get(params.LocatorSet)
         initiation, desk = self._initiation, self._shared.desk
         spi_out = initiation.read_r2(packet)
+        listed = initiation.listed_in_r2(packet)
         try:
             theirs = initiation.judge_r2(packet)
         except Rejected as error:
             self._shared.counters[error.reason] += 1
             return self._notify(error, source, now)
         done = initiation.conclude()
-        self._install(done.inbound, done.keys, done.material, done.host_id, spi_out, now)
+        agreed = Agreed(
+            done.keys,
+            done.material,
+            done.host_id,
+            spi_out,
+            done.offer.mode,
+            done.offer.pacing,
+            listed,
+        )
+        self._install(done.inbound, agreed, now, begun=True, disclosed=True)
         desk.keep(self.pair, done.shown, theirs)
-        self._learn(listed, now)
         self._acceptance.superseded(now)
         return self._establish(now)
 
@@ -274,16 +325,14 @@ class Association:
         return self._on_i2(packet, source, now)
 
     def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        listed = packet.get(params.LocatorSet)
         vetted = self._acceptance.vet(packet, source, now, replaces=self._sas is not None)
         try:
-            accepted = self._acceptance.accept(packet, vetted)
+            accepted = self._acceptance.accept(packet, source, vetted)
         except (MalformedPacket, Rejected) as error:
             self._shared.counters[error.reason] += 1
             return self._notify(error, source, now)
         actions = self._accept(accepted, source, now)
         self._shared.desk.keep(self.pair, accepted.shown, accepted.theirs)
-        self._learn(listed, now)
         return actions
 
     def _accept(self, accepted: Accepted, source: Address, now: float) -> list[Action]:
@@ -297,7 +346,17 @@ class Association:
         agreed = accepted.agreement
         sa = esp.InboundSa(agreed.suite, accepted.spi, agreed.keys.esp_in)
         inbound = Inbound(sa, *self.pair, now, awaited=True)
-        self._install(inbound, agreed.keys, agreed.material, agreed.host_id, agreed.spi_out, now)
+        installed = Agreed(
+            agreed.keys,
+            agreed.material,
+            agreed.host_id,
+            agreed.spi_out,
+            agreed.mode,
+            agreed.pacing,
+            accepted.listed,
+        )
+        disclosed = self._shared.discloses(self.pair, accepted.theirs)
+        self._install(inbound, installed, now, begun=False, disclosed=disclosed)
         self._acceptance.taken(accepted)
         self.state = State.R2_SENT
         self.heard_at = now
@@ -330,10 +389,10 @@ class Association:
         actions = upkeep.on_update(packet, source, now)
         self.heard_at = now
         if self.state is State.R2_SENT:
-            return [*self._establish(now), *actions]
-        if self.state is State.I1_SENT and not self._initiation.working:  # the doubt was needless
-            return [*self._establish(now), *upkeep.resume(now), *actions]
-        return actions
+            actions = [*self._establish(now), *actions]
+        elif self.state is State.I1_SENT and not self._initiation.working:
+            actions = [*self._establish(now), *upkeep.resume(now), *actions]  # needless doubt
+        return [*actions, *self._follow(now)]
 
     def _on_close(self, packet: Packet, source: Address, now: float) -> list[Action]:
         close, ack = self._ack
@@ -386,7 +445,25 @@ class Association:
             if upkeep.broken:
                 self._shared.counters["unacknowledged"] += 1
                 actions += self._doubt(now)
+            actions += self._follow(now)
         return actions
+
+    @property
+    def keys(self) -> Keys | None:
+        """Those in force."""
+        return self._keys
+
+    def permit(self, permissions: Sequence[params.PeerPermission], now: float) -> list[Action]:
+        """Our peer is a data relay of ours: see ``Upkeep.permit``."""
+        return self._upkeep.permit(permissions, now) if self._upkeep is not None else []
+
+    def poke(self, now: float) -> list[Action]:
+        """See ``Upkeep.poke``."""
+        return self._upkeep.poke(now) if self._upkeep is not None else []
+
+    def disclose(self, now: float) -> list[Action]:
+        """The peer may learn where we are."""
+        return self._upkeep.disclose(now) if self._upkeep is not None else []
 
     def _doubt(self, now: float) -> list[Action]:
         """Ask anew whether the peer is there; the SAs stay until better ones replace them."""
@@ -491,14 +568,8 @@ class Association:
         self._last, self._attempt = close, 0
         return [*self._retransmit(now), *self._down("closed")]
 
-    def _install(  # noqa: PLR0917 - what an exchange has agreed
-        self,
-        inbound: Inbound,
-        keys: Keys,
-        material: Material,
-        host_id: HostId,
-        spi_out: int,
-        now: float,
+    def _install(
+        self, inbound: Inbound, agreed: Agreed, now: float, *, begun: bool, disclosed: bool
     ) -> None:
         """Put the new SAs into use and remove the old ones."""
         shared, suite = self._shared, inbound.sa.suite
@@ -506,25 +577,65 @@ class Association:
         if self._sas is not None:
             patience = self._sas.patience
             self._remove_sas()
-        self._keys, self._host_id = keys, host_id
-        sa = esp.OutboundSa(suite, spi_out, keys.esp_out)
+        self._keys, self._host_id = agreed.keys, agreed.host_id
+        sa = esp.OutboundSa(suite, agreed.spi_out, agreed.keys.esp_out)
         outbound = Outbound(sa, self._address, shared.here if self._answers_here() else None)
         shared.inbound[inbound.sa.spi] = inbound
-        shared.outbound[self.pair] = outbound
-        self._sas = SaPair(inbound, outbound, patience, now)
+        self._sas = sas = SaPair(inbound, outbound, patience, now)
+        paths: Mobility | Traversal
+        if agreed.mode == NatTraversalMode.ICE_HIP_UDP:  # no data before there is a path
+            shared.outbound.pop(self.pair, None)
+            paths = Traversal(
+                self.pair,
+                sas,
+                shared,
+                now,
+                controlling=begun,
+                pacing=agreed.pacing,
+                listed=agreed.listed or (),
+                disclosed=disclosed,
+            )
+        else:
+            shared.outbound[self.pair] = outbound
+            paths = Mobility(self.pair, sas, shared, now)
         self._upkeep = Upkeep(
-            self._identity, self.pair, host_id, keys, material, self._sas, shared, now
+            self._identity,
+            self.pair,
+            agreed.host_id,
+            agreed.keys,
+            agreed.material,
+            sas,
+            shared,
+            paths,
+            now,
         )
+        if agreed.listed is not None:
+            self._upkeep.learn(agreed.listed, now)
 
     def _answers_here(self) -> bool:
         """Whether data may leave from where the packet in hand came."""
         here = self._shared.here
-        return here is not None and (":" in here[0]) is (":" in self._address[0])
+        return here is not None and (":" in here[0]) is (":" in wire(self._address)[0])
 
-    def _learn(self, listed: params.LocatorSet | None, now: float) -> None:
-        """Take the LOCATOR_SET of a base exchange (RFC 8047 §4.2.8)."""
-        if listed is not None and self._upkeep is not None:
-            self._upkeep.learn(listed.locators, now)
+    def _follow(self, now: float) -> list[Action]:
+        """Data may flow once there is a path, and there is no association if none is found."""
+        upkeep, sas = self._upkeep, self._sas
+        if upkeep is None or sas is None or self.state not in _UP:
+            return []
+        if upkeep.failed:
+            self._shared.counters["no path"] += 1
+            failed = exchange.make_notify(
+                self._identity, self.pair[1], NotifyType.CONNECTIVITY_CHECKS_FAILED
+            )
+            return [
+                Transmit(failed, self._address),
+                *self.close(now),
+                AssociationDown(*self.pair, "no path between us: neither side has a data relay"),
+            ]
+        if upkeep.reachable and self.pair not in self._shared.outbound:
+            self._shared.outbound[self.pair] = sas.outbound
+            return self._come_up(now)
+        return []
 
     def _remove_sas(self) -> None:
         if self._sas is not None:
@@ -546,9 +657,12 @@ class Association:
         """Tell the owner, once, and let go what has waited for the SAs."""
         actions: list[Action] = []
         local, peer = self.pair
+        if self.pair not in self._shared.outbound:
+            return actions
         if not self._up:
             self._up = True
-            self._shared.remember(peer, self._address)
+            if not isinstance(self._address, Relayed):
+                self._shared.remember(peer, self._address)
             actions.append(AssociationUp(local, peer, now - self._began))
         if self._waiting.datagrams:
             actions.append(Flush(local, peer, self._waiting.release()))

@@ -20,11 +20,12 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hipctl import running
+from hipctl.constants import HIP_PORT
 from hipctl.contact import contact_from_addresses
 from hipctl.control import ControlServer, runtime_folder
 from hipctl.errors import AssociationFailed, ControlUnavailable, HipError
 from hipctl.host import LocalHost
-from hipctl.hostconfig import HIP_PORT, HostConfig
+from hipctl.hostconfig import HostConfig
 from hipctl.hostcontrol import HostControl
 from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import AssociationUp, ContactChanged, Event

@@ -226,6 +226,7 @@ class NatTraversalMode(IntEnum):
     ICE_HIP_UDP = 3
 
 
+HIP_PORT: Final = 10500  # UDP, RFC 9028 §5.1
 HIP_VERSION: Final = 2  # RFC 7401 §5.1
 HEADER_LENGTH: Final = 40  # bytes of the fixed header, RFC 7401 §5.1
 PACKET_MAX: Final = 2048  # bytes: Header Length has 8 bits and counts 8 bytes, RFC 7401 §5.1
@@ -238,8 +239,12 @@ SPI_RESERVED: Final = 255  # SPIs up to here are not for us, RFC 4303 §2.1
 I1_ADDRESSES_MAX: Final = 3  # the first I1 may go to so many addresses, RFC 7401 §6.6.1
 MSL: Final = 120.0  # seconds, Maximum Segment Lifetime, RFC 7401 §4.4.1
 
+PACING: Final = 0.05  # seconds between connectivity checks, RFC 9028 §4.4
+PACING_LEAST: Final = 0.005  # RFC 9028 §4.4
+
 # Ours: the RFCs leave these to the implementation. (DELEGATION above is ours, too: an even type,
 # so that who does not know it ignores it; below HIP_MAC, so that MAC and signature cover it.)
+HOP_LENGTH: Final = 24 + 56  # bytes of RELAY_FROM or RELAY_TO, and of RELAY_HMAC with SHA-384
 UNFRAGMENTED_MAX: Final = 1232  # bytes of a HIP packet over UDP that any IPv6 path carries whole
 RETRANSMIT_INITIAL: Final = 0.5  # seconds before the first retransmission of I1 and I2
 RETRANSMIT_MAX: Final = 5  # transmissions of I1 or I2 before E-FAILED

@@ -53,11 +53,23 @@ def parameters(shown: Shown) -> Parameters:
     return found
 
 
-def sealed(shown: Shown, keys: Keys, rng: Rng) -> Parameters:
-    """The same in ENCRYPTED, for a packet after I2; nothing where nothing is shown."""
-    if not shown:
+def sealed(
+    shown: Shown, keys: Keys, rng: Rng, locators: params.LocatorSet | None = None
+) -> Parameters:
+    """The same in ENCRYPTED, for a packet after I2; nothing where nothing is to be hidden.
+
+    Args:
+        shown: credentials.
+        keys: of the association.
+        rng: for the IV.
+        locators: what stands beside them.
+    """
+    hidden = parameters(shown)
+    if locators is not None:
+        hidden.insert(0, locators)
+    if not hidden:
         return []
-    plain = params.encode(parameters(shown))
+    plain = params.encode(hidden)
     return [params.Encrypted(crypto.encrypt(keys.encrypt_out, rng(_IV_LENGTH), plain))]
 
 

@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from hipctl import esp
+from hipctl import esp, hop
 from hipctl.access import Access
 from hipctl.actions import (
     Action,
@@ -24,9 +24,10 @@ from hipctl.actions import (
 from hipctl.association import Association
 from hipctl.constants import LOCATORS_MAX, PacketType
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
+from hipctl.edge import Edge
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
-from hipctl.interface import AssociationDown, AssociationUp, CredentialPolicy, Shown
+from hipctl.interface import AssociationDown, AssociationUp, CredentialPolicy, Discloses, Shown
 from hipctl.limits import Limiter
 from hipctl.locators import announceable
 from hipctl.opportunistic import Opportunist
@@ -106,6 +107,7 @@ class Engine:
         self._access = Access()
         self._opportunist = Opportunist(config)
         self._associations: dict[Pair, Association] = {}
+        self._edge = Edge(self._shared, self._associations, self._settle)
         self._exchanging: set[Pair] = set()
         self._alarms: list[tuple[float, int, Pair]] = []
         self._alarm_number = 0
@@ -125,7 +127,29 @@ class Engine:
         for association in list(self._associations.values()):
             actions += association.show(now)
             self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
+
+    def disclose_by(self, discloses: Discloses) -> None:
+        """See ``interface.Host``."""
+        self._shared.may_learn = discloses
+
+    def disclose(self, local: Hit, peer: Hit, now: float) -> list[Action]:
+        """See ``interface.Host``."""
+        self._shared.disclose((local, peer))
+        association = self._associations.get((local, peer))
+        if association is None:
+            return []
+        actions = association.disclose(now)
+        self._settle(association)
+        return self._edge.pass_out(actions, now)
+
+    def set_hosts(self, addresses: Sequence[Address]) -> None:
+        """Say where we listen, for connectivity checks where nobody calls ``set_locators``."""
+        self._shared.hosts = tuple(addresses)
+
+    def set_mapped(self, mapped: Sequence[tuple[Address, Address]]) -> None:
+        """Say what a router has opened for us: (external address, ours behind it) each."""
+        self._shared.mapped = tuple(mapped)
 
     def refusal(self, local: Hit, peer: Hit) -> str:
         """Why the peer says that it leaves our I2 unanswered: a NOTIFY's name, or nothing."""
@@ -157,7 +181,7 @@ class Engine:
             return actions
         actions += association.connect(now)
         self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     def enqueue(
         self, local: Hit, peer: Hit, next_header: int, payload: bytes, now: float
@@ -169,7 +193,7 @@ class Engine:
             return actions
         actions += association.send(next_header, payload, now)
         self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     def connect_opportunistic(self, local: Hit, address: Address, now: float) -> list[Action]:
         """Associate with whoever answers at ``address``: a PeerFound tells (RFC 7401 §4.1.8).
@@ -204,7 +228,7 @@ class Engine:
             if not self._access.permits(pair[1]):
                 actions += association.abandon(now)
                 self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     def set_locators(self, addresses: Sequence[Address], now: float) -> list[Action]:
         """Say at which of our own addresses we are, whenever that changes (RFC 8046 §3.2).
@@ -230,7 +254,7 @@ class Engine:
             at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
             actions += association.set_locators(ours, at, now)
             self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """Close one association, or stop trying for it."""
@@ -239,7 +263,7 @@ class Engine:
             return []
         actions = association.close(now)
         self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     def close_all(self, now: float) -> list[Action]:
         """Close everything; the CLOSEs go out at once, what comes back may be ignored."""
@@ -262,7 +286,7 @@ class Engine:
             self.counters[error.reason] += 1
             actions = []
         self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     # -- from the network ----------------------------------------------------------------------
 
@@ -284,12 +308,12 @@ class Engine:
             packet = Packet(data)
             if packet.checksum and self._config.udp:
                 raise MalformedPacket("HIP checksum over UDP", 4)
-            return self._dispatch(packet, source, now)
+            return self._edge.pass_out(self._dispatch(packet, source, now), now)
         except (MalformedPacket, Rejected) as error:
             self.counters[error.reason] += 1
             return []
         finally:
-            shared.here = None
+            shared.here, shared.via_rvs = None, ""
 
     def _dispatch(self, packet: Packet, source: Address, now: float) -> list[Action]:
         receiver, ours = self._receiver(packet)
@@ -299,6 +323,8 @@ class Engine:
             raise Rejected("HIT denied")
         if packet.unknown_critical() is not None:
             raise Rejected("unknown critical parameter")
+        if hop.passed_on(packet):
+            source = self._edge.origin(receiver, packet, source)
         pair = (receiver, packet.sender)
         association = self._associations.get(pair)
         if packet.type is PacketType.R1 and len(self._opportunist):
@@ -371,7 +397,7 @@ class Engine:
             return ()
         actions = association.on_first_data(now, spi)
         self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -391,7 +417,7 @@ class Engine:
             association.armed = None
             actions += association.on_time(now)
             self._settle(association)
-        return actions
+        return self._edge.pass_out(actions, now)
 
     # -- tables --------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from typing import Final
 
 from hipctl import crypto, esp, params, puzzle
 from hipctl.constants import (
+    PACING,
+    PACING_LEAST,
     PACKET_MAX,
     SPI_RESERVED,
     SUITES_MAX,
@@ -30,6 +32,7 @@ from hipctl.wire import frame
 ECHO_MAX: Final = 512  # bytes of echo parameters that we reflect in one packet
 _KNOWN_HOSTS_MAX: Final = 1024
 _IV_LENGTH: Final = 16  # bytes, AES-CBC
+PACING_MOST: Final = 1.0  # seconds: nobody can make us check more slowly
 
 
 class KnownHosts:
@@ -65,7 +68,8 @@ class Offer:
         suite: see ``cipher``.
         host_id: the Responder's key; ``host_id_tlv`` as it stood in R1, which R2's MAC covers.
         host_id_tlv: see ``host_id``.
-        nat_traversal: whether I2 has to say NAT_TRAVERSAL_MODE 1.
+        mode: the NAT_TRAVERSAL_MODE that I2 has to say, None for none.
+        pacing: seconds between connectivity checks, the greater of both sides' wishes.
         echo: what I2 has to echo.
     """
 
@@ -79,7 +83,8 @@ class Offer:
     suite: int
     host_id: HostId
     host_id_tlv: bytes
-    nat_traversal: bool
+    mode: int | None
+    pacing: float
     echo: "Echo"
 
 
@@ -119,6 +124,8 @@ class Agreement:
         suite: ESP suite.
         spi_out: the peer's SPI, to which we send.
         echo: what R2 has to echo.
+        mode: NAT_TRAVERSAL_MODE, or None.
+        pacing: as in Offer.
         key_log: a line for the key log, empty if there is none.
     """
 
@@ -128,6 +135,8 @@ class Agreement:
     suite: int
     spi_out: int
     echo: Echo
+    mode: int | None
+    pacing: float
     key_log: str
 
 
@@ -224,8 +233,12 @@ def _check_group(group: int, offered: Sequence[int], config: EngineConfig) -> No
         raise Rejected("DH group downgraded")
 
 
-def read_r1(packet: Packet, config: EngineConfig, known_hosts: KnownHosts) -> Offer:
+def read_r1(
+    packet: Packet, config: EngineConfig, known_hosts: KnownHosts, *, relayed: bool = False
+) -> Offer:
     """Check an R1 that answers our I1, and choose from its offers (RFC 7401 §6.8).
+
+    ``relayed``: it came through a relay, of whichever side.
 
     Raises:
         MalformedPacket: something is missing or not well formed.
@@ -248,9 +261,7 @@ def read_r1(packet: Packet, config: EngineConfig, known_hosts: KnownHosts) -> Of
         raise Rejected("our HIT suite unknown to the Responder")
     if ParameterType.ESP_TRANSFORM not in packet.need(params.TransportFormatList).formats:
         raise Rejected("no transport format in common")
-    modes = packet.get(params.NatTraversalModes)
-    if modes is not None and NatTraversalMode.UDP_ENCAPSULATION not in modes.modes:
-        raise Rejected("no NAT traversal mode in common")
+    mode = _choose_mode(packet, config, relayed)
     ciphers = packet.need(params.CipherList).ciphers
     cipher = _choose(config.ciphers, ciphers, "no HIP cipher in common")
     suites = packet.need(params.EspTransform).suites
@@ -274,9 +285,36 @@ def read_r1(packet: Packet, config: EngineConfig, known_hosts: KnownHosts) -> Of
         suite=suite,
         host_id=host_id,
         host_id_tlv=packet.tlv(params.HostIdParameter),
-        nat_traversal=modes is not None and config.udp,
+        mode=mode if config.udp else None,
+        pacing=_pacing(packet, config),
         echo=Echo.of(packet),
     )
+
+
+def _choose_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | None:
+    """The NAT traversal mode for what answers an R1 (RFC 9028 §4.3, §4.7.2).
+
+    What came through a relay goes on with connectivity checks, for a relay carries no data of
+    hosts that have not asked for it. Else the exchange itself has shown that the path works.
+    """
+    found = packet.get(params.NatTraversalModes)
+    if found is None and not relayed:
+        return None
+    offered = found.modes[:SUITES_MAX] if found is not None else ()
+    wanted = [NatTraversalMode.ICE_HIP_UDP] if config.ice else []
+    if not relayed:
+        wanted.insert(0, NatTraversalMode.UDP_ENCAPSULATION)
+    mode = next((mode for mode in wanted if mode in offered), None)
+    if mode is None:
+        raise Rejected("no NAT traversal mode in common")
+    return mode
+
+
+def _pacing(packet: Packet, config: EngineConfig) -> float:
+    """Seconds between checks (RFC 9028 §4.4); who says nothing means 50 ms."""
+    theirs = packet.get(params.TransactionPacing)
+    least = theirs.milliseconds / 1e3 if theirs is not None else PACING
+    return min(max(least, config.pacing, PACING_LEAST), PACING_MOST)
 
 
 def make_i2(
@@ -288,6 +326,7 @@ def make_i2(
     config: EngineConfig,
     rng: Rng,
     credentials: Sequence[params.Parameter] = (),
+    locators: params.LocatorSet | None = None,
 ) -> Reply:
     """Make the I2 that answers an R1 (RFC 7401 §5.3.3, RFC 7402 §5.2.1.2).
 
@@ -299,6 +338,7 @@ def make_i2(
         config: of the engine.
         rng: for the DH key and the IV.
         credentials: CERTs and what belongs to them; as hidden as our HOST_ID.
+        locators: our candidates, always hidden.
 
     Raises:
         Rejected: the Responder's DH value is no point of its curve, or I2 gets too long.
@@ -317,10 +357,12 @@ def make_i2(
         esp_length=esp.keymat_length(offer.suite),
     )
     about_us: list[params.Parameter] = [params.HostIdParameter(identity.host_id), *credentials]
+    hidden: list[params.Parameter] = [locators] if locators is not None else []
     if config.encrypt_host_id:
-        plain = params.encode(about_us)
-        encrypted = crypto.encrypt(keys.encrypt_out, rng(_IV_LENGTH), plain)
-        about_us = [params.Encrypted(encrypted)]
+        hidden, about_us = [*hidden, *about_us], []
+    if hidden:
+        encrypted = crypto.encrypt(keys.encrypt_out, rng(_IV_LENGTH), params.encode(hidden))
+        about_us.append(params.Encrypted(encrypted))
     parameters: list[params.Parameter] = [
         params.EspInfo(keys.esp_index, 0, spi),
         params.Solution(offer.puzzle.k, offer.puzzle.opaque, offer.puzzle.random_i, answer_j),
@@ -333,8 +375,10 @@ def make_i2(
     ]
     if offer.counter is not None:
         parameters.append(offer.counter)
-    if offer.nat_traversal:
-        parameters.append(params.NatTraversalModes((NatTraversalMode.UDP_ENCAPSULATION,)))
+    if offer.mode is not None:
+        parameters.append(params.NatTraversalModes((offer.mode,)))
+    if offer.mode == NatTraversalMode.ICE_HIP_UDP:
+        parameters.append(params.TransactionPacing(round(offer.pacing * 1e3)))
     data = header(PacketType.I2, local, peer) + params.encode(parameters)
     try:
         packet = sign_and_mac(data, keys, identity, unsigned=offer.echo.unsigned)
@@ -370,8 +414,12 @@ def accept_i2(
     vetted: Vetted,
     config: EngineConfig,
     known_hosts: KnownHosts,
+    *,
+    relayed: bool = False,
 ) -> Agreement:
     """Check the dear part of an I2: DH, MAC, HOST_ID, signature (RFC 7401 §6.9, steps 9–15).
+
+    ``relayed``: it came through a relay, of whichever side.
 
     Raises:
         MalformedPacket: something is missing or not well formed.
@@ -396,11 +444,7 @@ def accept_i2(
         "TRANSPORT_FORMAT_LIST not offered",
         NotifyType.NO_ESP_PROPOSAL_CHOSEN,
     )
-    modes = packet.get(params.NatTraversalModes)
-    if modes is not None and NatTraversalMode.UDP_ENCAPSULATION not in modes.modes:
-        raise Rejected(
-            "NAT_TRAVERSAL_MODE not offered", NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
-        )
+    mode = _chosen_mode(packet, config, relayed)
     diffie_hellman = packet.need(params.DiffieHellman)
     key = vetted.generation.keys.get(diffie_hellman.group)
     if key is None:
@@ -436,7 +480,31 @@ def accept_i2(
     )
     drawn = len(keys.keymat)
     material = Material.of(vetted.rhash, salt, key, diffie_hellman.public, drawn, secret=shared)
-    return Agreement(host_id, keys, material, suite, spi_out, echo, line if config.keylog else "")
+    return Agreement(
+        host_id,
+        keys,
+        material,
+        suite,
+        spi_out,
+        echo,
+        mode,
+        _pacing(packet, config),
+        line if config.keylog else "",
+    )
+
+
+def _chosen_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | None:
+    """The mode that I2 has chosen, if it may (RFC 9028 §4.3, §4.7.2)."""
+    found = packet.get(params.NatTraversalModes)
+    if found is None and not relayed:
+        return None
+    offered = NatTraversalMode.ICE_HIP_UDP if relayed else NatTraversalMode.UDP_ENCAPSULATION
+    mode = found.modes[0] if found is not None and len(found.modes) == 1 else None
+    if mode != offered or (relayed and not config.ice):
+        raise Rejected(
+            "NAT_TRAVERSAL_MODE not offered", NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
+        )
+    return mode
 
 
 def _chosen(values: Sequence[int], offered: Sequence[int], what: str, notify: NotifyType) -> int:

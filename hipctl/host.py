@@ -37,6 +37,7 @@ from hipctl.interface import (
     AssociationUp,
     ContactChanged,
     CredentialPolicy,
+    Discloses,
     Event,
     OnDatagram,
     Shown,
@@ -164,6 +165,7 @@ class LocalHost:
             anywhere = any(ip in ANYWHERE for ip, _ in self._config.listen)
             follow = self._config.watch and anywhere
             await self._ports.open(self._config.listen, follow)
+            self.engine.set_hosts([a for a in self._ports.addresses if a[0] not in ANYWHERE])
             if follow:
                 await self._roaming.start()
         except BaseException:
@@ -269,6 +271,15 @@ class LocalHost:
         self.engine.use(policy, wall)
         if self._open:
             self._driver.feed(self.engine.show)
+
+    def disclose_by(self, discloses: Discloses) -> None:
+        """See ``interface.Host``."""
+        self.engine.disclose_by(discloses)
+
+    def disclose(self, peer: Hit, *, local: Hit | None = None) -> None:
+        """See ``interface.Host``."""
+        if self._open:
+            self._driver.feed(lambda now: self.engine.disclose(local or self._hits[0], peer, now))
 
     def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
         """See ``interface.Host``."""

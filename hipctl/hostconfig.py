@@ -10,13 +10,12 @@ from pathlib import Path
 
 from hipctl import contact as contacts
 from hipctl.actions import Address
+from hipctl.constants import HIP_PORT
 from hipctl.errors import HostConfigRefused, KeyFileRefused
 from hipctl.identity import HostIdentity
 from hipctl.settings import EngineConfig
 
 _log = logging.getLogger(__name__)
-
-HIP_PORT = 10_500  # RFC 9028 §7.3
 
 _SMALLEST_MTU = 256
 _LARGEST_MTU = 65_535  # of an IPv4 packet

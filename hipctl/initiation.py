@@ -3,19 +3,20 @@
 ``association`` owns state, timers and retransmission; this owns what has been agreed so far.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hipctl import credentials, esp, exchange, params
+from hipctl import credentials, esp, exchange, hop, params
 from hipctl.actions import Address, Pair
-from hipctl.constants import NotifyType
+from hipctl.constants import NatTraversalMode, NotifyType
 from hipctl.credentials import NOTHING
 from hipctl.crypto import Keys, Material
 from hipctl.errors import Rejected
 from hipctl.exchange import Offer, Reply
 from hipctl.identity import HostId, HostIdentity
 from hipctl.interface import Shown
-from hipctl.locators import usable
+from hipctl.locators import read_locator_set, usable
 from hipctl.packet import Packet
 from hipctl.sas import Inbound
 from hipctl.state import Shared
@@ -23,6 +24,8 @@ from hipctl.state import Shared
 _REFUSALS: Final = frozenset(
     {NotifyType.CREDENTIALS_REQUIRED.name, NotifyType.INVALID_CERTIFICATE.name}
 )
+_ICE: Final = NatTraversalMode.ICE_HIP_UDP
+I2_ROOM: Final = 480  # bytes of credentials and locators that I2 has room for, unfragmented
 _REFUSALS_MAX: Final = 3  # NOTIFYs of one exchange whose signature we check
 
 
@@ -58,6 +61,7 @@ class Concluded:
     """What an exchange of ours has agreed.
 
     Attributes:
+        offer: the R1.
         inbound: under which the peer may speak already.
         keys: all keys.
         material: from which later ones are drawn.
@@ -65,6 +69,7 @@ class Concluded:
         shown: our credentials in I2.
     """
 
+    offer: Offer
     inbound: Inbound
     keys: Keys
     material: Material
@@ -131,7 +136,8 @@ class Initiation:
         if work is not None and not self._newer(packet, counter, work.offer):
             raise Rejected("R1 repeated")
         listed = packet.get(params.LocatorSet)
-        offer = exchange.read_r1(packet, shared.config, shared.known_hosts)
+        relayed = hop.relayed(packet, source)
+        offer = exchange.read_r1(packet, shared.config, shared.known_hosts, relayed=relayed)
         theirs = shared.desk.judge_answer(self._pair, packet, None)
         self._started_over |= self._asked_again
         self._asked_again = False
@@ -172,6 +178,7 @@ class Initiation:
         """
         work, shared = self._need(), self._shared
         spi, work.shown = shared.new_spi(), shared.desk.show(self._pair)
+        hidden = credentials.parameters(work.shown)
         try:
             reply = exchange.make_i2(
                 self._identity,
@@ -180,7 +187,8 @@ class Initiation:
                 spi=spi,
                 config=shared.config,
                 rng=shared.rng,
-                credentials=credentials.parameters(work.shown),
+                credentials=hidden,
+                locators=self._locators(work.offer, spi, hidden),
             )
         except Rejected:
             self._work = None
@@ -189,6 +197,14 @@ class Initiation:
         sa = esp.InboundSa(work.offer.suite, spi, reply.keys.esp_in)
         shared.inbound[spi] = Inbound(sa, *self._pair, now)
         return reply
+
+    def _locators(
+        self, offer: Offer, spi: int, hidden: Sequence[params.Parameter]
+    ) -> params.LocatorSet | None:
+        """Our candidates, or in other modes our control relays, as far as they fit into I2."""
+        room = I2_ROOM - len(params.encode(hidden))
+        ice = offer.mode == _ICE
+        return self._shared.listed(self._pair, spi, room, ice=ice, disclosed=True)
 
     def hear_why(self, packet: Packet, name: str) -> None:
         """Note why the Responder leaves our I2 unanswered: for whoever is told of the failure."""
@@ -216,6 +232,16 @@ class Initiation:
             raise Rejected("R2 without I2")
         return exchange.read_r2(packet, work.offer, work.reply.keys)
 
+    def listed_in_r2(self, packet: Packet) -> tuple[params.Locator, ...] | None:
+        """The Responder's locators, in clear or encrypted.
+
+        Raises:
+            MalformedPacket: they are not well formed.
+            Rejected: ENCRYPTED cannot be read.
+        """
+        work = self._need()
+        return read_locator_set(packet, work.reply.keys) if work.reply is not None else None
+
     def judge_r2(self, packet: Packet) -> Shown:
         """The Responder's credentials, out of its R2 or else its R1.
 
@@ -233,7 +259,8 @@ class Initiation:
             raise Rejected("R2 without I2")
         inbound = self._shared.inbound[work.spi]
         reply = work.reply
-        return Concluded(inbound, reply.keys, reply.material, work.offer.host_id, work.shown)
+        offer = work.offer
+        return Concluded(offer, inbound, reply.keys, reply.material, offer.host_id, work.shown)
 
     def _need(self) -> Work:
         if self._work is None:

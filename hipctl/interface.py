@@ -45,6 +45,12 @@ class ContactChanged:
 Event = AssociationUp | AssociationDown | ContactChanged
 
 
+Discloses = Callable[[Hit, Hit, "Shown"], bool]
+"""``discloses(local, peer, shown)``: whether a peer that has begun an association with us, and has
+shown these credentials, may learn our addresses. Else it is told only through which relays we can
+be reached, and hears from us through them. Whom we call learns them anyway."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """Credentials as the base exchange carries them (RFC 8002).
@@ -175,6 +181,12 @@ class Host(Protocol):
             policy: one for all of our HITs; without any nothing is shown, everybody is let in.
             wall: Unix seconds.
         """
+
+    def disclose_by(self, discloses: Discloses) -> None:
+        """From now on ask ``discloses`` who may learn our addresses; without any: everybody."""
+
+    def disclose(self, peer: Hit, *, local: Hit | None = None) -> None:
+        """Let ``peer`` learn our addresses, now and in later associations (bounded)."""
 
     def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
         """What ``peer`` showed in the exchange of our association, and the policy accepted.

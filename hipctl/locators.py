@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from hipctl import crypto, params
 from hipctl.actions import Address
 from hipctl.constants import (
     CREDIT_AGING_FACTOR,
@@ -16,6 +17,9 @@ from hipctl.constants import (
     LOCATORS_MAX,
     LocatorType,
 )
+from hipctl.crypto import Keys
+from hipctl.errors import Rejected
+from hipctl.packet import Packet
 from hipctl.params_mobility import UNBOUNDED, Locator
 
 _SIGNALING: Final = 1  # Traffic Type
@@ -219,6 +223,26 @@ def one_host(text: str) -> bool:
 
 def _loopback(text: str) -> bool:
     return ipaddress.ip_address(text).is_loopback
+
+
+def read_locator_set(packet: Packet, keys: Keys) -> tuple[params.Locator, ...] | None:
+    """The LOCATOR_SET of an authentic packet, in clear or out of ENCRYPTED.
+
+    Raises:
+        MalformedPacket: it is not well formed.
+        Rejected: ENCRYPTED cannot be read, or holds what must not be ignored.
+    """
+    clear = packet.get(params.LocatorSet)
+    if clear is not None:
+        return clear.locators
+    encrypted = packet.get(params.Encrypted)
+    if encrypted is None:
+        return None
+    inner = params.decode(crypto.decrypt(keys.encrypt_in, encrypted.ciphertext))
+    if any(isinstance(found, params.Unknown) and found.critical for found in inner):
+        raise Rejected("unknown critical parameter")
+    sets = [found for found in inner if isinstance(found, params.LocatorSet)]
+    return sets[0].locators if sets else None
 
 
 class Credit:

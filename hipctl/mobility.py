@@ -9,11 +9,11 @@ from typing import Final
 
 from hipctl import crypto, params
 from hipctl.actions import Address, Pair, Path
+from hipctl.checks import Ask
 from hipctl.constants import LocatorType
 from hipctl.crypto import Keys
-from hipctl.errors import Rejected
+from hipctl.flow import CALL_RATE, Flow
 from hipctl.locators import Credit, PeerLocators, Status
-from hipctl.packet import Packet
 from hipctl.params_mobility import UNBOUNDED
 from hipctl.sas import SaPair
 from hipctl.state import Shared
@@ -22,11 +22,8 @@ from hipctl.wire import frame
 _IV_LENGTH: Final = 16
 _PATHS_MAX: Final = 8  # that are probed at once
 _PROBES_MAX: Final = 4  # of addresses that one LOCATOR_SET names
-_CALL_RATE: Final = 5.0  # packets a second, each way, that make a flow call-like
-_CALL_PAUSE: Final = 2.0  # seconds without sending that end it
 _LOOKS: Final = 5  # looks while ``silence`` passes
 _SLOW_LOOK: Final = 2.0  # seconds between looks at one in use that has several paths
-_PATIENCE_MAX: Final = 16.0  # seconds: a stream that nobody answers is not probed all the time
 
 
 class Mobility:
@@ -39,16 +36,11 @@ class Mobility:
     """
 
     __slots__ = (
-        "_active",
-        "_busy_at",
-        "_call",
         "_credit",
+        "_flow",
         "_granted",
-        "_looked",
         "_pair",
-        "_patience",
         "_sas",
-        "_searched_at",
         "_searching",
         "_shared",
         "ours",
@@ -65,13 +57,74 @@ class Mobility:
         self.told = len(self.ours) < 2  # the one that the exchange has shown needs no telling
         self._credit = Credit(now)
         self._granted = 0
-        self._looked = (now, 0, 0)  # when, packets sent, packets received
-        self._active = False  # something was sent or received between the last two looks
-        self._call = False
-        self._busy_at = now
-        self._patience = shared.config.silence
+        self._flow = Flow(shared.config.silence, now)
         self._searching = False
-        self._searched_at = now
+
+    # -- what ``traversal`` does otherwise -----------------------------------------------------
+
+    reachable: Final = True
+    failed: Final = False
+    lost: Final = False
+    relayed: Final = False
+    spread: Final = 1
+
+    def describe(self) -> list[dict[str, object]]:
+        """The peer's addresses and what we know about each, JSON-ready."""
+        return [
+            {
+                "address": list(known.address),
+                "status": known.status.name,
+                "preferred": known.address == self.peer.preferred,
+            }
+            for known in self.peer
+        ]
+
+    @property
+    def heeds_order(self) -> bool:
+        """Whether a LOCATOR_SET may have been overtaken by a later one."""
+        return self.peer.told
+
+    def learn(self, listed: Sequence[params.Locator], now: float) -> None:
+        """Take the LOCATOR_SET of a base exchange; its addresses are verified before use."""
+        here = self.path().to
+        self.peer.replace([one for one in listed if one.ip], here[1], here, now)
+
+    def disclose(self, now: float) -> None:
+        """The peer knows where we are: it speaks with us directly."""
+
+    def expire(self, now: float) -> bool:
+        """Deprecate addresses whose lifetime has ended; True if there are any."""
+        return self.peer.expire(now)
+
+    def next_expiry(self) -> float | None:
+        """When the next lifetime ends."""
+        return self.peer.next_expiry()
+
+    def rekeying(self, spi_out: int, spi_in: int) -> None:
+        """Nobody on the way looks at SPIs."""
+
+    def on_request(self, path: Path, shown: int, nominated: bool, now: float) -> Ask | None:
+        """A connectivity check, which nobody has agreed on: it is acknowledged."""
+        return None
+
+    def on_response(self, ask: Ask, came: Path, mapped: Address, now: float) -> bool:
+        """We send none."""
+        return False
+
+    def on_given_up(self, ask: Ask, now: float) -> None:
+        """We send none."""
+
+    def asks(self, now: float) -> list[Ask]:
+        """We send none."""
+        return []
+
+    def wanted(self, ask: Ask) -> bool:
+        """We send none."""
+        return False
+
+    def deadline(self) -> float | None:
+        """Nothing here has a time of its own."""
+        return None
 
     # -- paths ---------------------------------------------------------------------------------
 
@@ -148,7 +201,7 @@ class Mobility:
 
     def rekeyed(self, now: float) -> None:
         """The SAs are other ones now; the path stays."""
-        self._looked = (now, 0, 0)
+        self._flow.restart(now)
         self.use(self.path(), now)
 
     # -- we move -------------------------------------------------------------------------------
@@ -274,80 +327,40 @@ class Mobility:
 
     def look(self, heard_at: float, now: float) -> list[Path]:
         """See whether a call still hears its peer; return the paths to try if not."""
-        sas, (since, sent_before, received_before) = self._sas, self._looked
+        sas, flow = self._sas, self._flow
         sa = sas.outbound.sa
-        sent, received = sa.packets, sas.inbound.sa.packets
-        self._looked = (now, sent, received)
-        self._active = (sent, received) != (sent_before, received_before)
         if sa.metered:
             self._meter(now)
         else:
             self._credit.look(sas.inbound.sa.received(), now)
-        least = _CALL_RATE * (now - since)
-        busy = sent - sent_before >= least > 0
-        if busy:
-            self._busy_at = now
-            self._call |= received - received_before >= least
-        elif now - self._busy_at > _CALL_PAUSE:
-            self._call = False
-        if heard_at > since:
-            self._patience, self._searched_at = self._shared.config.silence, heard_at
+        quiet = flow.look(sa.packets, sas.inbound.sa.packets, heard_at, now)
+        if flow.heard:
             self._searching = False
-        quiet = now - max(heard_at, self._searched_at)
-        if not (self._call and busy) or quiet < self._patience:
-            return []
-        return self._search(now)
+        return self._search() if quiet else []
 
     def questioned(self, heard_at: float, now: float) -> list[Path]:
-        """The peer asks who is there; return the paths to try if we don't hear it either.
+        """The peer asks who is there; return the paths to try if we don't hear it either."""
+        return self._search() if self._flow.doubts(heard_at, now) else []
 
-        It has noticed first. Once it speaks along another path we hear it again, and would not
-        notice that it doesn't hear us.
-        """
-        quiet = now - max(heard_at, self._searched_at)
-        if not self._call or quiet < self._shared.config.silence / 2:
-            return []
-        return self._search(now)
-
-    def _search(self, now: float) -> list[Path]:
-        self._patience = min(self._patience * 2, _PATIENCE_MAX)
-        self._searching, self._searched_at = True, now
+    def _search(self) -> list[Path]:
+        self._searching = True
         self._shared.counters["silence"] += 1
         self._consider_contacts()
         return self.paths()
 
     def next_look(self) -> float | None:
         """Seconds until the next look; None: the association's own pace will do."""
-        if self._call or self._sas.outbound.sa.metered:
+        flow = self._flow
+        if flow.call or self._sas.outbound.sa.metered:
             return self._shared.config.silence / _LOOKS
-        if self._active and (len(self.ours) > 1 or sum(known.listed for known in self.peer) > 1):
+        if flow.active and (len(self.ours) > 1 or sum(known.listed for known in self.peer) > 1):
             return _SLOW_LOOK
         return None
 
     @property
     def in_use(self) -> bool:
         """Whether enough was sent that the peer may learn of our other addresses."""
-        return self._sas.outbound.sa.packets >= _CALL_RATE
-
-
-def read_locator_set(packet: Packet, keys: Keys) -> tuple[params.Locator, ...] | None:
-    """The LOCATOR_SET of an authentic packet, in clear or out of ENCRYPTED.
-
-    Raises:
-        MalformedPacket: it is not well formed.
-        Rejected: ENCRYPTED cannot be read, or holds what must not be ignored.
-    """
-    clear = packet.get(params.LocatorSet)
-    if clear is not None:
-        return clear.locators
-    encrypted = packet.get(params.Encrypted)
-    if encrypted is None:
-        return None
-    inner = params.decode(crypto.decrypt(keys.encrypt_in, encrypted.ciphertext))
-    if any(isinstance(found, params.Unknown) and found.critical for found in inner):
-        raise Rejected("unknown critical parameter")
-    sets = [found for found in inner if isinstance(found, params.LocatorSet)]
-    return sets[0].locators if sets else None
+        return self._sas.outbound.sa.packets >= CALL_RATE
 
 
 def _first(ours: Sequence[Address], to: Address) -> Address | None:

@@ -12,9 +12,10 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Final
 
-from hipctl import params, puzzle
+from hipctl import hop, params, puzzle
 from hipctl.actions import Address
 from hipctl.constants import (
+    HOP_LENGTH,
     UNFRAGMENTED_MAX,
     HitSuite,
     NatTraversalMode,
@@ -48,7 +49,8 @@ class Generation:
         began: monotonic seconds.
         secret: from which #I are derived.
         keys: DH key by group, made when first asked for.
-        r1s: by group and difficulty, which the signature covers; made when first asked for.
+        r1s: by group, difficulty and whether it goes through a relay, which the signature covers;
+            made when first asked for.
         spent: solutions of accepted I2s: one exchange each.
         bad: how many I2s with this solution failed a later check.
     """
@@ -57,7 +59,7 @@ class Generation:
     began: float
     secret: bytes
     keys: dict[int, DhKey] = field(default_factory=dict)
-    r1s: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    r1s: dict[tuple[int, int, bool], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
     spent: set[bytes] = field(default_factory=set)
     bad: dict[bytes, int] = field(default_factory=dict)
 
@@ -131,9 +133,11 @@ class Responder:
         k = self.difficulty(now)
         groups = self._config.groups
         group = next((mine for mine in groups if mine in offered), groups[0])
-        r1 = generation.r1s.get((group, k))
+        relayed = hop.relayed(packet, source)
+        r1 = generation.r1s.get((group, k, relayed))
         if r1 is None:
-            r1 = generation.r1s[group, k] = self._make_r1(generation, group, k)
+            r1 = self._make_r1(generation, group, k, relayed=relayed)
+            generation.r1s[group, k, relayed] = r1
         before, between, after = r1
         stamp = int((now - generation.began) * _STAMPS).to_bytes(_STAMP_LENGTH, "big")
         random_i = self._random_i(generation, k, stamp, packet.sender, source)
@@ -219,7 +223,9 @@ class Responder:
         mac = hmac.digest(generation.secret, asked, "sha384")
         return (stamp + mac)[: self._rhash_length]
 
-    def _make_r1(self, generation: Generation, group: int, k: int) -> tuple[bytes, bytes, bytes]:
+    def _make_r1(
+        self, generation: Generation, group: int, k: int, *, relayed: bool
+    ) -> tuple[bytes, bytes, bytes]:
         """Build and sign the R1; return what lies around receiver, Opaque and #I.
 
         Credentials that would make it so long that it travels in fragments are left out.
@@ -243,7 +249,10 @@ class Responder:
             params.TransportFormatList((ParameterType.ESP_TRANSFORM,)),
             params.EspTransform(config.esp_suites),
         ]
-        if config.udp:
+        if relayed:
+            rest.append(params.NatTraversalModes((NatTraversalMode.ICE_HIP_UDP,)))
+            rest.append(params.TransactionPacing(round(config.pacing * 1e3)))
+        elif config.udp:
             rest.append(params.NatTraversalModes((NatTraversalMode.UDP_ENCAPSULATION,)))
         head = header(PacketType.R1, self._identity.hit, bytes(16))
         counter, puzzle_tlv = (frame(p.TYPE, p.content()) for p in first)
@@ -254,7 +263,7 @@ class Responder:
                 self._identity.host_id.algorithm, self._identity.sign(cover(unsigned))
             )
             whole = unsigned + frame(signature.TYPE, signature.content())
-            if len(whole) <= UNFRAGMENTED_MAX:
+            if len(whole) <= UNFRAGMENTED_MAX - (HOP_LENGTH if relayed else 0):
                 break
         whole = finish(whole)
         opaque_at = len(head) + len(counter) + _OPAQUE_AT

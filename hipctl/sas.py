@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from hipctl import esp
-from hipctl.actions import Address, Relayed
+from hipctl.actions import Address, wire
 from hipctl.identity import Hit
 from hipctl.settings import EngineConfig
 
@@ -32,7 +32,7 @@ class Outbound:
     def aim(self, address: Address, source: Address | None) -> None:
         """Send there from now on."""
         self.address, self.source = address, source
-        self.wire = address.via if isinstance(address, Relayed) else address
+        self.wire = wire(address)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from hipctl.constants import (
     CLOSED_LIFETIME,
     GENERATION_LIFETIME,
     OLD_SA_LIFETIME,
+    PACING,
     PUZZLE_K,
     PUZZLE_K_BUSY,
     PUZZLE_K_MAX,
@@ -37,7 +38,9 @@ class EngineConfig:
         calm_load: full looks at strangers' I2s a second (or 32 times as many R1s) up to which
             puzzles stay as they are; with each doubling they get one bit harder.
         k_max: the hardest puzzle that we solve for a peer, bits.
-        udp: whether control packets travel in UDP: R1 and I2 then say NAT_TRAVERSAL_MODE 1.
+        udp: whether control packets travel in UDP: R1 and I2 then say NAT_TRAVERSAL_MODE.
+        ice: whether exchanges that come through a relay go on with connectivity checks.
+        pacing: least seconds between two of them, Min Ta.
         encrypt_host_id: whether our I2 hides who we are.
         keylog: whether KeyLog actions are made.
         opportunistic_responder: whether the default identity answers I1s without receiver.
@@ -86,6 +89,8 @@ class EngineConfig:
     calm_load: float = 128.0
     k_max: int = PUZZLE_K_MAX
     udp: bool = True
+    ice: bool = True
+    pacing: float = PACING
     encrypt_host_id: bool = True
     keylog: bool = False
     opportunistic_responder: bool = False

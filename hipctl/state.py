@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from hipctl.actions import Address, Pair
-from hipctl.constants import SPI_RESERVED
+from hipctl.candidates import Candidate, fits, gather, to_locators
+from hipctl.constants import SPI_RESERVED, RegistrationType
 from hipctl.credentials import Desk
 from hipctl.crypto import Rng
 from hipctl.exchange import KnownHosts
 from hipctl.identity import Hit
+from hipctl.interface import Discloses, Shown
 from hipctl.limits import Limiter
+from hipctl.params import LocatorSet, PeerPermission
 from hipctl.sas import Inbound, Outbound
 from hipctl.settings import EngineConfig
 
@@ -38,6 +41,48 @@ class Timer(Enum):
     CLOSED = "the peer may still repeat its CLOSE"
 
 
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Errand: let ``local``'s data relay at ``server`` pass on what comes from a peer, and to it.
+
+    Attributes:
+        local: our HIT.
+        server: where the relay is.
+        permission: for its UPDATE.
+    """
+
+    local: Hit
+    server: Address
+    permission: PeerPermission
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """Errand: see whether the servers of ``local`` still hear us: our NAT may have moved us."""
+
+    local: Hit
+
+
+Errand = Permit | Poke
+
+
+@dataclass(slots=True)
+class OurServer:
+    """A server with which an identity of ours is registered.
+
+    Attributes:
+        address: where it is.
+        types: registration types that it has granted.
+        reflexive: where it sees us (REG_FROM), or None.
+        relayed: what it has opened for us (RELAYED_ADDRESS), or None.
+    """
+
+    address: Address
+    types: frozenset[int] = frozenset()
+    reflexive: Address | None = None
+    relayed: Address | None = None
+
+
 @dataclass(slots=True)
 class Shared:
     """What all associations of one engine share.
@@ -56,6 +101,14 @@ class Shared:
         serial: last number that a SolvePuzzle got.
         here: at which of them the packet came that is being processed, if the shell tells.
         locators: our own addresses, the preferred one first; empty while nobody has told us.
+        hosts: where we listen, for want of ``locators``.
+        mapped: what a router has opened for us: (external address, our address behind it).
+        may_learn: who may learn where we are.
+        disclosed: peers that may, whatever ``may_learn`` says.
+        errands: what an association asks of another one, which the engine passes on.
+        servers: (local HIT, server HIT) -> a server that we are registered with.
+        via_rvs: IP address of the rendezvous server that the packet in hand came through, or
+            nothing.
     """
 
     config: EngineConfig
@@ -71,6 +124,73 @@ class Shared:
     serial: int = 0
     locators: tuple[Address, ...] = ()
     here: Address | None = None
+    hosts: tuple[Address, ...] = ()
+    mapped: tuple[tuple[Address, Address], ...] = ()
+    may_learn: Discloses | None = None
+    disclosed: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
+    errands: list[Errand] = field(default_factory=list)
+    servers: dict[Pair, OurServer] = field(default_factory=dict)
+    via_rvs: str = ""
+
+    def candidates(self, local: Hit, *, disclosed: bool = True) -> tuple[Candidate, ...]:
+        """Where ``local`` may be reached, the best first (RFC 9028 §4.2).
+
+        Args:
+            local: one of our HITs.
+            disclosed: whether the peer may learn where we are; else only through which relays.
+        """
+        servers = [known for (mine, _), known in self.servers.items() if mine == local]
+        relayed = [
+            (known.relayed, known.address, None) for known in servers if known.relayed is not None
+        ]
+        if not disclosed:
+            return gather((), (), relayed)
+        reflexive = [(known.reflexive, None) for known in servers if known.reflexive is not None]
+        return gather(self.locators or self.hosts, [*self.mapped, *reflexive], relayed)
+
+    def relays(self, local: Hit) -> list[Address]:
+        """The control relays of ``local``."""
+        return [
+            known.address
+            for (mine, _), known in self.servers.items()
+            if mine == local and RegistrationType.RELAY_UDP_HIP in known.types
+        ]
+
+    def listed(
+        self, pair: Pair, spi: int, room: int, *, ice: bool, disclosed: bool
+    ) -> LocatorSet | None:
+        """What a packet of the base exchange says of where we are, or None.
+
+        Args:
+            pair: of the association.
+            spi: our inbound one.
+            room: bytes that it may take, at most.
+            ice: whether connectivity checks follow, which need candidates; else only our control
+                relays are told.
+            disclosed: whether the peer may learn where we are.
+        """
+        found = self.candidates(pair[0], disclosed=disclosed) if ice else ()
+        told = to_locators(found, spi, fits(room), self.relays(pair[0]))
+        return LocatorSet(told) if told or ice else None
+
+    def discloses(self, pair: Pair, shown: Shown) -> bool:
+        """Whether a peer that has begun an association with us may learn where we are."""
+        may_learn = self.may_learn
+        return may_learn is None or pair in self.disclosed or may_learn(*pair, shown)
+
+    def disclose(self, pair: Pair) -> None:
+        """The peer may learn where we are from now on."""
+        self.disclosed[pair] = None
+        self.disclosed.move_to_end(pair)
+        if len(self.disclosed) > self.config.max_associations:
+            self.disclosed.popitem(last=False)
+
+    def server_at(self, local: Hit, address: Address) -> Hit | None:
+        """Which server of ``local`` is at ``address``."""
+        for (mine, server), known in self.servers.items():
+            if mine == local and known.address == address:
+                return server
+        return None
 
     def remember(self, peer: Hit, address: Address) -> None:
         """Note where ``peer`` is, for want of better knowledge."""

@@ -3,14 +3,15 @@
 Nothing here signs, sends or reads a parameter; ``upkeep`` does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from hipctl.actions import Path
+from hipctl.checks import Ask
 
-OUTSTANDING_MAX: Final = 24  # UPDATEs of ours that wait for an ACK at a time
+OUTSTANDING_MAX: Final = 64  # UPDATEs of ours that wait for an ACK at a time
 _AHEAD_MAX: Final = 4_096  # a new Update ID may be so far ahead of the highest that we know
 _BEHIND: Final = 64  # of so many below it we know which came
 _CIRCLE: Final = 2**32
@@ -38,6 +39,8 @@ class Outstanding:
         nonce: in its ECHO_REQUEST_SIGNED; empty if it has none.
         announces: it carries our LOCATOR_SET.
         rekeys: it carries ESP_INFO with a new SPI.
+        ask: the connectivity check that it is, or None.
+        pause: seconds before its first retransmission, 0 for what the path's round trips say.
         sent_at: first transmission.
         due_at: next transmission, or giving up.
         attempt: transmissions so far.
@@ -50,6 +53,8 @@ class Outstanding:
     nonce: bytes = b""
     announces: bool = False
     rekeys: bool = False
+    ask: Ask | None = None
+    pause: float = 0.0
     sent_at: float = 0.0
     due_at: float = 0.0
     attempt: int = 0
@@ -86,7 +91,7 @@ class Updates:
     def sent(self, update: Outstanding, now: float) -> None:
         """Note the first transmission; beyond the limit a probe is forgotten, else the oldest."""
         update.sent_at, update.attempt = now, 1
-        update.due_at = now + self._pause(1)
+        update.due_at = now + self._pause(update)
         self.outstanding[update.update_id] = update
         if len(self.outstanding) > OUTSTANDING_MAX:
             least = (u for u in self.outstanding.values() if u.nonce and not u.announces)
@@ -126,15 +131,21 @@ class Updates:
                 given_up.append(update)
                 continue
             update.attempt += 1
-            update.due_at = now + self._pause(update.attempt)
+            update.due_at = now + self._pause(update)
             again.append(update)
         return again, given_up
 
-    def _pause(self, attempt: int) -> float:
-        first = self.initial
-        if self.rtt is not None:
+    def _pause(self, update: Outstanding) -> float:
+        first = update.pause or self.initial
+        if self.rtt is not None and not update.pause:
             first = min(max(2 * self.rtt, self.least), first)
-        return first * 2.0 ** (attempt - 1)
+        return first * 2.0 ** (update.attempt - 1)
+
+    def drop_idle(self, wanted: Callable[[Ask], bool], now: float) -> None:
+        """Forget checks whose answers nobody waits for, when they would be sent again."""
+        for update in list(self.outstanding.values()):
+            if update.ask is not None and update.due_at <= now and not wanted(update.ask):
+                del self.outstanding[update.update_id]
 
     # -- the peer's ----------------------------------------------------------------------------
 

@@ -11,12 +11,15 @@ All of it travels in UPDATEs, whose packets are made and read here; ``update`` n
   peer; its SAs stay in use meanwhile (RFC 7401 §6.11 would close them).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from hipctl import credentials, exchange, params
 from hipctl.actions import Action, Address, Pair, Path, Transmit
+from hipctl.checklist import same
+from hipctl.checks import Ask
 from hipctl.constants import (
     PROBE_RETRANSMIT_MAX,
     UPDATE_RETRANSMIT_INITIAL,
@@ -28,12 +31,14 @@ from hipctl.crypto import Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import HostId, HostIdentity
 from hipctl.limits import Limiter
-from hipctl.mobility import Mobility, read_locator_set
+from hipctl.locators import read_locator_set
+from hipctl.mobility import Mobility
 from hipctl.packet import Packet, header
 from hipctl.rekey import Rekeying
 from hipctl.sansio import Timers
 from hipctl.sas import SaPair
 from hipctl.state import Shared
+from hipctl.traversal import Traversal
 from hipctl.update import Arrival, Outstanding, Updates
 
 _NONCE_LENGTH: Final = 16  # bytes
@@ -72,8 +77,8 @@ class Upkeep:
         "_identity",
         "_keys",
         "_listed_by",
-        "_mobility",
         "_pair",
+        "_paths",
         "_probes",
         "_rekeying",
         "_sas",
@@ -92,6 +97,7 @@ class Upkeep:
         material: Material,
         sas: SaPair,
         shared: Shared,
+        paths: Mobility | Traversal,
         now: float,
     ) -> None:
         config = shared.config
@@ -104,7 +110,7 @@ class Upkeep:
         self._shared = shared
         initial = min(config.retransmit_initial, UPDATE_RETRANSMIT_INITIAL)
         self._updates = Updates(initial, UPDATE_RETRANSMIT_MIN)
-        self._mobility = Mobility(pair, sas, shared, now)
+        self._paths = paths
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
         self._probes = Limiter(_PROBES_RATE, _PROBES_BURST, 1)
         self._listed_by = 0  # Update ID of the LOCATOR_SET in force
@@ -116,15 +122,22 @@ class Upkeep:
 
     def describe(self) -> list[dict[str, object]]:
         """The peer's addresses and what we know about each, JSON-ready."""
-        peer = self._mobility.peer
-        return [
-            {
-                "address": list(known.address),
-                "status": known.status.name,
-                "preferred": known.address == peer.preferred,
-            }
-            for known in peer
-        ]
+        return self._paths.describe()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether data may be sent."""
+        return self._paths.reachable
+
+    @property
+    def failed(self) -> bool:
+        """No path to the peer has been found."""
+        return self._paths.failed
+
+    @property
+    def relayed(self) -> bool:
+        """Whether data goes through a relay, of either side."""
+        return self._paths.relayed
 
     def pause(self) -> None:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
@@ -153,34 +166,38 @@ class Upkeep:
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
-        ours, acks = self._timers.deadline(), self._updates.deadline()
-        if ours is None or acks is None:
-            return acks if ours is None else ours
-        return min(ours, acks)
+        times = self._timers.deadline(), self._updates.deadline(), self._paths.deadline()
+        return min((at for at in times if at is not None), default=None)
 
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine; look at ``broken`` afterwards."""
         actions: list[Action] = []
         for chore in self._timers.expired(now):
             actions += _CHORES[chore](self, now)
+        self._updates.drop_idle(self._paths.wanted, now)
         again, given_up = self._updates.expired(now)
         for update in again:
             if update.rekeys and not update.nonce:
-                update.path = self._mobility.path()
+                update.path = self._paths.path()
             actions.append(_transmit(update))
             if update.announces and update.attempt == 2:
                 actions += self._announce_elsewhere(update, now)
         for update in given_up:
-            self._judge_given_up(update)
+            self._judge_given_up(update, now)
+        actions += [self._check(ask, now) for ask in self._paths.asks(now)]
+        self.broken |= self._paths.lost
         return actions
 
-    def _judge_given_up(self, update: Outstanding) -> None:
+    def _judge_given_up(self, update: Outstanding, now: float) -> None:
+        if update.ask is not None:
+            self._paths.on_given_up(update.ask, now)
+            return
         others = self._updates.outstanding.values()
         if update.rekeys and self._rekeying.unsaid:
             self.broken |= not any(other.rekeys for other in others)
-        if update.announces and not self._mobility.told:
+        if update.announces and not self._paths.told:
             self.broken |= not any(other.announces for other in others)
-        unverified = self._sas.outbound.sa.metered and update.path.to == self._mobility.path().to
+        unverified = self._sas.outbound.sa.metered and update.path.to == self._paths.path().to
         if unverified and not any(other.path.to == update.path.to for other in others):
             self.broken = True  # data goes nowhere
         self._shared.counters["UPDATE not acknowledged"] += 1
@@ -202,31 +219,49 @@ class Upkeep:
         if host_id is not None and host_id.host_id != self._host_id:
             raise Rejected("HOST_ID of another")
         echo = exchange.Echo.of(packet)
-        nonces = _nonces(packet)
+        check = packet.get(params.CandidatePriority)
+        answers = _Answers(
+            update_ids,
+            _nonces(packet),
+            Path(self._shared.here, source),
+            packet.get(params.MappedAddress),
+        )
         if seq is None or arrival is Arrival.REPEATED:
-            actions = self._take_acks(update_ids, nonces, now)
+            actions = self._take_acks(answers, now)
             self._finish_rekey(now)
             if seq is not None and self._answers.allow("", now):
                 self._shared.counters["UPDATE repeated"] += 1
-                actions.append(self._acknowledge((seq.update_id,), echo, source))
+                seen = _seen(source) if check is not None else []
+                actions.append(self._acknowledge((seq.update_id,), echo, source, seen))
             return actions
         listed = read_locator_set(packet, self._keys)
         said = self._rekeying.read(packet, now)
+        nominated = packet.get(params.Nominate) is not None
         if said is not None:
             self._rekeying.agree(said, now)  # the last thing that may raise
             self._timers.stop(Chore.PATIENCE)
+            self._tell_relay()
         self._updates.note(seq.update_id)
         actions = self._take_credentials(packet, source, now)
-        actions += self._take_acks(update_ids, nonces, now)
+        actions += self._take_acks(answers, now)
+        if check is not None:
+            acks = (seq.update_id,)
+            answer = self._paths.on_request(answers.path, check.priority, nominated, now)
+            if answer is not None:
+                actions.append(self._check(answer, now, ack=acks, echo=echo, seen=_seen(source)))
+            else:
+                actions.append(self._acknowledge(acks, echo, source, _seen(source)))
+            self._finish_rekey(now)
+            return actions
         listed = self._newest(listed, seq.update_id)
-        wanted = self._mobility.take(_known(listed), source, now)
+        wanted = self._paths.take(_known(listed), source, now)
         wanted = [path for path in wanted if self._probes.allow("", now)]
         actions += self._answer(seq.update_id, echo, source, wanted, now)
         self._finish_rekey(now)
         if listed is not None:
             self._watch_lifetimes()
             return [*actions, *self._unsupported(listed, source, now)]
-        paths = self._mobility.questioned(self._heard_at(), now) if echo != _NO_ECHO else []
+        paths = self._paths.questioned(self._heard_at(), now) if echo != _NO_ECHO else []
         return [*actions, *(self._probe(path, now) for path in paths)]
 
     def _screen(
@@ -253,7 +288,7 @@ class Upkeep:
         if listed is None:
             return None
         behind = (self._listed_by - update_id) % 2**32
-        if self._mobility.peer.told and 0 < behind < 2**31:
+        if self._paths.heeds_order and 0 < behind < 2**31:
             self._shared.counters["LOCATOR_SET overtaken"] += 1
             return None
         self._listed_by = update_id
@@ -269,7 +304,7 @@ class Upkeep:
         if here is not None:
             actions.append(self._probe(here, now, ack=ack, echo=echo))
         if self._owes_half():
-            to = self._mobility.to(source)
+            to = self._paths.to(source)
             if here is None:
                 actions.append(self._say_rekey(now, to, ack=ack, echo=echo))
             else:  # the probe may go unanswered, this must not
@@ -300,7 +335,7 @@ class Upkeep:
         sealed = credentials.sealed(changed, self._keys, shared.rng)
         limit = shared.config.update_retransmit_max
         try:
-            return [self._ask(self._mobility.path(), now, limit=limit, probes=False, more=sealed)]
+            return [self._ask(self._paths.path(), now, limit=limit, probes=False, more=sealed)]
         except ValueError:
             shared.counters["credentials longer than a packet"] += 1
             shared.desk.ours.pop(self._pair, None)
@@ -314,25 +349,25 @@ class Upkeep:
         waiting = self._updates.outstanding.values()
         return not any(update.rekeys and not update.nonce for update in waiting)
 
-    def _take_acks(
-        self, update_ids: Iterable[int], nonces: frozenset[bytes], now: float
-    ) -> list[Action]:
+    def _take_acks(self, answers: "_Answers", now: float) -> list[Action]:
         actions: list[Action] = []
+        outstanding, nonces = self._updates.outstanding, answers.nonces
+        update_ids = [each for each in answers.update_ids if answers.fit(outstanding.get(each))]
         for update in self._updates.acknowledged(update_ids, now):
+            if update.ask is not None:
+                mapped = answers.mapped.address if answers.mapped is not None else ("", 0)
+                self._paths.on_response(update.ask, answers.path, mapped, now)
+                continue
             if update.announces:  # one that tells of earlier addresses was withdrawn
-                self._mobility.told = True
+                self._paths.told = True
             pending = self._rekeying.unsaid
             if update.rekeys and pending is not None:
                 pending.acknowledged = True
                 if pending.theirs is None:
                     self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
-            if (
-                update.nonce
-                and update.nonce in nonces
-                and self._mobility.answered(update.path, now)
-            ):
+            if update.nonce and update.nonce in nonces and self._paths.answered(update.path, now):
                 self._withdraw()
-                self._mobility.told = False
+                self._paths.told = False
                 actions += self._announce(now)
         return actions
 
@@ -343,8 +378,40 @@ class Upkeep:
         data += params.encode([*parameters, *echo.signed])
         return exchange.sign_and_mac(data, self._keys, self._identity, unsigned=echo.unsigned)
 
-    def _acknowledge(self, ack: tuple[int, ...], echo: exchange.Echo, to: Address) -> Transmit:
-        return Transmit(self._make([params.Ack(ack)], echo), to)
+    def _acknowledge(
+        self,
+        ack: tuple[int, ...],
+        echo: exchange.Echo,
+        to: Address,
+        more: Sequence[params.Parameter] = (),
+    ) -> Transmit:
+        return Transmit(self._make([params.Ack(ack), *more], echo), to)
+
+    def _check(
+        self,
+        ask: Ask,
+        now: float,
+        *,
+        ack: tuple[int, ...] = (),
+        echo: exchange.Echo = _NO_ECHO,
+        seen: Sequence[params.Parameter] = (),
+    ) -> Transmit:
+        """Send a connectivity check (RFC 9028 §4.6.1); with ``ack`` it answers one, too."""
+        number, nonce = self._updates.number(), self._shared.rng(_NONCE_LENGTH)
+        parameters: list[params.Parameter] = [
+            params.Seq(number),
+            params.EchoRequestSigned(nonce),
+            params.CandidatePriority(ask.priority),
+            *seen,
+        ]
+        if ack:
+            parameters.append(params.Ack(ack))
+        if ask.nominate:
+            parameters.append(params.Nominate())
+        packet = self._make(parameters, echo)
+        update = Outstanding(number, packet, ask.path, ask.limit, nonce, ask=ask, pause=ask.rto)
+        self._updates.sent(update, now)
+        return _transmit(update)
 
     def _ask(
         self,
@@ -371,7 +438,7 @@ class Upkeep:
             parameters.append(params.Ack(ack))
         if announces:
             spi = self._sas.inbound.sa.spi if pending is None else pending.ours.spi
-            parameters.append(self._mobility.said(spi, self._keys))
+            parameters.append(self._paths.said(spi, self._keys))
         nonce = self._shared.rng(_NONCE_LENGTH) if probes else b""
         if nonce:
             parameters.append(params.EchoRequestSigned(nonce))
@@ -391,7 +458,7 @@ class Upkeep:
     ) -> Transmit:
         """Ask whether the peer is there; longer where our data goes already."""
         limit = PROBE_RETRANSMIT_MAX
-        if path.to == self._mobility.path().to:
+        if path.to == self._paths.path().to:
             limit = self._shared.config.update_retransmit_max
         return self._ask(path, now, limit=limit, ack=ack, echo=echo, announces=announces)
 
@@ -404,7 +471,18 @@ class Upkeep:
 
     def start_rekey(self, now: float) -> list[Action]:
         """Begin to replace the SAs, unless that is under way (RFC 7402 §6.8)."""
-        return [self._say_rekey(now)] if self._rekeying.begin(now) else []
+        if not self._rekeying.begin(now):
+            return []
+        self._tell_relay()
+        return [self._say_rekey(now)]
+
+    def _tell_relay(self) -> None:
+        """Our data relay, if we use one, is to let through what comes and goes under new SPIs."""
+        pending = self._rekeying.pending
+        if pending is not None:
+            theirs = pending.theirs
+            spi_out = theirs.spi if theirs is not None else self._sas.outbound.sa.spi
+            self._paths.rekeying(spi_out, pending.ours.spi)
 
     def _say_rekey(
         self,
@@ -416,7 +494,7 @@ class Upkeep:
     ) -> Transmit:
         limit = self._shared.config.update_retransmit_max
         return self._ask(
-            path or self._mobility.path(), now, ack=ack, echo=echo, limit=limit, probes=False
+            path or self._paths.path(), now, ack=ack, echo=echo, limit=limit, probes=False
         )
 
     def _finish_rekey(self, now: float) -> None:
@@ -432,7 +510,7 @@ class Upkeep:
             if update.rekeys and not update.nonce:
                 del self._updates.outstanding[update.update_id]
             update.rekeys = False  # an ACK of it says nothing about the next rekey
-        self._mobility.rekeyed(now)
+        self._paths.rekeyed(now)
 
     def on_first_data(self, spi: int, now: float) -> None:
         """Authentic ESP has come under an inbound SA that was awaited."""
@@ -461,7 +539,7 @@ class Upkeep:
     def set_locators(self, ours: tuple[Address, ...], at: float, now: float) -> list[Action]:
         """Our addresses are others now: tell the peer at ``at`` (RFC 8046 §3.2)."""
         self._withdraw()
-        self._mobility.move(ours, now)
+        self._paths.move(ours, now)
         if at <= now:
             return self._announce(now)
         self._timers.set(Chore.ANNOUNCE, at)
@@ -469,17 +547,30 @@ class Upkeep:
 
     def learn(self, listed: Sequence[params.Locator], now: float) -> None:
         """Take the LOCATOR_SET of a base exchange; its addresses are verified before use."""
-        self._mobility.peer.replace(
-            [locator for locator in listed if locator.ip],
-            self._mobility.path().to[1],
-            self._mobility.path().to,
-            now,
-        )
+        self._paths.learn(listed, now)
         self._watch_lifetimes()
+
+    def disclose(self, now: float) -> list[Action]:
+        """The peer may learn where we are."""
+        self._paths.disclose(now)
+        return self.look(now)
+
+    def poke(self, now: float) -> list[Action]:
+        """See whether the peer hears us where we are now: our NAT may have moved us."""
+        if any(update.announces for update in self._updates.outstanding.values()):
+            return []
+        limit = self._shared.config.update_retransmit_max
+        return [self._ask(self._paths.path(), now, limit=limit, announces=True)]
+
+    def permit(self, permissions: Sequence[params.PeerPermission], now: float) -> list[Action]:
+        """Ask the peer, a data relay, to pass on what comes from these (RFC 9028 §4.12.1)."""
+        limit = self._shared.config.update_retransmit_max
+        path = self._paths.path()
+        return [self._ask(path, now, limit=limit, probes=False, more=list(permissions))]
 
     def look(self, now: float) -> list[Action]:
         """See whether it is time for new keys, and whether a call still hears its peer."""
-        sas, mobility = self._sas, self._mobility
+        sas, mobility = self._sas, self._paths
         sas.inbound.heard_at = self._heard_at()
         actions = self.start_rekey(now) if self._rekeying.due() else []
         paths = mobility.look(sas.inbound.heard_at, now)
@@ -511,21 +602,24 @@ class Upkeep:
     def _announce(self, now: float) -> list[Action]:
         """Tell the peer where we are, along the best path, and see whether that works."""
         self._timers.stop(Chore.ANNOUNCE)
-        paths = self._mobility.telling()
+        paths = self._paths.telling()
         if not paths:
-            return []
-        limit = self._shared.config.update_retransmit_max
-        return [self._ask(paths[0], now, limit=limit, announces=True)]
-
-    def _announce_elsewhere(self, unanswered: Outstanding, now: float) -> list[Action]:
-        """Nobody answers there: the peer may have moved too (RFC 8046 §3.2.3)."""
-        tried = {update.path for update in self._updates.outstanding.values() if update.announces}
-        if len(tried) > 1 or self._mobility.told:
             return []
         limit = self._shared.config.update_retransmit_max
         return [
             self._ask(path, now, limit=limit, announces=True)
-            for path in self._mobility.telling()[: _SPREAD_MAX + 1]
+            for path in paths[: self._paths.spread]
+        ]
+
+    def _announce_elsewhere(self, unanswered: Outstanding, now: float) -> list[Action]:
+        """Nobody answers there: the peer may have moved too (RFC 8046 §3.2.3)."""
+        tried = {update.path for update in self._updates.outstanding.values() if update.announces}
+        if len(tried) > 1 or self._paths.told:
+            return []
+        limit = self._shared.config.update_retransmit_max
+        return [
+            self._ask(path, now, limit=limit, announces=True)
+            for path in self._paths.telling()[: _SPREAD_MAX + 1]
             if path not in tried
         ]
 
@@ -536,13 +630,13 @@ class Upkeep:
                 del self._updates.outstanding[update.update_id]
 
     def _lifetime_ended(self, now: float) -> list[Action]:
-        if self._mobility.peer.expire(now):
-            self._mobility.choose(now)
+        if self._paths.expire(now):
+            self._paths.choose(now)
         self._watch_lifetimes()
         return []
 
     def _watch_lifetimes(self) -> None:
-        at = self._mobility.peer.next_expiry()
+        at = self._paths.next_expiry()
         if at is None:
             self._timers.stop(Chore.LIFETIME)
         else:
@@ -571,6 +665,38 @@ class Upkeep:
 
 def _transmit(update: Outstanding) -> Transmit:
     return Transmit(update.packet, update.path.to, update.path.source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What an UPDATE says of ours.
+
+    Attributes:
+        update_ids: that it acknowledges.
+        nonces: that it echoes.
+        path: along which it came: (at which of our addresses, where from).
+        mapped: where it saw our check come from.
+    """
+
+    update_ids: Sequence[int]
+    nonces: frozenset[bytes]
+    path: Path
+    mapped: params.MappedAddress | None
+
+    def fit(self, update: Outstanding | None) -> bool:
+        """Whether it answers that; a check only along its own path (RFC 9028 §4.6.2)."""
+        if update is None or update.ask is None:
+            return True
+        return (
+            self.mapped is not None
+            and update.nonce in self.nonces
+            and same(update.path, self.path)
+        )
+
+
+def _seen(source: Address) -> list[params.Parameter]:
+    """Where a check came from, as its answer says."""
+    return [params.MappedAddress((source[0], source[1]))]
 
 
 def _known(listed: Sequence[params.Locator] | None) -> list[params.Locator] | None:

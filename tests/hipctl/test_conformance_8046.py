@@ -12,6 +12,7 @@ from hipctl.actions import Action, Address, Transmit
 from hipctl.constants import PacketType
 from hipctl.errors import MalformedPacket
 from hipctl.locators import PeerLocators, Status
+from hipctl.mobility import Mobility
 from hipctl.packet import Packet, build
 from hipctl.ports import Ports
 from hipctl.rtnetlink import Link, LinkAddress, usable
@@ -66,7 +67,9 @@ def answers(actions: Sequence[Action]) -> list[tuple[Address, Packet]]:
 
 
 def statuses(peer: Peer, other: Peer) -> dict[Address, Status]:
-    return {known.address: known.status for known in upkeep_of(peer, other)._mobility.peer}
+    paths = upkeep_of(peer, other)._paths
+    assert isinstance(paths, Mobility)
+    return {known.address: known.status for known in paths.peer}
 
 
 def to(peer: Peer, other: Peer) -> Address:

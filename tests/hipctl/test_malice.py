@@ -70,7 +70,7 @@ def test_echo_requests_that_an_intruder_appends_fill_no_packet_beyond_its_end() 
 
 def test_going_to_and_fro_does_not_give_credit_back() -> None:
     net, a, b, outbound = spoken()
-    mobility, sent = upkeep_of(b, a)._mobility, 0
+    mobility, sent = upkeep_of(b, a)._paths, 0
     for _ in range(10):
         b.engine.on_control(update(a, b, listing(VICTIM, ELSEWHERE)), VICTIM, net.now)
         assert outbound.address == VICTIM

@@ -14,6 +14,7 @@ from hipctl.constants import NotifyType, PacketType
 from hipctl.esp import CreditExhausted
 from hipctl.exchange import make_i1
 from hipctl.identity import HostIdentity
+from hipctl.mobility import Mobility
 from hipctl.packet import Packet, build, finish, header
 from hipctl.state import State
 from hipctl.upkeep import Upkeep
@@ -176,7 +177,8 @@ def test_a_hundred_moves_leave_one_pair_of_sas_and_few_addresses() -> None:
     assert len(a.engine.inbound) == len(b.engine.inbound) == 1
     upkeep = b.engine._associations[b.hit, a.hit]._upkeep
     assert upkeep is not None
-    assert len(list(upkeep._mobility.peer)) <= 8
+    assert isinstance(upkeep._paths, Mobility)
+    assert len(list(upkeep._paths.peer)) <= 8
 
 
 # -- several addresses --------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from hipctl.interface import (
     AssociationDown,
     AssociationUp,
     CredentialPolicy,
+    Discloses,
     Event,
     OnDatagram,
     Shown,
@@ -159,6 +160,8 @@ class SimHost:
         self.wall: Callable[[], float] = lambda: 0.0
         self.shown: dict[tuple[Hit, Hit], Shown] = {}  # (local, peer) -> by the peer
         self.showed: dict[tuple[Hit, Hit], Shown] = {}  # by us
+        self.discloses: Discloses | None = None
+        self.disclosed: set[Hit] = set()
         self._hits = tuple(hits)
         self._group = group
         self._waiting: dict[Hit, list[Callable[[], None]]] = {}
@@ -223,6 +226,12 @@ class SimHost:
         if peer in self.peers:
             return self.showed.get((local, peer))
         return self._show(local, peer) or None
+
+    def disclose_by(self, discloses: Discloses) -> None:
+        self.discloses = discloses
+
+    def disclose(self, peer: Hit, *, local: Hit | None = None) -> None:
+        self.disclosed.add(peer)
 
     def counters(self) -> dict[str, int]:
         return dict(self.counts)

@@ -7,6 +7,7 @@ from functools import partial
 
 from hipctl.actions import Address
 from hipctl.constants import LOCATORS_MAX
+from hipctl.mobility import Mobility
 from hipctl.state import State
 from hipctl.update import OUTSTANDING_MAX
 from sim.engines import FAST, UDP, Net, Peer, both_ways
@@ -56,16 +57,17 @@ class Wanderers:
                 upkeep = association._upkeep
                 if upkeep is None:
                     continue
+                assert isinstance(upkeep._paths, Mobility)
                 waiting = upkeep._updates.outstanding
                 assert len(waiting) <= OUTSTANDING_MAX
-                assert len(list(upkeep._mobility.peer)) <= LOCATORS_MAX
+                assert len(list(upkeep._paths.peer)) <= LOCATORS_MAX
                 outbound = engine.outbound[association.pair]
-                known = upkeep._mobility.peer.get(outbound.address)
+                known = upkeep._paths.peer.get(outbound.address)
                 assert outbound.sa.metered is not (known is not None and known.verified)
                 assert (
                     outbound.source is None
-                    or outbound.source in upkeep._mobility.ours
-                    or (not upkeep._mobility.ours)
+                    or outbound.source in upkeep._paths.ours
+                    or (not upkeep._paths.ours)
                 )
                 at = upkeep.deadline()
                 assert at is not None or not waiting

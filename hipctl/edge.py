@@ -1,0 +1,99 @@
+"""The edge of an engine: what comes and goes through servers of ours, and errands between them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from hipctl import hop
+from hipctl.actions import Action, Address, Pair, Relayed, Transmit
+from hipctl.association import Association
+from hipctl.constants import HIP_PORT
+from hipctl.crypto import Keys
+from hipctl.errors import Rejected
+from hipctl.identity import NULL_HIT, Hit
+from hipctl.packet import Packet
+from hipctl.params import PeerPermission
+from hipctl.state import Errand, Permit, Shared
+
+_PERMISSIONS_AT_ONCE: Final = 8  # in one UPDATE
+
+
+class Edge:
+    """Stands between the associations of one engine and its shell."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        associations: Mapping[Pair, Association],
+        settle: Callable[[Association], None],
+    ) -> None:
+        """Set up; ``settle`` is called for associations that were given something to do."""
+        self._shared = shared
+        self._associations = associations
+        self._settle = settle
+
+    def origin(self, receiver: Hit, packet: Packet, source: Address) -> Address:
+        """Whence a packet came before a server of ours passed it on.
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: no server of ours has (RFC 8004 §4.3.2, RFC 9028 §4.5).
+        """
+        if packet.receiver == NULL_HIT:
+            raise Rejected("opportunistic I1 through a server")
+        keys = self._hop_keys(receiver, source)
+        if keys is None:
+            raise Rejected("passed on by no server of ours")
+        found, self._shared.via_rvs = hop.origin(packet, source, keys, HIP_PORT)
+        return found
+
+    def pass_out(self, actions: list[Action], now: float) -> list[Action]:
+        """Run the errands between associations, and tell our relays what is for others."""
+        shared = self._shared
+        while shared.errands:
+            errands, shared.errands = shared.errands, []
+            # what a relay has to know goes before what it has to let through
+            actions = [*self._run(errands, now), *actions]
+        return [self._through(each) if type(each) is Transmit else each for each in actions]
+
+    def _through(self, action: Transmit) -> Transmit:
+        to = action.to
+        if not isinstance(to, Relayed):
+            return action
+        keys = self._hop_keys(Hit(action.data[8:24]), to.via)
+        if keys is None:
+            self._shared.counters["relay gone"] += 1
+            return Transmit(action.data, to.via, action.source)  # which drops it
+        return Transmit(hop.through(action.data, to, keys), to.via, action.source)
+
+    def _hop_keys(self, local: Hit, server: Address) -> Keys | None:
+        """Keys of the association with the server of ``local`` at that address."""
+        hit = self._shared.server_at(local, server)
+        association = self._associations.get((local, hit)) if hit is not None else None
+        return association.keys if association is not None else None
+
+    def _run(self, errands: Sequence[Errand], now: float) -> list[Action]:
+        permits: dict[Pair, list[PeerPermission]] = {}
+        pokes: dict[Pair, None] = {}
+        for errand in errands:
+            if not isinstance(errand, Permit):
+                pokes |= dict.fromkeys(p for p in self._shared.servers if p[0] == errand.local)
+                continue
+            server = self._shared.server_at(errand.local, errand.server)
+            if server is not None:
+                permits.setdefault((errand.local, server), []).append(errand.permission)
+        actions: list[Action] = []
+        for pair, permissions in permits.items():
+            for i in range(0, len(permissions), _PERMISSIONS_AT_ONCE):
+                some = permissions[i : i + _PERMISSIONS_AT_ONCE]
+                actions += self._do(pair, lambda a, some=some: a.permit(some, now))  # type: ignore[misc]
+        for pair in pokes:
+            actions += self._do(pair, lambda a: a.poke(now))
+        return actions
+
+    def _do(self, pair: Pair, what: Callable[[Association], list[Action]]) -> list[Action]:
+        association = self._associations.get(pair)
+        if association is None:
+            return []
+        actions = what(association)
+        self._settle(association)
+        return actions

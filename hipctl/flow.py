@@ -1,0 +1,83 @@
+"""Whether an association carries a call, and whether that still hears its peer (RFC 8047 §4.1)."""
+
+from typing import Final
+
+CALL_RATE: Final = 5.0  # packets a second, each way, that make a flow call-like
+_CALL_PAUSE: Final = 2.0  # seconds without sending that end it
+_PATIENCE_MAX: Final = 16.0  # seconds: a stream that nobody answers is not probed all the time
+
+
+class Flow:
+    """Looks at the counts of packets every now and then.
+
+    Attributes:
+        call: packets have gone both ways at the rate of a call, and still do our way.
+        active: something was sent or received between the last two looks.
+        heard: the peer was heard since the look before the last.
+    """
+
+    __slots__ = (
+        "_busy_at",
+        "_looked",
+        "_patience",
+        "_searched_at",
+        "_silence",
+        "active",
+        "call",
+        "heard",
+    )
+
+    def __init__(self, silence: float, now: float) -> None:
+        """Begin; ``silence``: seconds without hearing a call's peer that are too many."""
+        self.call = self.active = self.heard = False
+        self._silence = self._patience = silence
+        self._looked = (now, 0, 0)  # when, packets sent, packets received
+        self._busy_at = self._searched_at = now
+
+    def restart(self, now: float) -> None:
+        """The SAs are other ones now: packets are counted anew."""
+        self._looked = (now, 0, 0)
+
+    def look(self, sent: int, received: int, heard_at: float, now: float) -> bool:
+        """Take the counts; True: a call has not heard its peer for too long, so search.
+
+        Args:
+            sent: packets under the SA.
+            received: the same.
+            heard_at: when one came last.
+            now: monotonic seconds.
+        """
+        since, sent_before, received_before = self._looked
+        self._looked = (now, sent, received)
+        self.active = (sent, received) != (sent_before, received_before)
+        least = CALL_RATE * (now - since)
+        busy = sent - sent_before >= least > 0
+        if busy:
+            self._busy_at = now
+            self.call |= received - received_before >= least
+        elif now - self._busy_at > _CALL_PAUSE:
+            self.call = False
+        self.heard = heard_at > since
+        if self.heard:
+            self._patience, self._searched_at = self._silence, heard_at
+        quiet = now - max(heard_at, self._searched_at)
+        if not (self.call and busy) or quiet < self._patience:
+            return False
+        self._search(now)
+        return True
+
+    def doubts(self, heard_at: float, now: float) -> bool:
+        """The peer asks who is there; True: we don't hear it either, so search.
+
+        It has noticed first. Once it speaks along another path we hear it again, and would not
+        notice that it doesn't hear us.
+        """
+        quiet = now - max(heard_at, self._searched_at)
+        if not self.call or quiet < self._silence / 2:
+            return False
+        self._search(now)
+        return True
+
+    def _search(self, now: float) -> None:
+        self._patience = min(self._patience * 2, _PATIENCE_MAX)
+        self._searched_at = now

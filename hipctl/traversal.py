@@ -1,0 +1,357 @@
+"""Between which addresses an association speaks that began through a relay (RFC 9028 §4.6, §4.9).
+
+``checks`` finds and keeps the path; this gives it both sides' candidates, tells the peer of ours
+through its control relays when they change, and has our data relays let the peer in. ``upkeep``
+makes and reads the UPDATEs. Beside ``mobility``, which does the same for associations that began
+without a relay.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from hipctl import crypto, params
+from hipctl.actions import Address, Pair, Path, Relayed, plain
+from hipctl.candidates import Candidate, fits, from_locators, to_locators
+from hipctl.checks import Ask, Checks
+from hipctl.crypto import Keys
+from hipctl.flow import Flow
+from hipctl.sas import SaPair
+from hipctl.state import Permit, Poke, Shared
+from hipctl.wire import frame
+
+_IV_LENGTH: Final = 16
+_ROOM: Final = 720  # bytes of our locators in an UPDATE
+_SLOW_LOOK: Final = 2.0  # seconds between looks at one in use that is no call
+_PERMITTED_MAX: Final = 8  # addresses of a peer that we have a data relay let in before it speaks
+_REFRESH: Final = 4 * 60.0  # seconds after which a permission is refreshed, RFC 9028 §4.12.1
+_TELLING_MAX: Final = 4  # paths on which a move is told
+_POKE_GAP: Final = 2.0  # seconds between two looks at our servers
+
+
+class Traversal:
+    """The paths of one association.
+
+    Attributes:
+        checks: the connectivity checks.
+        ours: our own addresses, as the shell knows them.
+        told: the peer knows our candidates.
+        disclosed: the peer may learn where we are.
+    """
+
+    __slots__ = (
+        "_candidates",
+        "_flow",
+        "_pair",
+        "_pending",
+        "_permitted",
+        "_poked_at",
+        "_relays",
+        "_sas",
+        "_shared",
+        "_signaling",
+        "_theirs",
+        "checks",
+        "disclosed",
+        "ours",
+        "told",
+    )
+
+    def __init__(
+        self,
+        pair: Pair,
+        sas: SaPair,
+        shared: Shared,
+        now: float,
+        *,
+        controlling: bool,
+        pacing: float,
+        listed: Sequence[params.Locator],
+        disclosed: bool,
+    ) -> None:
+        """The base exchange is over: begin to check.
+
+        Args:
+            pair: of the association.
+            sas: its SAs; outbound.address is where the exchange's packets went.
+            shared: of the engine.
+            now: monotonic seconds.
+            controlling: whether we are the Initiator.
+            pacing: Ta, seconds.
+            listed: the peer's locators.
+            disclosed: whether the peer may learn where we are.
+        """
+        self._pair = pair
+        self._sas = sas
+        self._shared = shared
+        self._signaling = sas.outbound.address
+        self._theirs, self._relays = from_locators(listed, plain(self._signaling))
+        self._pending: tuple[tuple[Candidate, ...], tuple[Address, ...]] | None = None
+        self._permitted: dict[Relayed, float] = {}  # when, by the peer's address
+        self._poked_at = float("-inf")
+        self._flow = Flow(shared.config.silence, now)
+        self.checks = Checks(controlling, pacing)
+        self.disclosed = disclosed
+        self.ours = shared.locators
+        self._candidates = self._find()
+        self.told = True
+        self._begin(now)
+
+    # -- paths ---------------------------------------------------------------------------------
+
+    @property
+    def reachable(self) -> bool:
+        """Whether data may be sent."""
+        return self.checks.selected is not None
+
+    @property
+    def failed(self) -> bool:
+        """No path was found, nor had one been."""
+        return self.checks.failed and self.checks.selected is None
+
+    @property
+    def lost(self) -> bool:
+        """There was a path, and neither it nor any other works now."""
+        return self.checks.failed and self.checks.selected is not None
+
+    def path(self) -> Path:
+        """The one in use; before there is one, that of the base exchange."""
+        return self.checks.selected or Path(None, self._signaling)
+
+    def to(self, to: Address) -> Path:
+        """How to reach ``to``: from where the packet in hand came, if it came from there."""
+        return Path(self._shared.here, to)
+
+    def choose(self, now: float) -> None:
+        """Follow what the checks have selected."""
+        selected, outbound = self.checks.selected, self._sas.outbound
+        if selected is None or (selected.to, selected.source) == (
+            outbound.address,
+            outbound.source,
+        ):
+            return
+        outbound.aim(selected.to, selected.source)
+        self._shared.counters["path changed"] += 1
+        if not self.checks.relayed:
+            self._shared.remember(self._pair[1], selected.to)
+        self._permit_selected(now)
+
+    def describe(self) -> list[dict[str, object]]:
+        """The peer's addresses and what we know about each, JSON-ready."""
+        selected = self.checks.selected
+        valid = {path.to for path in self.checks.valid()}
+        return [
+            {
+                "address": list(candidate.address),
+                "status": "ACTIVE" if candidate.address in valid else "UNVERIFIED",
+                "preferred": selected is not None and plain(selected.to) == candidate.address,
+                "kind": candidate.kind.name.lower(),
+            }
+            for candidate in self._theirs
+        ]
+
+    @property
+    def relayed(self) -> bool:
+        """Whether data goes through a relay, of either side."""
+        return self.checks.relayed
+
+    # -- we move -------------------------------------------------------------------------------
+
+    def _find(self) -> tuple[Candidate, ...]:
+        return self._shared.candidates(self._pair[0], disclosed=self.disclosed)
+
+    def _begin(self, now: float) -> None:
+        self._permit_theirs(now)
+        self.checks.start(self._candidates, self._theirs, now)
+
+    def move(self, ours: tuple[Address, ...], now: float) -> None:
+        """Our addresses are others now: begin anew, the peer will be told."""
+        self.ours = ours
+        self._renew(now)
+        outbound = self._sas.outbound
+        if outbound.source is not None and outbound.source not in ours:
+            outbound.aim(outbound.address, None)  # a relay may go on hearing us
+
+    def disclose(self, now: float) -> None:
+        """The peer may learn where we are from now on."""
+        if not self.disclosed:
+            self.disclosed = True
+            self._renew(now)
+
+    def _renew(self, now: float) -> None:
+        self._candidates = self._find()
+        self.told = False
+        self._permitted.clear()
+        self._begin(now)
+
+    def telling(self) -> list[Path]:
+        """The paths on which to tell the peer of our candidates: its control relays first."""
+        last = self.path().to
+        ours = [relay for relay in self._shared.relays(self._pair[0]) if relay not in self._relays]
+        ways: list[Address] = [*self._relays, self._signaling, last]
+        ways += [Relayed(plain(last), relay) for relay in ours]
+        return [Path(None, way) for way in dict.fromkeys(ways)][:_TELLING_MAX]
+
+    @property
+    def spread(self) -> int:
+        """On how many of these to tell it at once."""
+        return 2
+
+    def said(self, spi: int, keys: Keys) -> params.Parameter:
+        """LOCATOR_SET with our candidates and control relays, encrypted (RFC 9028 §4.9)."""
+        relays = self._shared.relays(self._pair[0])
+        listed = params.LocatorSet(to_locators(self._candidates, spi, fits(_ROOM), relays))
+        inside = frame(listed.TYPE, listed.content())
+        rng = self._shared.rng
+        return params.Encrypted(crypto.encrypt(keys.encrypt_out, rng(_IV_LENGTH), inside))
+
+    # -- the peer moves ------------------------------------------------------------------------
+
+    def take(
+        self, listed: Sequence[params.Locator] | None, source: Address, now: float
+    ) -> list[Path]:
+        """Take a LOCATOR_SET; what to ask before it is believed (RFC 9028 §4.9, step 3)."""
+        if listed is None:
+            return []
+        self._pending = from_locators(listed, plain(source))
+        return [self.to(source)]
+
+    def answered(self, path: Path, now: float) -> bool:
+        """The peer has echoed what we sent along ``path``: it is where it says that it is."""
+        if self._pending is not None:
+            (self._theirs, self._relays), self._pending = self._pending, None
+            self._permitted.clear()
+            self._begin(now)
+        return False
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def on_request(self, path: Path, shown: int, nominated: bool, now: float) -> Ask | None:
+        """A check of the peer's has come; see Checks."""
+        if isinstance(path.to, Relayed):
+            self._permit(path.to, now)
+        ask = self.checks.on_request(path, shown, nominated, now)
+        self.choose(now)
+        return ask
+
+    def on_response(self, ask: Ask, came: Path, mapped: Address, now: float) -> bool:
+        """The answer to one of ours has come; False: along another path, it counts for nothing."""
+        counts = self.checks.on_response(ask, came, mapped, now)
+        self.choose(now)
+        return counts
+
+    def on_given_up(self, ask: Ask, now: float) -> None:
+        """Nobody answers one of ours."""
+        self.checks.on_given_up(ask, now)
+        self.choose(now)
+
+    def asks(self, now: float) -> list[Ask]:
+        """Checks to send now."""
+        found = self.checks.on_time(now)
+        self.choose(now)
+        return found
+
+    # -- our data relays -----------------------------------------------------------------------
+
+    def _permit_theirs(self, now: float) -> None:
+        """Have our data relays let in what the peer may come from (RFC 9028 §4.12.1)."""
+        vias = dict.fromkeys(c.via for c in self._candidates if c.via is not None)
+        for candidate in self._theirs[:_PERMITTED_MAX]:
+            for via in vias:
+                self._permit(Relayed(candidate.address, via), now)
+
+    def _permit_selected(self, now: float) -> None:
+        selected = self.checks.selected
+        if selected is not None and isinstance(selected.to, Relayed):
+            self._permit(selected.to, now)
+
+    def _permit(self, to: Relayed, now: float, *, again: bool = False) -> None:
+        at = self._permitted.get(to)
+        if at is not None and now - at < _REFRESH and not again:
+            return
+        relayed = next((c.address for c in self._candidates if c.via == to.via), None)
+        if relayed is None or (":" in relayed[0]) is not (":" in to[0]):
+            return
+        self._permitted[to] = now
+        while len(self._permitted) > 4 * _PERMITTED_MAX:
+            del self._permitted[next(iter(self._permitted))]
+        sas = self._sas
+        permission = params.PeerPermission(
+            relayed, plain(to), sas.outbound.sa.spi, sas.inbound.sa.spi
+        )
+        self._shared.errands.append(Permit(self._pair[0], to.via, permission))
+
+    def rekeying(self, spi_out: int, spi_in: int) -> None:
+        """New SAs are about to be used: our data relay is told of their SPIs first."""
+        selected = self.checks.selected
+        if selected is None or not isinstance(selected.to, Relayed):
+            return
+        to = selected.to
+        relayed = next((c.address for c in self._candidates if c.via == to.via), None)
+        if relayed is not None:
+            permission = params.PeerPermission(relayed, plain(to), spi_out, spi_in)
+            self._shared.errands.append(Permit(self._pair[0], to.via, permission))
+
+    def rekeyed(self, now: float) -> None:
+        """The SAs are other ones now; the path stays."""
+        self._flow.restart(now)
+        self._permitted.clear()
+        self._permit_selected(now)
+
+    # -- silence -------------------------------------------------------------------------------
+
+    def look(self, heard_at: float, now: float) -> list[Path]:
+        """See whether a call still hears its peer, and whether our candidates are still those."""
+        sas, shared = self._sas, self._shared
+        sent, received = sas.outbound.sa.packets, sas.inbound.sa.packets
+        if self._flow.look(sent, received, heard_at, now):
+            shared.counters["silence"] += 1
+            self.checks.on_silence(now)
+            if now - self._poked_at >= _POKE_GAP:
+                self._poked_at = now
+                shared.errands.append(Poke(self._pair[0]))
+        self._permit_selected(now)
+        found = self._find()
+        if found != self._candidates:
+            self._renew(now)
+        return []
+
+    def questioned(self, heard_at: float, now: float) -> list[Path]:
+        """The peer asks who is there; checks know themselves what to do."""
+        return []
+
+    def next_look(self) -> float | None:
+        """Seconds until the next look; None: the association's own pace will do."""
+        if self._flow.call:
+            return self._shared.config.silence / 5
+        return _SLOW_LOOK
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the peer is to learn of our other addresses."""
+        return self.reachable
+
+    def wanted(self, ask: Ask) -> bool:
+        """Whether a check is to be sent again."""
+        return self.checks.wanted(ask)
+
+    def deadline(self) -> float | None:
+        """When ``asks`` is due."""
+        return self.checks.deadline()
+
+    # -- what is of no matter here -------------------------------------------------------------
+
+    @property
+    def heeds_order(self) -> bool:
+        """Whether a LOCATOR_SET may have been overtaken by a later one."""
+        return True
+
+    def learn(self, listed: Sequence[params.Locator], now: float) -> None:
+        """What the base exchange said is known from the beginning."""
+
+    def expire(self, now: float) -> bool:
+        """Candidates have no lifetimes."""
+        return False
+
+    def next_expiry(self) -> float | None:
+        """Nor do they end."""
+        return None
