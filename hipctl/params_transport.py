@@ -1,10 +1,12 @@
 """Parameters about what the association will carry and over what: ESP and NAT traversal."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from hipctl.constants import ParameterType
 from hipctl.wire import Reader
+
+_MODES_MAX: Final = 6
 
 
 def _uints(reader: Reader) -> tuple[int, ...]:
@@ -83,17 +85,17 @@ class TransportFormatList:
 
 @dataclass(frozen=True, slots=True)
 class NatTraversalModes:
-    """NAT_TRAVERSAL_MODE: modes in order of preference (RFC 5770 §5.4)."""
+    """NAT_TRAVERSAL_MODE: modes in order of preference; six at most count (RFC 9028 §5.4)."""
 
     TYPE: ClassVar = ParameterType.NAT_TRAVERSAL_MODE
     modes: tuple[int, ...]
 
     def content(self) -> bytes:
         """See Parameter."""
-        return bytes(2) + b"".join(mode.to_bytes(2, "big") for mode in self.modes)
+        return bytes(2) + b"".join(mode.to_bytes(2, "big") for mode in self.modes[:_MODES_MAX])
 
     @classmethod
     def parse(cls, reader: Reader) -> Self:
         """See Parameter."""
         reader.take(2)
-        return cls(_uints(reader))
+        return cls(_uints(reader)[:_MODES_MAX])

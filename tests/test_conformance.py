@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "conformance"
 README = FOLDER / "README.md"
-RFCS = ["7401", "7402", "7343", "8002", "8046", "8047"]
+RFCS = ["7401", "7402", "7343", "8002", "8003", "8004", "8046", "8047", "9028"]
 STATUSES = ["done", "not yet", "left out", "not applicable"]
 LEVELS = {
     "MUST", "MUST NOT", "SHALL", "SHOULD", "SHOULD NOT", "REQUIRED", "RECOMMENDED",
@@ -47,7 +47,7 @@ def rows_of(text: str) -> list[Row]:
     """Every row of the tables in a page; a line of another form is no row, or an error."""
     found = []
     for line in text.splitlines():
-        if not line.startswith("| 7") and not line.startswith("| 8"):
+        if not line.startswith(("| 7", "| 8", "| 9")):
             continue
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         assert len(cells) == 7, line
