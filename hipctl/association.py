@@ -446,6 +446,9 @@ class Association:
                 self._shared.counters["unacknowledged"] += 1
                 actions += self._doubt(now)
             actions += self._follow(now)
+            if upkeep.idle and self.state is State.ESTABLISHED:
+                self._shared.counters["idle across a NAT"] += 1
+                actions += self.close(now)
         return actions
 
     @property
@@ -523,7 +526,7 @@ class Association:
         if sas is None:
             return []
         verdict = sas.check(now, shared.config)
-        if verdict is Verdict.UNUSED:
+        if verdict is Verdict.UNUSED and self.pair not in shared.servers:
             shared.counters["unused"] += 1
             return self.close(now)
         if verdict is Verdict.UNANSWERED:
@@ -700,6 +703,7 @@ class Association:
         self._remove_sas()
         self._shared.outbound.pop(self.pair, None)
         self._shared.desk.forget(self.pair)
+        self._shared.kept.pop(self.pair, None)
         if self._waiting.datagrams:
             self._shared.counters["queue dropped"] += len(self._waiting.release())
         self._forget_keys()

@@ -240,6 +240,7 @@ I1_ADDRESSES_MAX: Final = 3  # the first I1 may go to so many addresses, RFC 740
 MSL: Final = 120.0  # seconds, Maximum Segment Lifetime, RFC 7401 §4.4.1
 
 PACING: Final = 0.05  # seconds between connectivity checks, RFC 9028 §4.4
+KEEPALIVE: Final = 15.0  # seconds, Tr of RFC 9028 §4.10
 PACING_LEAST: Final = 0.005  # RFC 9028 §4.4
 
 # Ours: the RFCs leave these to the implementation. (DELEGATION above is ours, too: an even type,
@@ -265,6 +266,8 @@ REKEY_PACKETS: Final = 2**31  # half of what an SA can carry
 REKEY_LIFETIME: Final = 4 * 3600.0  # seconds
 OLD_SA_LIFETIME: Final = 10.0  # seconds that an old inbound SA outlives the first use of the new
 SILENCE: Final = 1.0  # seconds without an answer after which a call looks for another path
+KEPT_MAX: Final = 8  # idle associations across NATs that we keep open, beside calls and servers
+IDLE_LIFETIME: Final = 25.0  # seconds after which others are closed: NATs may forget them after 30
 LOCATORS_MAX: Final = 8  # of one peer that we remember
 CREDIT_AGING_FACTOR: Final = 7 / 8  # RFC 8046 §5.6.2
 CREDIT_AGING_INTERVAL: Final = 5.0  # seconds, RFC 8046 §5.6.2

@@ -302,8 +302,8 @@ def _choose_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | N
         return None
     offered = found.modes[:SUITES_MAX] if found is not None else ()
     wanted = [NatTraversalMode.ICE_HIP_UDP] if config.ice else []
-    if not relayed:
-        wanted.insert(0, NatTraversalMode.UDP_ENCAPSULATION)
+    # RELAY_TO is not signed: anybody on the way may have added it
+    wanted.insert(len(wanted) if relayed else 0, NatTraversalMode.UDP_ENCAPSULATION)
     mode = next((mode for mode in wanted if mode in offered), None)
     if mode is None:
         raise Rejected("no NAT traversal mode in common")

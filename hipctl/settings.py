@@ -6,6 +6,9 @@ from hipctl.constants import (
     CLOSE_RETRANSMIT_MAX,
     CLOSED_LIFETIME,
     GENERATION_LIFETIME,
+    IDLE_LIFETIME,
+    KEEPALIVE,
+    KEPT_MAX,
     OLD_SA_LIFETIME,
     PACING,
     PUZZLE_K,
@@ -40,6 +43,11 @@ class EngineConfig:
         k_max: the hardest puzzle that we solve for a peer, bits.
         udp: whether control packets travel in UDP: R1 and I2 then say NAT_TRAVERSAL_MODE.
         ice: whether exchanges that come through a relay go on with connectivity checks.
+        keepalive: seconds without traffic after which a NAT is to be reminded of what it lets
+            through; not less than 15 (RFC 9028 §4.10).
+        kept: idle associations across NATs that are kept open so, the last used ones; calls and
+            servers that we are registered with are anyway.
+        idle_lifetime: other associations across NATs are closed after so many seconds.
         pacing: least seconds between two of them, Min Ta.
         encrypt_host_id: whether our I2 hides who we are.
         keylog: whether KeyLog actions are made.
@@ -91,6 +99,9 @@ class EngineConfig:
     udp: bool = True
     ice: bool = True
     pacing: float = PACING
+    keepalive: float = KEEPALIVE
+    kept: int = KEPT_MAX
+    idle_lifetime: float = IDLE_LIFETIME
     encrypt_host_id: bool = True
     keylog: bool = False
     opportunistic_responder: bool = False

@@ -106,6 +106,7 @@ class Shared:
         may_learn: who may learn where we are.
         disclosed: peers that may, whatever ``may_learn`` says.
         errands: what an association asks of another one, which the engine passes on.
+        kept: associations across NATs that are kept open though idle.
         servers: (local HIT, server HIT) -> a server that we are registered with.
         via_rvs: IP address of the rendezvous server that the packet in hand came through, or
             nothing.
@@ -130,7 +131,24 @@ class Shared:
     disclosed: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     errands: list[Errand] = field(default_factory=list)
     servers: dict[Pair, OurServer] = field(default_factory=dict)
+    kept: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     via_rvs: str = ""
+
+    def natted(self, local: Hit) -> bool:
+        """Whether servers see ``local`` elsewhere than it is."""
+        ours = self.locators or self.hosts
+        return bool(ours) and any(
+            known.reflexive is not None and known.reflexive not in ours
+            for (mine, _), known in self.servers.items()
+            if mine == local
+        )
+
+    def keep(self, pair: Pair) -> None:
+        """It was used: keep it open, rather than the one that was not used for the longest."""
+        self.kept[pair] = None
+        self.kept.move_to_end(pair)
+        while len(self.kept) > self.config.kept:
+            self.kept.popitem(last=False)
 
     def candidates(self, local: Hit, *, disclosed: bool = True) -> tuple[Candidate, ...]:
         """Where ``local`` may be reached, the best first (RFC 9028 §4.2).

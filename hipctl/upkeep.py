@@ -62,6 +62,7 @@ class Chore(Enum):
     OLD_SA = "nothing more comes under the SA before"
     LIFETIME = "an address's lifetime ends"
     ANNOUNCE = "the peer is to be told where we are"
+    KEEPALIVE = "NATs between us may be about to forget us"
 
 
 class Upkeep:
@@ -69,6 +70,7 @@ class Upkeep:
 
     Attributes:
         broken: nobody has acknowledged something important: the association is in doubt.
+        idle: it crosses a NAT, nobody uses it, and others are worth more to be kept open.
     """
 
     __slots__ = (
@@ -85,7 +87,9 @@ class Upkeep:
         "_shared",
         "_timers",
         "_updates",
+        "_used",
         "broken",
+        "idle",
     )
 
     def __init__(  # noqa: PLR0917 - the fields of an association
@@ -101,7 +105,8 @@ class Upkeep:
         now: float,
     ) -> None:
         config = shared.config
-        self.broken = False
+        self.broken = self.idle = False
+        self._used = (now, 0, 0)  # when, packets sent, packets received
         self._identity = identity
         self._pair = pair
         self._host_id = host_id
@@ -143,7 +148,7 @@ class Upkeep:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
         self.broken = False
         self._updates.outstanding.clear()
-        for chore in (Chore.LOOK, Chore.REKEY, Chore.ANNOUNCE, Chore.PATIENCE):
+        for chore in (Chore.LOOK, Chore.REKEY, Chore.ANNOUNCE, Chore.PATIENCE, Chore.KEEPALIVE):
             self._timers.stop(chore)
 
     def resume(self, now: float) -> list[Action]:
@@ -151,6 +156,7 @@ class Upkeep:
         config = self._shared.config
         self._timers.set(Chore.REKEY, now + config.rekey_lifetime * self._jitter())
         self._timers.set(Chore.LOOK, now + _FIRST_LOOK)
+        self._watch_nat(now)
         actions: list[Action] = []
         if self._rekeying.unsaid:
             actions.append(self._say_rekey(now))
@@ -582,10 +588,47 @@ class Upkeep:
             actions.append(self._probe(here, now))
         if not mobility.told and mobility.in_use and not self._telling():
             actions += self._announce(now)
+        self._watch_nat(now)
         pause = mobility.next_look()
         if pause is not None:
             self._timers.set(Chore.LOOK, now + pause)
         return actions
+
+    def _next_keepalive(self, now: float) -> float:
+        """All associations wake up at the same time: a radio sleeps in between."""
+        period = self._shared.config.keepalive
+        return (now // period + 1) * period
+
+    def _watch_nat(self, now: float) -> None:
+        """Look to keepalives if a NAT stands between us, as far as we know."""
+        if self._timers.armed(Chore.KEEPALIVE):
+            return
+        shared, pair = self._shared, self._pair
+        if pair in shared.servers or isinstance(self._paths, Traversal) or shared.natted(pair[0]):
+            self._timers.set(Chore.KEEPALIVE, self._next_keepalive(now))
+
+    def _keep_alive(self, now: float) -> list[Action]:
+        """Remind NATs of us where that is owed (RFC 9028 §4.10), or see that it isn't."""
+        self._watch_nat(now)
+        shared, pair, paths = self._shared, self._pair, self._paths
+        since, sent_before, received_before = self._used
+        sent, received = self._sas.outbound.sa.packets, self._sas.inbound.sa.packets
+        serves = pair in shared.servers
+        if (sent, received) != (sent_before, received_before):
+            self._used = (now, sent, received)
+            if not serves:
+                shared.keep(pair)
+            if sent != sent_before:
+                return []
+        elif not serves and pair not in shared.kept:
+            self.idle = now - since >= shared.config.idle_lifetime
+            return []
+        if not paths.reachable:
+            return []
+        shared.counters["keepalives sent"] += 1
+        notify = exchange.make_notify(self._identity, pair[1], NotifyType.NAT_KEEPALIVE)
+        path = paths.path()
+        return [Transmit(notify, path.to, path.source)]
 
     def _heard_at(self) -> float:
         """When ESP came last, under this SA or the one before."""
@@ -717,4 +760,5 @@ _CHORES: Final[dict[Chore, Callable[[Upkeep, float], list[Action]]]] = {
     Chore.OLD_SA: Upkeep._old_expired,
     Chore.LIFETIME: Upkeep._lifetime_ended,
     Chore.ANNOUNCE: Upkeep._announce,
+    Chore.KEEPALIVE: Upkeep._keep_alive,
 }
