@@ -72,9 +72,9 @@ def test_honest_peers_get_through_a_storm(monkeypatch: pytest.MonkeyPatch) -> No
     looks: list[object] = []
     accept = exchange.accept_i2
 
-    def counted(identity, packet, *rest):  # type: ignore[no-untyped-def]
+    def counted(identity, packet, *rest, **more):  # type: ignore[no-untyped-def]
         looks.append(packet.sender)
-        return accept(identity, packet, *rest)
+        return accept(identity, packet, *rest, **more)
 
     net = Net(1)
     b = net.add(CONFIG)
