@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from hipctl import crypto, params
-from hipctl.actions import Address, Pair, Path
+from hipctl.actions import Address, Pair, Path, plain
+from hipctl.candidates import from_locators, to_locators
 from hipctl.checks import Ask
-from hipctl.constants import LocatorType
+from hipctl.constants import LOCATORS_MAX, LocatorType
 from hipctl.crypto import Keys
 from hipctl.flow import CALL_RATE, Flow
 from hipctl.locators import Credit, PeerLocators, Status
@@ -20,6 +21,7 @@ from hipctl.state import Shared
 from hipctl.wire import frame
 
 _IV_LENGTH: Final = 16
+_SIGNALING: Final = 1  # Traffic Type
 _PATHS_MAX: Final = 8  # that are probed at once
 _PROBES_MAX: Final = 4  # of addresses that one LOCATOR_SET names
 _LOOKS: Final = 5  # looks while ``silence`` passes
@@ -40,6 +42,7 @@ class Mobility:
         "_flow",
         "_granted",
         "_pair",
+        "_relays",
         "_sas",
         "_searching",
         "_shared",
@@ -53,6 +56,7 @@ class Mobility:
         self._sas = sas
         self._shared = shared
         self.peer = PeerLocators(sas.outbound.address)
+        self._relays: Sequence[Address] = ()  # the peer's, for control packets only
         self.ours = shared.locators
         self.told = len(self.ours) < 2  # the one that the exchange has shown needs no telling
         self._credit = Credit(now)
@@ -66,7 +70,6 @@ class Mobility:
     failed: Final = False
     lost: Final = False
     relayed: Final = False
-    spread: Final = 1
 
     def describe(self) -> list[dict[str, object]]:
         """The peer's addresses and what we know about each, JSON-ready."""
@@ -86,8 +89,14 @@ class Mobility:
 
     def learn(self, listed: Sequence[params.Locator], now: float) -> None:
         """Take the LOCATOR_SET of a base exchange; its addresses are verified before use."""
-        here = self.path().to
-        self.peer.replace([one for one in listed if one.ip], here[1], here, now)
+        self._replace([one for one in listed if one.ip], self.path().to, now)
+
+    def _replace(self, listed: Sequence[params.Locator], source: Address, now: float) -> None:
+        """Take what the peer lists; its control relays alone say nothing of where it is."""
+        _, self._relays = from_locators(listed, source)
+        data = [one for one in listed if one.traffic != _SIGNALING]
+        if data or not self._relays:
+            self.peer.replace(data, source[1], source, now)
 
     def disclose(self, now: float) -> None:
         """The peer knows where we are: it speaks with us directly."""
@@ -225,14 +234,26 @@ class Mobility:
             self.use(paths[0] if paths else Path(None, outbound.address), now)
 
     def telling(self) -> list[Path]:
-        """The paths on which to tell the peer of our addresses: from the preferred one first."""
+        """The paths on which to tell the peer of our addresses: from the preferred one first.
+
+        Then its control relay, for where a NAT stands before it, it may not hear us directly.
+        """
         ranked = self.peer.ranked(self._sas.outbound.address)
+        direct = self._from_each([known.address for known in ranked])
+        return [*direct[:1], *self._from_each(self._relays), *direct[1:]][:_PATHS_MAX]
+
+    def _from_each(self, to: Sequence[Address]) -> list[Path]:
         return [
-            Path(source, known.address)
+            Path(source, address)
             for source in self.ours
-            for known in ranked
-            if (":" in known.address[0]) is (":" in source[0])
-        ][:_PATHS_MAX]
+            for address in to
+            if (":" in address[0]) is (":" in source[0])
+        ]
+
+    @property
+    def spread(self) -> int:
+        """On how many of these to tell it at once."""
+        return 2 if self._relays else 1
 
     def _consider_contacts(self) -> None:
         """What others told us about where the peer is, is better than nothing."""
@@ -248,9 +269,12 @@ class Mobility:
         udp, rng = self._shared.config.udp, self._shared.rng
         kind = LocatorType.TRANSPORT_ADDRESS if udp else LocatorType.SPI_ADDRESS
         listed = params.LocatorSet(
-            tuple(
-                params.Locator(kind, ip, port if udp else 0, spi, UNBOUNDED, preferred=not i)
-                for i, (ip, port) in enumerate(self.ours)
+            (
+                *(
+                    params.Locator(kind, ip, port if udp else 0, spi, UNBOUNDED, preferred=not i)
+                    for i, (ip, port) in enumerate(self.ours)
+                ),
+                *to_locators((), spi, LOCATORS_MAX, self._shared.relays(self._pair[0])),
             )
         )
         if not udp:
@@ -263,11 +287,15 @@ class Mobility:
     def take(
         self, listed: Sequence[params.Locator] | None, source: Address, now: float
     ) -> list[Path]:
-        """Take a LOCATOR_SET, or where another UPDATE came from; return what to verify."""
+        """Take a LOCATOR_SET, or where another UPDATE came from; return what to verify.
+
+        Through a relay of ours comes no data: what it tells of is the peer's own address.
+        """
+        source = plain(source)
         if listed is None:
             self.peer.candidate(source)
         else:
-            self.peer.replace(listed, source[1], source, now)
+            self._replace(listed, source, now)
         unsure = [known for known in self.peer if known.status is Status.UNVERIFIED]
         if listed is None:
             unsure = [known for known in unsure if known.address == source]
