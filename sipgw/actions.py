@@ -62,4 +62,17 @@ class Mark:
     detail: str
 
 
-Action = Transmit | Resolve | Verify | Connect | Publish | Withdraw | Mark
+@dataclass(frozen=True, slots=True)
+class Disclose:
+    """Action: a peer may learn our addresses: our user has answered its call.
+
+    Attributes:
+        local: our HIT.
+        peer: the other gateway's.
+    """
+
+    local: Hit
+    peer: Hit
+
+
+Action = Transmit | Resolve | Verify | Connect | Publish | Withdraw | Mark | Disclose

@@ -279,6 +279,7 @@ class Call:
         if carries_sdp(self.invite) or not carries_sdp(response):
             self.core.acknowledge(b.ack(b.invite_cseq), b.party, now)
         self.core.mark(self.id, "answer", str(response.status))
+        self.core.disclose(self.asked.party)
         assert self._midcall is not None  # noqa: S101
         self._midcall.accept(Accepted(self.asked, passed, a, b.unacknowledged), now)
 

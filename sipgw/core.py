@@ -162,3 +162,6 @@ class Core(Protocol):
 
     def mark(self, call: str, step: str, detail: str = "") -> None:
         """Note a step for the waterfall."""
+
+    def disclose(self, party: Party) -> None:
+        """Let the peer of ``party`` learn our addresses, if it is one: its call was answered."""

@@ -11,14 +11,23 @@ from hipctl import (
     AssociationDown,
     AssociationFailed,
     AssociationUp,
-    ContactChanged,
     Endpoint,
     Event,
     Hit,
     PortInUse,
 )
 from overlay import ConfigError, LookupFailed, NotFound, Peer
-from sipgw.actions import Action, Connect, Mark, Publish, Resolve, Transmit, Verify, Withdraw
+from sipgw.actions import (
+    Action,
+    Connect,
+    Disclose,
+    Mark,
+    Publish,
+    Resolve,
+    Transmit,
+    Verify,
+    Withdraw,
+)
 from sipgw.constants import DEFAULT_PORT
 from sipgw.dialog import Address
 from sipgw.media import ClientPort, MediaRelay, OpenPort, UdpPort
@@ -185,10 +194,9 @@ class SipService:
             self._perform(self._router.on_datagram(data, source, self._loop.time()))
 
     def _on_event(self, event: Event) -> None:
-        if self._router is None or isinstance(event, ContactChanged):
+        if self._router is None or not isinstance(event, AssociationUp | AssociationDown):
             return
         up = isinstance(event, AssociationUp)
-        assert up or isinstance(event, AssociationDown)  # noqa: S101
         self._perform(self._router.on_association(event.peer, up, self._loop.time()))
 
     def _on_timer(self) -> None:
@@ -206,6 +214,8 @@ class SipService:
                 self._transmit(action)
             elif isinstance(action, Mark):
                 self._peer.trace.mark(action.call, action.step, action.detail)
+            elif isinstance(action, Disclose):
+                self._peer.host.disclose(action.peer, local=action.local)
             else:
                 self._ask(action)
         self._arm()

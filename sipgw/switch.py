@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from hipctl import Hit
 from overlay import Evidence, Verdict
-from sipgw.actions import Action, Connect, Mark, Transmit
+from sipgw.actions import Action, Connect, Disclose, Mark, Transmit
 from sipgw.alarms import Alarms
 from sipgw.core import Answered, Asked, Connected, Listener, Media
 from sipgw.dialog import Address, Dialog, Overlay, Party, address, contact_uri, hit_of
@@ -274,6 +274,11 @@ class Switch:
     def mark(self, call: str, step: str, detail: str = "") -> None:
         """See Core."""
         self.actions.append(Mark(call, step, detail))
+
+    def disclose(self, party: Party) -> None:
+        """See Core."""
+        if len(party) == 3:
+            self.actions.append(Disclose(party[0], party[1]))
 
     # Matching.
 
