@@ -206,6 +206,7 @@ class Association:
             "source": list(outbound.source) if outbound.source else None,
             "locators": self._upkeep.describe() if self._upkeep else [],
             "relayed": self._upkeep is not None and self._upkeep.relayed,
+            "path found": self._found_after(),
             "esp_transform": outbound.sa.suite,
             "transforms": {
                 "esp": EspSuite(outbound.sa.suite).name,
@@ -217,6 +218,11 @@ class Association:
             "received": inbound.sa.packets,
             "drops": dict(inbound.drops),
         }
+
+    def _found_after(self) -> list[float | None]:
+        """Seconds from the first I1 to data, and to data without relays; None: (not) checked."""
+        found = self._upkeep.found_at if self._upkeep is not None else (None, None)
+        return [None if at is None else round(at - self._began, 3) for at in found]
 
     def last_heard(self) -> float:
         """When the peer was last heard, by data or control."""

@@ -70,6 +70,8 @@ class Mobility:
     failed: Final = False
     lost: Final = False
     relayed: Final = False
+    first_at: Final = None
+    direct_at: Final = None
 
     def describe(self) -> list[dict[str, object]]:
         """The peer's addresses and what we know about each, JSON-ready."""

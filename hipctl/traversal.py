@@ -36,6 +36,8 @@ class Traversal:
         ours: our own addresses, as the shell knows them.
         told: the peer knows our candidates.
         disclosed: the peer may learn where we are.
+        first_at: when data could be sent first, monotonic seconds; None before.
+        direct_at: the same, without any relay.
     """
 
     __slots__ = (
@@ -51,7 +53,9 @@ class Traversal:
         "_signaling",
         "_theirs",
         "checks",
+        "direct_at",
         "disclosed",
+        "first_at",
         "ours",
         "told",
     )
@@ -94,6 +98,8 @@ class Traversal:
         self.ours = shared.locators
         self._candidates = self._find()
         self.told = True
+        self.first_at: float | None = None
+        self.direct_at: float | None = None
         self._begin(now)
 
     # -- paths ---------------------------------------------------------------------------------
@@ -124,6 +130,10 @@ class Traversal:
     def choose(self, now: float) -> None:
         """Follow what the checks have selected."""
         selected, outbound = self.checks.selected, self._sas.outbound
+        if selected is not None and self.first_at is None:
+            self.first_at = now
+        if selected is not None and self.direct_at is None and not self.checks.relayed:
+            self.direct_at = now
         if selected is None or (selected.to, selected.source) == (
             outbound.address,
             outbound.source,

@@ -144,6 +144,11 @@ class Upkeep:
         """Whether data goes through a relay, of either side."""
         return self._paths.relayed
 
+    @property
+    def found_at(self) -> tuple[float | None, float | None]:
+        """When checks had found a path, and when one without relays; monotonic seconds."""
+        return self._paths.first_at, self._paths.direct_at
+
     def pause(self) -> None:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
         self.broken = False
