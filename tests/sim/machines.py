@@ -44,14 +44,16 @@ class MachineLoop(asyncio.BaseEventLoop):
     Attributes:
         clock_stops: whether its time stands still while it sleeps.
         asleep: nothing runs.
+        ended: nothing will ever run again.
     """
 
     def __init__(self, clock_stops: bool = True) -> None:
         self._sim = asyncio.get_running_loop()
         self._slept = self._since = 0.0
+        self._reached = 0.0  # a sum of floats may fall short of what a timer was set to
         self._waiting: list[asyncio.Handle] = []
         self.clock_stops = clock_stops
-        self.asleep = False
+        self.asleep = self.ended = False
         super().__init__()
 
     def sleep(self) -> None:
@@ -81,7 +83,7 @@ class MachineLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         now = self._since if self.asleep and self.clock_stops else self._sim.time()
-        return now - self._slept
+        return max(now - self._slept, self._reached)
 
     def call_soon(
         self,
@@ -129,13 +131,15 @@ class MachineLoop(asyncio.BaseEventLoop):
         handle.inner = self._sim.call_at(handle.when() + self._slept, self._go, handle)
 
     def _go(self, handle: asyncio.Handle) -> None:
-        if handle.cancelled():
+        if handle.cancelled() or self.ended:
             return
         if self.asleep:
             self._waiting.append(handle)
         elif isinstance(handle, _Timer) and handle.when() > self.time() + _TICK:
             self._arm(handle)  # it has slept since
         else:
+            if isinstance(handle, _Timer):
+                self._reached = max(self._reached, handle.when())
             with self.running():
                 handle._run()
 
@@ -205,6 +209,7 @@ class Machine:
     clock_stops: bool = True
     tells: bool = True
     _loop: MachineLoop | None = None
+    _halting: bool = False
     _link: int = 1
 
     # what happens to it
@@ -272,13 +277,19 @@ class Machine:
             return function(*args)
 
     async def halt(self) -> None:
-        """End all programs, however they stand."""
-        self.wake()
-        tasks = asyncio.all_tasks(self.loop)
+        """End all programs without a word to anybody, however they stand; others may run then."""
+        loop, self._halting = self.loop, True
+        if loop.asleep:
+            loop.wake()
+        tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        loop.ended = True
+        self._loop, self._halting = None, False
+        self.ports.clear()
+        self.watches.clear()
 
     # what programs are given
 
@@ -308,7 +319,13 @@ class Machine:
         ip = source[0]
         if ip == _ANYWHERE[six]:
             ip = next((ours for ours in self.ips if (":" in ours) is six), "")
-        if self.asleep or self.at is None or ip not in self.ips or (":" in ip) is not six:
+        if (
+            self.asleep
+            or self._halting
+            or self.at is None
+            or ip not in self.ips
+            or (":" in ip) is not six
+        ):
             return False
         if to[0] in self.ips:
             self.loop.call_soon(self.receive, data, (ip, source[1]), to)
@@ -320,7 +337,7 @@ class Machine:
     def receive(self, data: bytes, source: Address, to: Address) -> None:
         """What the network has for us."""
         if self.asleep:
-            self.internet.note(self.name, self.name, "is asleep and hears nothing")
+            self.internet.note(self.name, self.name, "sleeps and hears nothing")
             return
         on_datagram = self.ports.get(to) or self.ports.get((_ANYWHERE[":" in to[0]], to[1]))
         if on_datagram:

@@ -255,7 +255,8 @@ class Segment:
         self._allotted += 1
         n = self._allotted
         if self.router is None:  # each in a /24 and a /48 of its own
-            return [f"45.{n >> 8}.{n & 255}.1", f"2400:{n:x}::1"]
+            here = {"4": f"45.{n >> 8}.{n & 255}.1", "6": f"2400:{n:x}::1"}
+            return [here[family] for family in self.internet.families]
         return [f"{prefix}{n + 1}" for prefix in self._prefixes]
 
     def owner(self, ip: str) -> "Machine | Router | None":
@@ -394,14 +395,18 @@ class Internet:
         trace: (time, from, to, data or remark) of each hop, by names, for ladders.
     """
 
-    def __init__(self, seed: int = 0, latency: float = 0.02, loss: float = 0.0) -> None:
+    def __init__(
+        self, seed: int = 0, latency: float = 0.02, loss: float = 0.0, families: str = "46"
+    ) -> None:
         """Set up an Internet with nobody in it.
 
         Args:
             seed: of all that is random.
             latency: seconds one way between routers.
             loss: probability per datagram there.
+            families: the IP versions that there are, "4", "6" or "46".
         """
+        self.families = families
         self.random = random.Random(seed)
         self.trace: deque[tuple[float, str, str, bytes | str]] = deque(maxlen=_TRACE)
         self.core = Segment(self, "core", self.line(latency, loss), ())
@@ -434,7 +439,7 @@ class Internet:
         behind: Segment | None = None,
         latency: float = 0.001,
         prefix: str = "192.168.1.",
-        families: str = "46",
+        families: str = "",
     ) -> Segment:
         """A network behind a router.
 
@@ -444,8 +449,9 @@ class Internet:
             behind: of which network the router is a machine; the core if None.
             latency: seconds one way inside.
             prefix: of its IPv4 addresses; two networks may have the same.
-            families: the IP versions that it has, "4", "6" or "46".
+            families: the IP versions that it has; those of the Internet if empty.
         """
+        families = families or self.families
         outer = behind or self.core
         number = len(self.segments)
         prefixes = [prefix] if "4" in families else []
