@@ -7,7 +7,7 @@ async with LocalHost([identity], HostConfig(listen=(ALICE,)), open_port=net.open
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, field
 
 from hipctl.errors import HostConfigRefused
@@ -52,7 +52,8 @@ class Net:
         filter: called (data, from, to) before a datagram is carried: what to carry instead,
             None to lose it.
         gone: IP addresses beside which no port can be opened any more.
-        log: (time, from, to, data) of all that was sent.
+        log: (time, from, to, data) of all that was sent; a deque where that would be too much.
+        elsewhere: called (data, from, to) with what comes for an address where nobody listens.
     """
 
     latency: float = 0.02
@@ -62,8 +63,9 @@ class Net:
     seed: int = 0
     filter: Callable[[bytes, Address, Address], bytes | None] | None = None
     gone: set[str] = field(default_factory=set)
-    log: list[tuple[float, Address, Address, bytes]] = field(default_factory=list)
+    log: MutableSequence[tuple[float, Address, Address, bytes]] = field(default_factory=list)
     ports: dict[Address, OnDatagram] = field(default_factory=dict)
+    elsewhere: Callable[[bytes, Address, Address], None] | None = None
     _rng: random.Random = field(init=False)
     _order: int = 0
 
@@ -96,3 +98,5 @@ class Net:
         on_datagram = self.ports.get(to)
         if on_datagram:
             on_datagram(data, source)
+        elif self.elsewhere:
+            self.elsewhere(data, source, to)
