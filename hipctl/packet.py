@@ -1,7 +1,7 @@
 """HIP packets: the header, the order of parameters, and which bytes MACs and signatures cover."""
 
 import struct
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from typing import Final, TypeVar
 
 from hipctl.constants import (
@@ -270,20 +270,6 @@ def build(
         ValueError: it is longer than 2,048 bytes.
     """
     return finish(header(packet_type, sender, receiver, controls) + encode(parameters))
-
-
-def with_hop_mac(data: bytes, kind: type[Parameter], mac: Callable[[bytes], bytes]) -> bytes:
-    """Append RVS_HMAC or RELAY_HMAC, for the next host on the way (RFC 8004 §4.2.1).
-
-    Args:
-        data: a packet whose parameters all come before that one.
-        kind: RvsHmac or RelayHmac.
-        mac: of the association with that host.
-
-    Raises:
-        ValueError: it gets longer than 2,048 bytes.
-    """
-    return finish(data + frame(kind.TYPE, mac(cover(data))))
 
 
 def with_checksum(packet: bytes, source: bytes, destination: bytes) -> bytes:

@@ -67,6 +67,7 @@ class Client:
         expires: by type, monotonic seconds.
         accounts: by type.
         relayed: the address that is open for it.
+        listed: where it has said that it is.
         alarm: for the registrar: when it looks at this client next.
     """
 
@@ -76,6 +77,7 @@ class Client:
     expires: dict[int, float] = field(default_factory=dict)
     accounts: dict[int, Account] = field(default_factory=dict)
     relayed: Address | None = None
+    listed: set[Address] = field(default_factory=set)
     alarm: float | None = None
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Final
 
-from hipctl import exchange, params
+from hipctl import exchange, hop, params
 from hipctl.actions import Action, Address, Path, Transmit
 from hipctl.constants import HEADER_LENGTH, NotifyType, PacketType, ParameterType, RegistrationType
 from hipctl.contact import is_public
@@ -20,7 +20,7 @@ from hipctl.errors import Rejected
 from hipctl.identity import Hit, HostIdentity
 from hipctl.limits import Limiter, network
 from hipctl.locators import one_host
-from hipctl.packet import Packet, with_hop_mac
+from hipctl.packet import Packet
 from hipctl.registrar import Account, Client, Registrar
 from hipctl.rendezvous import CARRIED, forwarded
 from hipctl.settings import EngineConfig
@@ -144,13 +144,13 @@ class Relay:
         if kind == _RVS:
             if packet.type not in CARRIED:
                 raise Rejected("not carried by a rendezvous server")
-            data = _fitting(lambda: forwarded(packet, source, client.keys.mac))
+            data = _fitting(lambda: forwarded(packet, source, client.keys))
             return self._send(data, account, path, now)
         if packet.type in _NEEDS_MODE and packet.get(params.NatTraversalModes) is None:
             return self._refuse_mode(packet, client, Path(here, source), now)
         data = _fitting(
-            lambda: with_hop_mac(
-                packet.changed([params.RelayFrom(source)], _HOP), params.RelayHmac, client.keys.mac
+            lambda: hop.extend(
+                packet.changed([params.RelayFrom(source)], _HOP), (), params.RelayHmac, client.keys
             )
         )
         self._note(client, source, here, now)
@@ -179,11 +179,10 @@ class Relay:
     # -- from a client -------------------------------------------------------------------------
 
     def _from_client(self, packet: Packet, client: Client, now: float) -> list[Action]:
-        mac, path = packet.get(params.RelayHmac), client.path
-        if path is None or mac is None:
-            raise Rejected("RELAY_TO without RELAY_HMAC")
-        if not client.keys.mac_fits(packet.covered(params.RelayHmac), mac.mac):
-            raise Rejected("wrong RELAY_HMAC")
+        path = client.path
+        if path is None:
+            raise Rejected("relay client nowhere")
+        hop.check(packet, params.RelayHmac, client.keys)
         kind = _HIP if _HIP in client.accounts else _ESP
         account = client.accounts[kind]
         target = packet.need(params.RelayTo)

@@ -6,7 +6,7 @@ after a refusal for want of resources, and when the association is gone, we ask 
 seldom. A type that is refused before it was ever granted is no wish any more.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ from hipctl.interface import Registered, RegistrationEnded
 from hipctl.packet import Packet
 from hipctl.params_registration import decode_lifetime, encode_lifetime
 from hipctl.registrar import EXCLUSIVE
+from hipctl.sas import Outbound
 from hipctl.settings import EngineConfig
 
 SERVERS_MAX: Final = 64
@@ -32,6 +33,23 @@ Tell = Callable[[Pair, Sequence[params.Parameter], float], list[Action] | None]
 """``tell(pair, parameters, now)`` sends an UPDATE; None: there is no association."""
 
 Connect = Callable[[Pair, float], list[Action]]
+
+
+@dataclass(slots=True)
+class OurServer:
+    """A server with which an identity of ours is registered.
+
+    Attributes:
+        address: where it is.
+        types: registration types that it has granted.
+        reflexive: where it sees us (REG_FROM), or None.
+        relayed: what it has opened for us (RELAYED_ADDRESS), or None.
+    """
+
+    address: Address
+    types: frozenset[int] = frozenset()
+    reflexive: Address | None = None
+    relayed: Address | None = None
 
 
 @dataclass(slots=True)
@@ -71,13 +89,27 @@ class Requester:
         locators: our own addresses; who is seen elsewhere is behind a NAT.
     """
 
-    def __init__(self, config: EngineConfig, rng: Rng, tell: Tell, connect: Connect) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        rng: Rng,
+        servers: MutableMapping[Pair, OurServer],
+        outbound: Mapping[Pair, Outbound],
+    ) -> None:
+        """Set up.
+
+        Args:
+            config: of the engine.
+            rng: randomness.
+            servers: is kept in step with what is granted.
+            outbound: tells where servers are.
+        """
         self.infos: dict[Pair, params.RegInfo] = {}
         self.locators: Collection[Address] = ()
         self._config = config
         self._rng = rng
-        self._tell = tell
-        self._connect = connect
+        self._servers = servers
+        self._outbound = outbound
         self._wishes: dict[Pair, Wish] = {}
         self._told: list[Action] = []
 
@@ -102,7 +134,7 @@ class Requester:
         wish = self._wishes.get(pair)
         if wish is None:
             return
-        ended = set(wish.wanted if types is None else types)
+        ended = set(wish.wanted | wish.granted.keys() if types is None else types)
         wish.wanted -= ended
         for kind in ended & wish.granted.keys():
             self._end(pair, wish, kind, "cancelled")
@@ -110,6 +142,7 @@ class Requester:
         wish.cancelling |= ended & wish.asking
         wish.asking -= ended
         wish.due = now
+        self._sync(pair, wish)
 
     def registered(self, pair: Pair, kind: int) -> bool:
         """Whether that registration is in force."""
@@ -117,12 +150,13 @@ class Requester:
         return wish is not None and kind in wish.granted
 
     def registrations(self) -> list[Registered]:
-        """All in force; where the servers are and how far away, others know."""
+        """All in force; how far away the servers are, others know."""
         return [
             Registered(
                 *pair,
                 RegistrationType(kind),
                 expires,
+                address=self.address(pair),
                 reflexive=wish.reflexive,
                 relayed=wish.relayed if kind == RegistrationType.RELAY_UDP_ESP else None,
             )
@@ -143,6 +177,11 @@ class Requester:
         wish = self._wishes.get(pair)
         return wish is not None and bool(wish.wanted)
 
+    def address(self, pair: Pair) -> Address | None:
+        """Where that server is, if we are registered with it."""
+        known = self._servers.get(pair)
+        return known.address if known is not None else None
+
     # -- from associations ---------------------------------------------------------------------
 
     def request(self, pair: Pair, info: params.RegInfo | None) -> list[params.Parameter]:
@@ -158,7 +197,14 @@ class Requester:
     def concluded(
         self, pair: Pair, info: params.RegInfo | None, packet: Packet, now: float
     ) -> None:
-        """An exchange of ours has ended with this R2: what it doesn't grant is not granted."""
+        """An exchange of ours has ended with this R2: what it doesn't grant is not granted.
+
+        Args:
+            pair: of the association.
+            info: what the R1 offered.
+            packet: an R2 that is authentic.
+            now: monotonic seconds.
+        """
         if info is not None:
             self.infos[pair] = info
         else:
@@ -175,6 +221,7 @@ class Requester:
         for kind in before.keys() - wish.granted.keys():
             self._tell_end(pair, kind, _why(answered.get(kind)))
         self._conclude(pair, wish, answered, before, now)
+        self._sync(pair, wish)
 
     def on_update(self, pair: Pair, packet: Packet, now: float) -> None:
         """Take what an authentic UPDATE says that we have not seen before.
@@ -194,6 +241,7 @@ class Requester:
         answered = self._take(pair, wish, packet, now, before)
         if answered:
             self._conclude(pair, wish, answered, before, now)
+        self._sync(pair, wish)
 
     def renewed(self, pair: Pair, now: float) -> None:
         """The server has begun another exchange: perhaps it knows nothing of us any more."""
@@ -207,9 +255,20 @@ class Requester:
     def lost(self, pair: Pair) -> None:
         """There is no association any more."""
         self.infos.pop(pair, None)
+        self._servers.pop(pair, None)
         wish = self._wishes.get(pair)
         if wish is not None:
             wish.lost = True
+
+    def _sync(self, pair: Pair, wish: Wish) -> None:
+        """Let the others know which servers we have."""
+        outbound = self._outbound.get(pair)
+        if wish.granted and outbound is not None:
+            types = frozenset(wish.granted)
+            known = OurServer(outbound.address, types, wish.reflexive, wish.relayed)
+            self._servers[pair] = known
+        else:
+            self._servers.pop(pair, None)
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -312,17 +371,24 @@ class Requester:
             return 0.0
         return min((at for wish in self._wishes.values() for at in _times(wish)), default=None)
 
-    def on_time(self, now: float) -> list[Action]:
-        """See sansio.Machine."""
+    def on_time(self, now: float, tell: Tell, connect: Connect) -> list[Action]:
+        """See sansio.Machine.
+
+        Args:
+            now: monotonic seconds.
+            tell: sends UPDATEs.
+            connect: begins base exchanges.
+        """
         actions: list[Action] = []
         for pair, wish in list(self._wishes.items()):
             if wish.lost:
                 self._mourn(pair, wish, now)
             for kind in [kind for kind, ends in wish.granted.items() if ends <= now]:
                 self._end(pair, wish, kind, "expired")
+                self._sync(pair, wish)
             if wish.due is not None and wish.due <= now:
                 wish.due = None
-                actions += self._act(pair, wish, now)
+                actions += self._act(pair, wish, now, tell, connect)
             if not wish.wanted and not wish.cancelling:
                 self._wishes.pop(pair, None)
         told, self._told = self._told, []
@@ -339,31 +405,33 @@ class Requester:
         if ever:
             self._pause(wish, now, _FIRST_PAUSE)
 
-    def _act(self, pair: Pair, wish: Wish, now: float) -> list[Action]:
+    def _act(
+        self, pair: Pair, wish: Wish, now: float, tell: Tell, connect: Connect
+    ) -> list[Action]:
         """Ask, refresh, cancel; or associate first."""
         info = self.infos.get(pair)
         actions: list[Action] = []
         if wish.cancelling:
             cancelled = _ordered(wish.cancelling)
             wish.cancelling = set()
-            actions += self._tell(pair, [params.RegRequest(0, cancelled)], now) or []
+            actions += tell(pair, [params.RegRequest(0, cancelled)], now) or []
         if not wish.wanted:
             return actions
         offered = set(info.types) if info is not None else set()
         types = self._askable(pair, wish, info) if info is not None else ()
         if types and info is not None:
             request = params.RegRequest(self._lifetime(info), types)
-            sent = self._tell(pair, [request], now)
+            sent = tell(pair, [request], now)
             if sent is not None:
                 wish.asking = set(types)
                 wish.due = now + ANSWER_SECONDS
                 self._refuse_unoffered(pair, wish, offered, now)
                 return [*actions, *sent]
-        if self._tell(pair, (), now) is not None:
+        if tell(pair, (), now) is not None:
             self._refuse_unoffered(pair, wish, offered, now)
             return actions
         self._pause(wish, now, _FIRST_PAUSE)
-        return [*actions, *self._connect(pair, now)]
+        return [*actions, *connect(pair, now)]
 
     def _askable(self, pair: Pair, wish: Wish, info: params.RegInfo) -> tuple[int, ...]:
         """What is wanted and offered, and of rendezvous and control relay one (RFC 9028 §7.8)."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from hipctl import params
-from hipctl.actions import Action, Address, Pair, Path
+from hipctl.actions import Action, Address, Pair, Path, Relayed
 from hipctl.constants import RegistrationType
 from hipctl.crypto import Keys
 from hipctl.datarelay import DataRelay
@@ -21,6 +21,15 @@ from hipctl.settings import EngineConfig
 _AT_ONCE: Final = 64  # hosts that are told news at once,
 _PAUSE: Final = 0.25  # seconds before the next
 _QUIET: Final = 30.0  # seconds before we say again that there is room
+_READ: Final[tuple[type[params.Parameter], ...]] = (
+    params.RegInfo,
+    params.RegRequest,
+    params.RegResponse,
+    params.RegFailed,
+    params.RegFrom,
+    params.RelayedAddress,
+    params.PeerPermission,
+)
 
 Tell = Callable[[Pair, Sequence[params.Parameter], float], list[Action] | None]
 """``tell(pair, parameters, now)`` sends an UPDATE; None: there is no association."""
@@ -85,8 +94,11 @@ class Serving:
         """Whether an UPDATE may be processed at all (RFC 9028 §4.12.1).
 
         Raises:
+            MalformedPacket: what it says of registrations is not well formed.
             Rejected: it names peers, and its sender is no client of our data relay.
         """
+        for kind in _READ:
+            packet.every(kind)
         if packet.has(params.PeerPermission):
             client = self.registrar.of(pair)
             if client is None or RegistrationType.RELAY_UDP_ESP not in client.accounts:
@@ -137,15 +149,25 @@ class Serving:
                 permitted = False
         return permitted
 
-    def relocated(self, pair: Pair) -> None:
-        """The client says itself that it is elsewhere (RFC 9028 §4.12.1)."""
+    def relocated(
+        self, pair: Pair, packet: Packet, listed: Sequence[params.Locator], source: Address
+    ) -> None:
+        """A client says where it is: at new addresses it names its peers anew (RFC 9028 §4.12.1).
+
+        If these are what it has said before, only its NAT has moved it.
+        """
         client = self.registrar.of(pair)
-        if client is not None:
+        if client is None:
+            return
+        before, client.listed = client.listed, {(found.ip, found.port) for found in listed}
+        elsewhere = client.path is None or client.path.to != source
+        if elsewhere and client.listed != before and not packet.has(params.PeerPermission):
             self.data.deactivate(client)
 
     def moved(self, pair: Pair, path: Path | None) -> None:
         """The client is reached along another path; None: nobody has answered there yet."""
-        self.registrar.moved(pair, path)
+        through = path is not None and isinstance(path.to, Relayed)
+        self.registrar.moved(pair, None if through else path)
 
     def keyed(self, pair: Pair, keys: Keys, path: Path, now: float, *, began: bool) -> None:
         """An exchange has ended; ``began``: by us, so that no R1 has said what we offer."""
