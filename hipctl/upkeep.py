@@ -204,6 +204,7 @@ class Upkeep:
             self._paths.on_given_up(update.ask, now)
             return
         others = self._updates.outstanding.values()
+        self.broken |= update.vital
         if update.rekeys and self._rekeying.unsaid:
             self.broken |= not any(other.rekeys for other in others)
         if update.announces and not self._paths.told:
@@ -380,7 +381,9 @@ class Upkeep:
     def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action]:
         """Say this in an UPDATE that wants an ACK."""
         limit = self._shared.config.update_retransmit_max
-        return [self._ask(self._paths.path(), now, limit=limit, more=parameters)]
+        sent = self._ask(self._paths.path(), now, limit=limit, more=parameters)
+        next(reversed(self._updates.outstanding.values())).vital = True
+        return [sent]
 
     def show(self, now: float) -> list[Action]:
         """Show our credentials again if they are others now (RFC 8002 §2)."""
