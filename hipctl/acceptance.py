@@ -3,11 +3,12 @@
 ``association`` installs what comes of it; this remembers the I2 that was accepted last.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from hipctl import credentials, exchange, hop, params
-from hipctl.actions import Address, Pair
+from hipctl.actions import Address, Pair, Path, Relayed
 from hipctl.constants import NatTraversalMode
 from hipctl.credentials import NOTHING
 from hipctl.errors import MalformedPacket, Rejected
@@ -16,6 +17,7 @@ from hipctl.identity import HostIdentity
 from hipctl.interface import Shown
 from hipctl.locators import read_locator_set
 from hipctl.packet import Packet
+from hipctl.registrar import Asked
 from hipctl.responder import Responder, Vetted
 from hipctl.state import Shared
 
@@ -104,8 +106,14 @@ class Acceptance:
             raise Rejected("I2 older than the association")
         return vetted
 
-    def accept(self, packet: Packet, source: Address, vetted: Vetted) -> Accepted:
+    def accept(self, packet: Packet, source: Address, vetted: Vetted, now: float) -> Accepted:
         """Check all else, and make R2.
+
+        Args:
+            packet: an I2.
+            source: where it came from.
+            vetted: what is known of it.
+            now: monotonic seconds.
 
         Raises:
             MalformedPacket: it is not well formed; as below, its solution is blamed for that.
@@ -127,12 +135,20 @@ class Acceptance:
             responder.blame(packet.sender, vetted)
             raise
         responder.spend(packet.sender, vetted)
+        here = shared.here
+        if here is not None and (":" in here[0]) is not (":" in source[0]):
+            here = None
+        path = None if isinstance(source, Relayed) else Path(here, source)
+        asked = Asked(agreement.keys, source, path, bool(theirs), fresh=True)
+        said = shared.serving.answer(self._pair, packet, asked, now)
         spi = shared.new_spi()
-        r2, shown = self._make_r2(agreement, spi, theirs)
+        r2, shown = self._make_r2(agreement, spi, theirs, said)
         answer_j = vetted.solution.answer_j
         return Accepted(agreement, answer_j, vetted.issued_at, spi, r2, shown, theirs, listed)
 
-    def _make_r2(self, agreement: Agreement, spi: int, theirs: Shown) -> tuple[bytes, Shown]:
+    def _make_r2(
+        self, agreement: Agreement, spi: int, theirs: Shown, said: Sequence[params.Parameter]
+    ) -> tuple[bytes, Shown]:
         """Make R2, and show credentials in it to who has shown some, if they fit."""
         shared, tlv = self._shared, self._responder.host_id_tlv
         ours = shared.desk.show(self._pair, theirs) if theirs else NOTHING
@@ -143,7 +159,8 @@ class Acceptance:
         )
         sealed = credentials.sealed(ours, agreement.keys, shared.rng, listed)
         try:
-            return exchange.make_r2(self._identity, agreement, spi, tlv, sealed), ours
+            return exchange.make_r2(self._identity, agreement, spi, tlv, [*sealed, *said]), ours
         except ValueError:  # those above us have other ways to show credentials
             sealed = credentials.sealed(NOTHING, agreement.keys, shared.rng, listed)
-            return exchange.make_r2(self._identity, agreement, spi, tlv, sealed), NOTHING
+            made = exchange.make_r2(self._identity, agreement, spi, tlv, [*sealed, *said])
+            return made, NOTHING

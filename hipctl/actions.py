@@ -1,11 +1,11 @@
 """What the engine asks its shell to do, in order; every input returns a list of these."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hipctl.identity import Hit
-from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.interface import AssociationDown, AssociationUp, RegistrationEnded
 
 Address = tuple[str, int]
 """IP address as text and UDP port (0 for raw IP)."""
@@ -147,4 +147,31 @@ class PeerFound:
     peer: Hit | None
 
 
-Action = Transmit | SolvePuzzle | Flush | KeyLog | PeerFound | AssociationUp | AssociationDown
+@dataclass(frozen=True, slots=True)
+class RegistrationAnswered:
+    """What a server has said to a registration that was asked for.
+
+    Attributes:
+        local: our HIT.
+        server: the server's.
+        granted: types.
+        refused: types -> why: RegistrationFailure, or a number that we don't know.
+    """
+
+    local: Hit
+    server: Hit
+    granted: tuple[int, ...]
+    refused: Mapping[int, int]
+
+
+Action = (
+    Transmit
+    | SolvePuzzle
+    | Flush
+    | KeyLog
+    | PeerFound
+    | AssociationUp
+    | AssociationDown
+    | RegistrationAnswered
+    | RegistrationEnded
+)

@@ -17,6 +17,7 @@ from hipctl.actions import (
     Flush,
     KeyLog,
     Pair,
+    Path,
     Relayed,
     SolvePuzzle,
     Transmit,
@@ -174,6 +175,12 @@ class Association:
             return []
         return self._upkeep.show(now)
 
+    def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action] | None:
+        """Say something in an UPDATE, if it isn't nothing; None: it is not the time to."""
+        if self._upkeep is None or self.state not in (State.R2_SENT, State.ESTABLISHED):
+            return None
+        return self._upkeep.tell(parameters, now) if parameters else []
+
     @property
     def refusal(self) -> str:
         """Why the Responder says that it leaves our I2 unanswered; empty if it has not."""
@@ -315,6 +322,9 @@ class Association:
             listed,
         )
         self._install(done.inbound, agreed, now, begun=True, disclosed=True)
+        shared, path = self._shared, Path(None, self._address)
+        shared.serving.keyed(self.pair, done.keys, path, now, began=True)
+        shared.requester.concluded(self.pair, done.offer.info, packet, now)
         desk.keep(self.pair, done.shown, theirs)
         self._acceptance.superseded(now)
         return self._establish(now)
@@ -333,7 +343,7 @@ class Association:
     def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
         vetted = self._acceptance.vet(packet, source, now, replaces=self._sas is not None)
         try:
-            accepted = self._acceptance.accept(packet, source, vetted)
+            accepted = self._acceptance.accept(packet, source, vetted, now)
         except (MalformedPacket, Rejected) as error:
             self._shared.counters[error.reason] += 1
             return self._notify(error, source, now)
@@ -363,6 +373,7 @@ class Association:
         )
         disclosed = self._shared.discloses(self.pair, accepted.theirs)
         self._install(inbound, installed, now, begun=False, disclosed=disclosed)
+        self._shared.requester.renewed(self.pair, now)
         self._acceptance.taken(accepted)
         self.state = State.R2_SENT
         self.heard_at = now
@@ -532,7 +543,8 @@ class Association:
         if sas is None:
             return []
         verdict = sas.check(now, shared.config)
-        if verdict is Verdict.UNUSED and self.pair not in shared.servers:
+        registered = shared.serving.holds(self.pair) or shared.requester.holds(self.pair)
+        if verdict is Verdict.UNUSED and not registered:
             shared.counters["unused"] += 1
             return self.close(now)
         if verdict is Verdict.UNANSWERED:
@@ -710,6 +722,8 @@ class Association:
         self._shared.outbound.pop(self.pair, None)
         self._shared.desk.forget(self.pair)
         self._shared.kept.pop(self.pair, None)
+        self._shared.serving.lost(self.pair)
+        self._shared.requester.lost(self.pair)
         if self._waiting.datagrams:
             self._shared.counters["queue dropped"] += len(self._waiting.release())
         self._forget_keys()

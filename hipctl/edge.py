@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hipctl import hop
+from hipctl import exchange, hop
 from hipctl.actions import Action, Address, Pair, Relayed, Transmit
 from hipctl.association import Association
-from hipctl.constants import HIP_PORT
+from hipctl.constants import HEADER_LENGTH, HIP_PORT, NotifyType, PacketType, RegistrationType
 from hipctl.crypto import Keys
 from hipctl.errors import Rejected
 from hipctl.identity import NULL_HIT, Hit
-from hipctl.packet import Packet
-from hipctl.params import PeerPermission
-from hipctl.state import Errand, Permit, Shared
+from hipctl.packet import Packet, finish
+from hipctl.params import PeerPermission, RvsHmac, ViaRvs, encode
+from hipctl.state import Errand, Objection, Permit, Shared
 
 _PERMISSIONS_AT_ONCE: Final = 8  # in one UPDATE
 
@@ -30,6 +30,7 @@ class Edge:
         self._shared = shared
         self._associations = associations
         self._settle = settle
+        self._origin: Address = ("", 0)  # of the packet in hand, if it was passed on
 
     def origin(self, receiver: Hit, packet: Packet, source: Address) -> Address:
         """Whence a packet came before a server of ours passed it on.
@@ -43,8 +44,10 @@ class Edge:
         keys = self._hop_keys(receiver, source)
         if keys is None:
             raise Rejected("passed on by no server of ours")
-        found, self._shared.via_rvs = hop.origin(packet, source, keys, HIP_PORT)
-        return found
+        if packet.has(RvsHmac):
+            self._object(receiver, packet, source)
+        self._origin, self._shared.via_rvs = hop.origin(packet, source, keys, HIP_PORT)
+        return self._origin
 
     def pass_out(self, actions: list[Action], now: float) -> list[Action]:
         """Run the errands between associations, and tell our relays what is for others."""
@@ -55,15 +58,32 @@ class Edge:
             actions = [*self._run(errands, now), *actions]
         return [self._through(each) if type(each) is Transmit else each for each in actions]
 
+    def _object(self, local: Hit, packet: Packet, source: Address) -> None:
+        """A control relay of ours must not use RVS_HMAC: drop it and say so (RFC 9028 §7.8)."""
+        shared = self._shared
+        server = shared.server_at(local, source)
+        known = shared.servers.get((local, server)) if server is not None else None
+        if server is None or known is None or RegistrationType.RELAY_UDP_HIP not in known.types:
+            return
+        shared.errands.append(Objection(local, server, source, packet.raw[:HEADER_LENGTH]))
+        raise Rejected("RVS_HMAC from a control relay")
+
     def _through(self, action: Transmit) -> Transmit:
         to = action.to
         if not isinstance(to, Relayed):
-            return action
+            return self._named(action) if self._shared.via_rvs else action
         keys = self._hop_keys(Hit(action.data[8:24]), to.via)
         if keys is None:
             self._shared.counters["relay gone"] += 1
             return Transmit(action.data, to.via, action.source)  # which drops it
         return Transmit(hop.through(action.data, to, keys), to.via, action.source)
+
+    def _named(self, action: Transmit) -> Transmit:
+        """UPDATEs that answer one through a rendezvous server name it, too (RFC 8046 §3.2.3)."""
+        if action.to != self._origin or action.data[2] & 0x7F != PacketType.UPDATE:
+            return action
+        named = encode([ViaRvs((self._shared.via_rvs,))])
+        return Transmit(finish(action.data + named), action.to, action.source)
 
     def _hop_keys(self, local: Hit, server: Address) -> Keys | None:
         """Keys of the association with the server of ``local`` at that address."""
@@ -74,14 +94,17 @@ class Edge:
     def _run(self, errands: Sequence[Errand], now: float) -> list[Action]:
         permits: dict[Pair, list[PeerPermission]] = {}
         pokes: dict[Pair, None] = {}
+        actions: list[Action] = []
         for errand in errands:
+            if isinstance(errand, Objection):
+                actions += self._notify(errand, now)
+                continue
             if not isinstance(errand, Permit):
                 pokes |= dict.fromkeys(p for p in self._shared.servers if p[0] == errand.local)
                 continue
             server = self._shared.server_at(errand.local, errand.server)
             if server is not None:
                 permits.setdefault((errand.local, server), []).append(errand.permission)
-        actions: list[Action] = []
         for pair, permissions in permits.items():
             for i in range(0, len(permissions), _PERMISSIONS_AT_ONCE):
                 some = permissions[i : i + _PERMISSIONS_AT_ONCE]
@@ -89,6 +112,15 @@ class Edge:
         for pair in pokes:
             actions += self._do(pair, lambda a: a.poke(now))
         return actions
+
+    def _notify(self, objection: Objection, now: float) -> list[Action]:
+        shared = self._shared
+        if not shared.notify_limit.allow("", now):
+            return []
+        identity = shared.identities[objection.local]
+        why = NotifyType.RVS_HMAC_PROHIBITED_WITH_RELAY
+        notify = exchange.make_notify(identity, objection.server, why, objection.details)
+        return [Transmit(notify, objection.to)]
 
     def _do(self, pair: Pair, what: Callable[[Association], list[Action]]) -> list[Action]:
         association = self._associations.get(pair)

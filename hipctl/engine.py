@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from hipctl import esp, hop
+from hipctl import esp, hop, params
 from hipctl.access import Access
 from hipctl.actions import (
     Action,
@@ -72,6 +72,8 @@ class Engine:
         outbound: (local HIT, peer HIT) -> how and where to send data, once that is possible.
         inbound: SPI -> whose data that is; the shell calls ``.sa.open`` and then ``heard``.
         counters: what was dropped or went wrong, by reason.
+        serving: what we do for others.
+        requester: what others do for us.
     """
 
     def __init__(self, identities: Sequence[HostIdentity], config: EngineConfig, rng: Rng) -> None:
@@ -99,10 +101,15 @@ class Engine:
             self.outbound,
             self._contacts,
             Limiter(config.notify_rate, config.notify_burst, 1),
+            identities={identity.hit: identity for identity in identities},
         )
+        self.serving, self.requester = self._shared.serving, self._shared.requester
         self._identities = {
             identity.hit: (identity, Responder(identity, config, rng)) for identity in identities
         }
+        for _, responder in self._identities.values():
+            responder.info = self.serving.info
+        self.serving.registrar.known = self._listed
         self._default = identities[0].hit if identities else NULL_HIT
         self._access = Access()
         self._opportunist = Opportunist(config)
@@ -247,7 +254,7 @@ class Engine:
         ours = tuple(dict.fromkeys(a for a in addresses if announceable(a[0])))[:LOCATORS_MAX]
         if ours == self._shared.locators:
             return []
-        self._shared.locators = ours
+        self._shared.locators = self.requester.locators = ours
         actions: list[Action] = []
         order = sorted(self._associations.values(), key=Association.last_heard, reverse=True)
         for i, association in enumerate(order):
@@ -271,6 +278,19 @@ class Engine:
         for pair in list(self._associations):
             actions += self.close(*pair, now)
         return actions
+
+    def tell(
+        self, pair: Pair, parameters: Sequence[params.Parameter], now: float
+    ) -> list[Action] | None:
+        """Say something in an UPDATE, if it isn't nothing; None: no association can say it."""
+        association = self._associations.get(pair)
+        actions = association.tell(parameters, now) if association is not None else None
+        if association is not None and actions:
+            self._settle(association)
+        return actions
+
+    def _listed(self, peer: Hit) -> bool:
+        return self._access.allow is not None and peer in self._access.allow
 
     def on_puzzle_solved(
         self, key: tuple[Hit, Hit, int], j: bytes | None, now: float
@@ -311,14 +331,29 @@ class Engine:
             return self._edge.pass_out(self._dispatch(packet, source, now), now)
         except (MalformedPacket, Rejected) as error:
             self.counters[error.reason] += 1
-            return []
+            return self._edge.pass_out([], now)
         finally:
             shared.here, shared.via_rvs = None, ""
 
+    def on_relayed(
+        self, data: bytes, source: Address, relayed: Address, now: float
+    ) -> list[Action]:
+        """Take one HIP packet that came at a relayed address; as ``on_control`` otherwise."""
+        try:
+            packet = Packet(data)
+            if packet.sender in self._identities or packet.sender in self._access.deny:
+                raise Rejected("HIT denied")
+            return self.serving.relay.on_relayed(packet, source, relayed, now)
+        except (MalformedPacket, Rejected) as error:
+            self.counters[error.reason] += 1
+            return []
+
     def _dispatch(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        receiver, ours = self._receiver(packet)
         if packet.sender in self._identities:
             raise Rejected("our own HIT from outside")
+        if packet.receiver not in self._identities and packet.receiver != NULL_HIT:
+            return self._pass_on(packet, source, now)
+        receiver, ours = self._receiver(packet)
         if not self._access.permits(packet.sender):
             raise Rejected("HIT denied")
         if packet.unknown_critical() is not None:
@@ -344,6 +379,12 @@ class Engine:
             return association.on_packet(packet, source, now)
         finally:
             self._settle(association)
+
+    def _pass_on(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        """Take a packet that may be for, or of, somebody who is registered with us."""
+        if packet.sender in self._access.deny:
+            raise Rejected("HIT denied")
+        return self.serving.relay.on_packet(packet, source, self._shared.here, now)
 
     def _receiver(self, packet: Packet) -> tuple[Hit, tuple[HostIdentity, Responder]]:
         receiver = packet.receiver
@@ -403,12 +444,19 @@ class Engine:
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
-        first, asked = self._alarms[0][0] if self._alarms else None, self._opportunist.deadline()
-        return asked if first is None else first if asked is None else min(first, asked)
+        others = self._opportunist.deadline(), self.serving.deadline(), self.requester.deadline()
+        ends = [at for at in others if at is not None]
+        if self._alarms:
+            ends.append(self._alarms[0][0])
+        return min(ends, default=None)
 
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine."""
         actions = self._opportunist.on_time(now)
+        if (at := self.serving.deadline()) is not None and at <= now:
+            actions += self.serving.on_time(now, self.pairs, self.tell)
+        if (at := self.requester.deadline()) is not None and at <= now:
+            actions += self.requester.on_time(now, self.tell, lambda p, t: self.connect(*p, t))
         while self._alarms and self._alarms[0][0] <= now:
             at, _, pair = heapq.heappop(self._alarms)
             association = self._associations.get(pair)
@@ -460,7 +508,8 @@ class Engine:
             return 0, association.heard_at
         if association.state in _EXCHANGING:
             return 2, association.heard_at
-        return 1, association.last_heard()
+        serves = self.serving.holds(association.pair) or self.requester.holds(association.pair)
+        return 2 if serves else 1, association.last_heard()
 
     def _settle(self, association: Association) -> None:
         """After every input: keep tables and alarms in step with the association's state."""

@@ -68,6 +68,7 @@ class Offer:
         suite: see ``cipher``.
         host_id: the Responder's key; ``host_id_tlv`` as it stood in R1, which R2's MAC covers.
         host_id_tlv: see ``host_id``.
+        info: what the Responder offers to register for, if it does.
         mode: the NAT_TRAVERSAL_MODE that I2 has to say, None for none.
         pacing: seconds between connectivity checks, the greater of both sides' wishes.
         echo: what I2 has to echo.
@@ -83,6 +84,7 @@ class Offer:
     suite: int
     host_id: HostId
     host_id_tlv: bytes
+    info: params.RegInfo | None
     mode: int | None
     pacing: float
     echo: "Echo"
@@ -285,6 +287,7 @@ def read_r1(
         suite=suite,
         host_id=host_id,
         host_id_tlv=packet.tlv(params.HostIdParameter),
+        info=packet.get(params.RegInfo),
         mode=mode if config.udp else None,
         pacing=_pacing(packet, config),
         echo=Echo.of(packet),
@@ -327,6 +330,7 @@ def make_i2(
     rng: Rng,
     credentials: Sequence[params.Parameter] = (),
     locators: params.LocatorSet | None = None,
+    more: Sequence[params.Parameter] = (),
 ) -> Reply:
     """Make the I2 that answers an R1 (RFC 7401 §5.3.3, RFC 7402 §5.2.1.2).
 
@@ -339,6 +343,7 @@ def make_i2(
         rng: for the DH key and the IV.
         credentials: CERTs and what belongs to them; as hidden as our HOST_ID.
         locators: our candidates, always hidden.
+        more: what else is said, in clear.
 
     Raises:
         Rejected: the Responder's DH value is no point of its curve, or I2 gets too long.
@@ -369,6 +374,7 @@ def make_i2(
         params.DiffieHellman(offer.group, key.public),
         params.CipherList((offer.cipher,)),
         *about_us,
+        *more,
         *offer.echo.signed,
         params.TransportFormatList((ParameterType.ESP_TRANSFORM,)),
         params.EspTransform((offer.suite,)),
@@ -536,7 +542,7 @@ def make_r2(
     agreement: Agreement,
     spi: int,
     host_id_tlv: bytes,
-    credentials: Sequence[params.Parameter] = (),
+    more: Sequence[params.Parameter] = (),
 ) -> bytes:
     """Make the R2 that answers an I2 (RFC 7401 §5.3.4, RFC 7402 §5.2.1.3).
 
@@ -545,11 +551,11 @@ def make_r2(
         agreement: what the I2 said.
         spi: our inbound SPI.
         host_id_tlv: our HOST_ID as in our R1.
-        credentials: ENCRYPTED with CERTs and what belongs to them.
+        more: ENCRYPTED with CERTs and what belongs to them, answers to registrations.
     """
     keys = agreement.keys
     info = params.EspInfo(keys.esp_index, 0, spi)
-    parameters: list[params.Parameter] = [info, *credentials, *agreement.echo.signed]
+    parameters: list[params.Parameter] = [info, *more, *agreement.echo.signed]
     data = header(PacketType.R2, identity.hit, agreement.host_id.hit)
     return sign_and_mac(
         data + params.encode(parameters),

@@ -54,7 +54,7 @@ def through(packet: bytes, to: Relayed, keys: Keys) -> bytes:
 
 def passed_on(packet: Packet) -> bool:
     """Whether a relay or rendezvous server has passed this packet on to its client."""
-    return packet.get(RelayFrom) is not None or packet.get(From) is not None
+    return packet.has(RelayFrom) or packet.has(From) or packet.has(RvsHmac)
 
 
 def relayed(packet: Packet, source: Address) -> bool:
@@ -79,10 +79,13 @@ def origin(packet: Packet, source: Address, keys: Keys, port: int) -> tuple[Addr
         MalformedPacket: it is not well formed.
         Rejected: its MAC does not hold (RFC 8004 §4.3.2, RFC 9028 §4.5).
     """
-    seen, first = packet.get(RelayFrom), packet.every(From)
-    if first:  # RELAY_FROM then tells the port only: ours, for FROM has none
+    seen, passed = packet.get(RelayFrom), packet.every(From)
+    if packet.has(RvsHmac) or passed:
         check(packet, RvsHmac, keys)
-        ip = first[0].ip
+        if not passed:
+            return source, ""
+        ip = passed[-1].ip  # our server's; those before it nobody has checked
+        # RELAY_FROM tells the port only: ours, for FROM has none
         fits = seen is not None and seen.address[0] == ip
         return (ip, seen.address[1] if fits and seen is not None else port), source[0]
     check(packet, RelayHmac, keys)

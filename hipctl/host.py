@@ -23,6 +23,7 @@ from hipctl.actions import (
     KeyLog,
     Pair,
     PeerFound,
+    RegistrationAnswered,
     SolvePuzzle,
     Transmit,
 )
@@ -40,6 +41,7 @@ from hipctl.interface import (
     Discloses,
     Event,
     OnDatagram,
+    RegistrationEnded,
     Shown,
 )
 from hipctl.interfaces import Interfaces, OnChange
@@ -457,6 +459,8 @@ class LocalHost:
                 self.data.forget((local, peer))
                 self._waiting.fail((local, peer), AssociationFailed(f"{peer}: {reason}"))
                 self._emit(action)
+            case RegistrationAnswered() | RegistrationEnded():
+                pass
             case _:
                 assert_never(action)
 

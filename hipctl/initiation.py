@@ -189,6 +189,7 @@ class Initiation:
                 rng=shared.rng,
                 credentials=hidden,
                 locators=self._locators(work.offer, spi, hidden),
+                more=shared.requester.request(self._pair, work.offer.info),
             )
         except Rejected:
             self._work = None

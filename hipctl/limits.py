@@ -2,6 +2,10 @@
 
 import ipaddress
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+_UNLIMITED: Final = float("inf")
 
 
 class Limiter:
@@ -28,6 +32,41 @@ class Limiter:
         """Whether ``allow`` would say False; takes nothing and remembers nobody."""
         bucket = self._buckets.get(key)
         return bucket is not None and bucket[0] + (now - bucket[1]) * self._rate < 1.0
+
+
+class Allowance:
+    """So many packets and bytes a second, at most a second's worth of them at once.
+
+    Nobody asks what time it is while something is left: so at most twice as much passes at once
+    as in a second. A rate of 0 is no limit.
+
+    Attributes:
+        packets: that may still pass before ``refill``; ``bytes`` likewise.
+        bytes: see ``packets``.
+    """
+
+    __slots__ = ("_bandwidth", "_rate", "_since", "bytes", "packets")
+
+    def __init__(self, packets: float, bandwidth: float, now: float) -> None:
+        self._rate = packets or _UNLIMITED
+        self._bandwidth = bandwidth or _UNLIMITED
+        self._since = now
+        self.packets, self.bytes = self._rate, self._bandwidth
+
+    def take(self, size: int, now: Callable[[], float]) -> bool:
+        """Take one packet of ``size`` bytes; False when it has to be dropped."""
+        if (self.packets < 1 or self.bytes < size) and not self.refill(size, now()):
+            return False
+        self.packets -= 1
+        self.bytes -= size
+        return True
+
+    def refill(self, size: int, now: float) -> bool:
+        """Add what has been earned since the last time; whether a packet may pass now."""
+        passed, self._since = max(0.0, now - self._since), now
+        self.packets = min(self._rate, self.packets + passed * self._rate)
+        self.bytes = min(self._bandwidth, self.bytes + passed * self._bandwidth)
+        return self.packets >= 1 and self.bytes >= size
 
 
 def network(address: str) -> str:

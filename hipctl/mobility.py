@@ -195,8 +195,10 @@ class Mobility:
             self._settle()
             outbound.sa.unmeter()
             shared.remember(self._pair[1], path.to)
+            shared.serving.moved(self._pair, path)
         else:
             self._meter(now)
+            shared.serving.moved(self._pair, None)
 
     def _meter(self, now: float) -> None:
         """Grant what the peer has earned since, less what was spent."""

@@ -1,7 +1,7 @@
 """HIP packets: the header, the order of parameters, and which bytes MACs and signatures cover."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final, TypeVar
 
 from hipctl.constants import (
@@ -15,7 +15,7 @@ from hipctl.constants import (
 from hipctl.errors import MalformedPacket
 from hipctl.identity import NULL_HIT, Hit
 from hipctl.params import PARAMETERS, Parameter, Unknown, encode
-from hipctl.wire import Reader, checksum, padding
+from hipctl.wire import Reader, checksum, frame, padding
 
 P = TypeVar("P", bound=Parameter)
 
@@ -127,6 +127,32 @@ class Packet:
                 else:
                     result.append(Unknown(code, self.raw[start + 4 : start + 4 + length]))
         return result
+
+    def has(self, wanted: type[Parameter]) -> bool:
+        """Whether there is a parameter of this class, well formed or not."""
+        return wanted.TYPE in self._found
+
+    def changed(self, added: Iterable[Parameter] = (), without: Container[int] = ()) -> bytes:
+        """The packet as it leaves a host on its way (RFC 8004 §3.3, RFC 9028 §4.5).
+
+        Args:
+            added: each is put behind what has its type.
+            without: types of parameters that are left out.
+
+        Raises:
+            ValueError: it gets longer than 2,048 bytes.
+        """
+        parts = [
+            (code, self.raw[start : start + 4 + length + padding(length)])
+            for code, places in self._found.items()
+            if code not in without
+            for start, length in places
+        ]
+        parts += [
+            (parameter.TYPE, frame(parameter.TYPE, parameter.content())) for parameter in added
+        ]
+        parts.sort(key=lambda part: part[0])
+        return finish(self.raw[:HEADER_LENGTH] + b"".join(tlv for _, tlv in parts))
 
     def unknown_critical(self) -> int | None:
         """The type of a critical parameter that we don't know, which forbids to go on."""

@@ -9,6 +9,7 @@ so that few cannot starve the others; then puzzles that get harder with what is 
 """
 
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,8 +50,8 @@ class Generation:
         began: monotonic seconds.
         secret: from which #I are derived.
         keys: DH key by group, made when first asked for.
-        r1s: by group, difficulty and whether it goes through a relay, which the signature covers;
-            made when first asked for.
+        r1s: by group, difficulty, whether it goes through a relay, and offer, which the signature
+            covers; made when first asked for.
         spent: solutions of accepted I2s: one exchange each.
         bad: how many I2s with this solution failed a later check.
     """
@@ -59,7 +60,9 @@ class Generation:
     began: float
     secret: bytes
     keys: dict[int, DhKey] = field(default_factory=dict)
-    r1s: dict[tuple[int, int, bool], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    r1s: dict[tuple[int, int, bool, params.RegInfo | None], tuple[bytes, bytes, bytes]] = field(
+        default_factory=dict
+    )
     spent: set[bytes] = field(default_factory=set)
     bad: dict[bytes, int] = field(default_factory=dict)
 
@@ -96,6 +99,7 @@ class Responder:
     Attributes:
         host_id_tlv: our HOST_ID as in our R1.
         shown: credentials for whoever asks, in R1 from its next generation on.
+        info: what we offer to register for, in R1 from now on; None for nothing.
     """
 
     def __init__(self, identity: HostIdentity, config: EngineConfig, rng: Rng) -> None:
@@ -112,6 +116,7 @@ class Responder:
         host_id = params.HostIdParameter(identity.host_id)
         self.host_id_tlv = frame(host_id.TYPE, host_id.content())
         self.shown = NOTHING
+        self.info: Callable[[], params.RegInfo | None] = lambda: None
 
     def answer(self, packet: Packet, source: Address, now: float) -> bytes:
         """Make the R1 for an I1 (RFC 7401 §6.7).
@@ -134,10 +139,11 @@ class Responder:
         groups = self._config.groups
         group = next((mine for mine in groups if mine in offered), groups[0])
         relayed = hop.relayed(packet, source)
-        r1 = generation.r1s.get((group, k, relayed))
+        info = None if relayed else self.info()  # nobody registers with us through a relay
+        r1 = generation.r1s.get((group, k, relayed, info))
         if r1 is None:
-            r1 = self._make_r1(generation, group, k, relayed=relayed)
-            generation.r1s[group, k, relayed] = r1
+            r1 = self._make_r1(generation, group, k, info, relayed=relayed)
+            generation.r1s[group, k, relayed, info] = r1
         before, between, after = r1
         stamp = int((now - generation.began) * _STAMPS).to_bytes(_STAMP_LENGTH, "big")
         random_i = self._random_i(generation, k, stamp, packet.sender, source)
@@ -224,7 +230,13 @@ class Responder:
         return (stamp + mac)[: self._rhash_length]
 
     def _make_r1(
-        self, generation: Generation, group: int, k: int, *, relayed: bool
+        self,
+        generation: Generation,
+        group: int,
+        k: int,
+        info: params.RegInfo | None,
+        *,
+        relayed: bool,
     ) -> tuple[bytes, bytes, bytes]:
         """Build and sign the R1; return what lies around receiver, Opaque and #I.
 
@@ -254,6 +266,8 @@ class Responder:
             rest.append(params.TransactionPacing(round(config.pacing * 1e3)))
         elif config.udp:
             rest.append(params.NatTraversalModes((NatTraversalMode.UDP_ENCAPSULATION,)))
+        if info is not None:
+            rest.append(info)
         head = header(PacketType.R1, self._identity.hit, bytes(16))
         counter, puzzle_tlv = (frame(p.TYPE, p.content()) for p in first)
         whole = b""

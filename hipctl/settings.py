@@ -14,6 +14,7 @@ from hipctl.constants import (
     PUZZLE_K,
     PUZZLE_K_BUSY,
     PUZZLE_K_MAX,
+    REGISTRATION_LIFETIME,
     REKEY_LIFETIME,
     REKEY_PACKETS,
     RETRANSMIT_INITIAL,
@@ -81,6 +82,14 @@ class EngineConfig:
         max_associations: beyond, the one least recently heard is closed.
         max_exchanges: base exchanges that we initiate at a time.
         max_contacts: peers whose addresses are remembered.
+        registration_lifetime: seconds that we register for, where the server grants them.
+        relayed_i1_rate: I1s of one network (as for R1s) to clients of ours in the long run.
+        relayed_i1_burst: the same at once.
+        relayed_rate: other control packets of one network to clients of ours in the long run.
+        relayed_burst: the same at once.
+        to_client_rate: I1s to one client of ours, of all networks, in the long run; and so many
+            others.
+        to_client_burst: the same at once.
         queue_datagrams: datagrams that wait for one peer's exchange.
         queue_bytes: their bytes.
     """
@@ -131,5 +140,12 @@ class EngineConfig:
     max_associations: int = 4096
     max_exchanges: int = 512
     max_contacts: int = 16_384
+    registration_lifetime: float = REGISTRATION_LIFETIME
+    relayed_i1_rate: float = 16.0
+    relayed_i1_burst: int = 128
+    relayed_rate: float = 64.0
+    relayed_burst: int = 512
+    to_client_rate: float = 256.0
+    to_client_burst: int = 1024
     queue_datagrams: int = 128
     queue_bytes: int = 262_144

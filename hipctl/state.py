@@ -10,11 +10,13 @@ from hipctl.constants import SPI_RESERVED, RegistrationType
 from hipctl.credentials import Desk
 from hipctl.crypto import Rng
 from hipctl.exchange import KnownHosts
-from hipctl.identity import Hit
+from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import Discloses, Shown
 from hipctl.limits import Limiter
 from hipctl.params import LocatorSet, PeerPermission
+from hipctl.requester import OurServer, Requester
 from hipctl.sas import Inbound, Outbound
+from hipctl.serving import Serving
 from hipctl.settings import EngineConfig
 
 
@@ -63,24 +65,24 @@ class Poke:
     local: Hit
 
 
-Errand = Permit | Poke
-
-
-@dataclass(slots=True)
-class OurServer:
-    """A server with which an identity of ours is registered.
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Errand: tell a control relay that it must not use RVS_HMAC (RFC 9028 §7.8).
 
     Attributes:
-        address: where it is.
-        types: registration types that it has granted.
-        reflexive: where it sees us (REG_FROM), or None.
-        relayed: what it has opened for us (RELAYED_ADDRESS), or None.
+        local: our HIT.
+        server: the relay's.
+        to: where it is.
+        details: Notification Data.
     """
 
-    address: Address
-    types: frozenset[int] = frozenset()
-    reflexive: Address | None = None
-    relayed: Address | None = None
+    local: Hit
+    server: Hit
+    to: Address
+    details: bytes
+
+
+Errand = Permit | Poke | Objection
 
 
 @dataclass(slots=True)
@@ -110,6 +112,9 @@ class Shared:
         servers: (local HIT, server HIT) -> a server that we are registered with.
         via_rvs: IP address of the rendezvous server that the packet in hand came through, or
             nothing.
+        identities: ours, by HIT.
+        serving: what we do for others.
+        requester: what we have registered for with others.
     """
 
     config: EngineConfig
@@ -133,6 +138,15 @@ class Shared:
     servers: dict[Pair, OurServer] = field(default_factory=dict)
     kept: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     via_rvs: str = ""
+    identities: dict[Hit, HostIdentity] = field(default_factory=dict)
+    serving: Serving = field(init=False)
+    requester: Requester = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.serving = Serving(
+            self.identities, self.config, self.counters, self.inbound, self.notify_limit
+        )
+        self.requester = Requester(self.config, self.rng, self.servers, self.outbound)
 
     def natted(self, local: Hit) -> bool:
         """Whether servers see ``local`` elsewhere than it is."""

@@ -141,6 +141,7 @@ class Traversal:
             return
         outbound.aim(selected.to, selected.source)
         self._shared.counters["path changed"] += 1
+        self._shared.serving.moved(self._pair, selected)
         if not self.checks.relayed:
             self._shared.remember(self._pair[1], selected.to)
         self._permit_selected(now)

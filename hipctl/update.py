@@ -39,6 +39,7 @@ class Outstanding:
         nonce: in its ECHO_REQUEST_SIGNED; empty if it has none.
         announces: it carries our LOCATOR_SET.
         rekeys: it carries ESP_INFO with a new SPI.
+        vital: a peer that doesn't acknowledge it may not be there any more.
         ask: the connectivity check that it is, or None.
         pause: seconds before its first retransmission, 0 for what the path's round trips say.
         sent_at: first transmission.
@@ -53,6 +54,7 @@ class Outstanding:
     nonce: bytes = b""
     announces: bool = False
     rekeys: bool = False
+    vital: bool = False
     ask: Ask | None = None
     pause: float = 0.0
     sent_at: float = 0.0

@@ -17,15 +17,17 @@ from enum import Enum
 from typing import Final
 
 from hipctl import credentials, exchange, params
-from hipctl.actions import Action, Address, Pair, Path, Transmit
+from hipctl.actions import Action, Address, Pair, Path, Relayed, Transmit
 from hipctl.checklist import same
 from hipctl.checks import Ask
 from hipctl.constants import (
+    HEADER_LENGTH,
     PROBE_RETRANSMIT_MAX,
     UPDATE_RETRANSMIT_INITIAL,
     UPDATE_RETRANSMIT_MIN,
     NotifyType,
     PacketType,
+    RegistrationFailure,
 )
 from hipctl.crypto import Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
@@ -34,6 +36,7 @@ from hipctl.limits import Limiter
 from hipctl.locators import read_locator_set
 from hipctl.mobility import Mobility
 from hipctl.packet import Packet, header
+from hipctl.registrar import Asked
 from hipctl.rekey import Rekeying
 from hipctl.sansio import Timers
 from hipctl.sas import SaPair
@@ -74,6 +77,7 @@ class Upkeep:
     """
 
     __slots__ = (
+        "_answered",
         "_answers",
         "_host_id",
         "_identity",
@@ -118,6 +122,7 @@ class Upkeep:
         self._paths = paths
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
         self._probes = Limiter(_PROBES_RATE, _PROBES_BURST, 1)
+        self._answered: tuple[int, Sequence[params.Parameter]] = (-1, ())  # of registrations
         self._listed_by = 0  # Update ID of the LOCATOR_SET in force
         self._rekeying = Rekeying(pair, material, sas, shared, now)
         self._timers = Timers[Chore]()
@@ -204,6 +209,7 @@ class Upkeep:
             self._paths.on_given_up(update.ask, now)
             return
         others = self._updates.outstanding.values()
+        self.broken |= update.vital
         if update.rekeys and self._rekeying.unsaid:
             self.broken |= not any(other.rekeys for other in others)
         if update.announces and not self._paths.told:
@@ -226,6 +232,8 @@ class Upkeep:
         update_ids = ack.update_ids if ack is not None else ()
         arrival = self._screen(seq, update_ids, now)
         exchange.authenticate(packet, self._keys, self._host_id)
+        shared = self._shared
+        shared.serving.screen(self._pair, packet)
         host_id = packet.get(params.HostIdParameter)
         if host_id is not None and host_id.host_id != self._host_id:
             raise Rejected("HOST_ID of another")
@@ -240,31 +248,32 @@ class Upkeep:
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(answers, now)
             self._finish_rekey(now)
-            if seq is not None and self._answers.allow("", now):
-                self._shared.counters["UPDATE repeated"] += 1
-                seen = _seen(source) if check is not None else []
-                actions.append(self._acknowledge((seq.update_id,), echo, source, seen))
+            if seq is None:
+                shared.requester.on_update(self._pair, packet, now)
+            elif self._answers.allow("", now):
+                shared.counters["UPDATE repeated"] += 1
+                more = list(self._answered[1]) if self._answered[0] == seq.update_id else []
+                more += _seen(source) if check is not None else []
+                actions.append(self._acknowledge((seq.update_id,), echo, source, more))
             return actions
         listed = read_locator_set(packet, self._keys)
         said = self._rekeying.read(packet, now)
-        nominated = packet.get(params.Nominate) is not None
+        packet.get(params.Nominate)  # which may be malformed
         if said is not None:
             self._rekeying.agree(said, now)  # the last thing that may raise
             self._timers.stop(Chore.PATIENCE)
             self._tell_relay()
         self._updates.note(seq.update_id)
-        actions = self._take_credentials(packet, source, now)
+        actions, bad = self._take_credentials(packet, source, now)
         actions += self._take_acks(answers, now)
         if check is not None:
-            acks = (seq.update_id,)
-            answer = self._paths.on_request(answers.path, check.priority, nominated, now)
-            if answer is not None:
-                actions.append(self._check(answer, now, ack=acks, echo=echo, seen=_seen(source)))
-            else:
-                actions.append(self._acknowledge(acks, echo, source, _seen(source)))
-            self._finish_rekey(now)
-            return actions
+            nominated = packet.get(params.Nominate) is not None
+            ask = self._paths.on_request(answers.path, check.priority, nominated, now)
+            return [*actions, self._answer_check(ask, seq.update_id, echo, source, now)]
         listed = self._newest(listed, seq.update_id)
+        if listed is not None:
+            shared.serving.relocated(self._pair, packet, listed, source)
+        actions += self._take_registrations(packet, seq.update_id, bad, source, now)
         wanted = self._paths.take(_known(listed), source, now)
         wanted = [path for path in wanted if self._probes.allow("", now)]
         actions += self._answer(seq.update_id, echo, source, wanted, now)
@@ -274,6 +283,16 @@ class Upkeep:
             return [*actions, *self._unsupported(listed, source, now)]
         paths = self._paths.questioned(self._heard_at(), now) if echo != _NO_ECHO else []
         return [*actions, *(self._probe(path, now) for path in paths)]
+
+    def _answer_check(
+        self, ask: Ask | None, update_id: int, echo: exchange.Echo, source: Address, now: float
+    ) -> Transmit:
+        """Answer a connectivity check, if need be with one of ours."""
+        acks, seen = (update_id,), _seen(source)
+        self._finish_rekey(now)
+        if ask is None:
+            return self._acknowledge(acks, echo, source, seen)
+        return self._check(ask, now, ack=acks, echo=echo, seen=seen)
 
     def _screen(
         self, seq: params.Seq | None, update_ids: Sequence[int], now: float
@@ -309,33 +328,67 @@ class Upkeep:
         self, update_id: int, echo: exchange.Echo, source: Address, wanted: list[Path], now: float
     ) -> list[Action]:
         """Acknowledge; what we have to say ourselves goes along if it goes there anyway."""
-        ack = (update_id,)
+        ack, said = (update_id,), self._answered[1]
         actions: list[Action] = []
         here = next((path for path in wanted if path.to == source), None)
         if here is not None:
-            actions.append(self._probe(here, now, ack=ack, echo=echo))
+            actions.append(self._probe(here, now, ack=ack, echo=echo, more=said))
         if self._owes_half():
             to = self._paths.to(source)
             if here is None:
-                actions.append(self._say_rekey(now, to, ack=ack, echo=echo))
+                actions.append(self._say_rekey(now, to, ack=ack, echo=echo, more=said))
             else:  # the probe may go unanswered, this must not
                 actions.append(self._say_rekey(now))
         elif here is None:
-            actions.append(self._acknowledge(ack, echo, source))
+            actions.append(self._acknowledge(ack, echo, source, said))
         for path in wanted:
             if path.to != source:
                 actions.append(self._probe(path, now))
         return actions
 
-    def _take_credentials(self, packet: Packet, source: Address, now: float) -> list[Action]:
+    def _take_credentials(
+        self, packet: Packet, source: Address, now: float
+    ) -> tuple[list[Action], RegistrationFailure | None]:
         """Take renewed credentials; those that don't hold change nothing (RFC 8002 §5)."""
         try:
             self._shared.desk.renew(self._pair, packet, self._keys)
         except Rejected as error:
             self._shared.counters[error.reason] += 1
+            bad = RegistrationFailure.CERTIFICATE_OTHER
+            if error.data:
+                bad = RegistrationFailure.UNSUPPORTED_CERTIFICATE
             if error.notify is not None:
-                return self._notify(error.notify, error.data, source, now)
-        return []
+                return self._notify(error.notify, error.data, source, now), bad
+            return [], bad
+        return [], None
+
+    def _take_registrations(
+        self,
+        packet: Packet,
+        update_id: int,
+        bad: RegistrationFailure | None,
+        source: Address,
+        now: float,
+    ) -> list[Action]:
+        """Take what an UPDATE says of registrations, with us and of ours (RFC 8003)."""
+        shared, pair = self._shared, self._pair
+        shared.requester.on_update(pair, packet, now)
+        path = self._paths.path()
+        proven = not self._sas.outbound.sa.metered and not isinstance(path.to, Relayed)
+        shown = bool(shared.desk.theirs.get(pair))
+        asked = Asked(self._keys, source, path if proven else None, shown, bad)
+        self._answered = update_id, shared.serving.answer(pair, packet, asked, now)
+        if shared.serving.permit(pair, packet, now):
+            return []
+        details = packet.raw[:HEADER_LENGTH]
+        return self._notify(NotifyType.MESSAGE_NOT_RELAYED, details, source, now)
+
+    def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action]:
+        """Say this in an UPDATE that wants an ACK."""
+        limit = self._shared.config.update_retransmit_max
+        sent = self._ask(self._paths.path(), now, limit=limit, more=parameters)
+        next(reversed(self._updates.outstanding.values())).vital = True
+        return [sent]
 
     def show(self, now: float) -> list[Action]:
         """Show our credentials again if they are others now (RFC 8002 §2)."""
@@ -466,12 +519,15 @@ class Upkeep:
         ack: tuple[int, ...] = (),
         echo: exchange.Echo = _NO_ECHO,
         announces: bool = False,
+        more: Sequence[params.Parameter] = (),
     ) -> Transmit:
         """Ask whether the peer is there; longer where our data goes already."""
         limit = PROBE_RETRANSMIT_MAX
         if path.to == self._paths.path().to:
             limit = self._shared.config.update_retransmit_max
-        return self._ask(path, now, limit=limit, ack=ack, echo=echo, announces=announces)
+        return self._ask(
+            path, now, limit=limit, ack=ack, echo=echo, announces=announces, more=more
+        )
 
     # -- rekeying ------------------------------------------------------------------------------
 
@@ -502,11 +558,10 @@ class Upkeep:
         *,
         ack: tuple[int, ...] = (),
         echo: exchange.Echo = _NO_ECHO,
+        more: Sequence[params.Parameter] = (),
     ) -> Transmit:
-        limit = self._shared.config.update_retransmit_max
-        return self._ask(
-            path or self._paths.path(), now, ack=ack, echo=echo, limit=limit, probes=False
-        )
+        path, limit = path or self._paths.path(), self._shared.config.update_retransmit_max
+        return self._ask(path, now, ack=ack, echo=echo, limit=limit, probes=False, more=more)
 
     def _finish_rekey(self, now: float) -> None:
         if not self._rekeying.finish(now):

@@ -7,13 +7,22 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from hipctl import puzzle
-from hipctl.actions import Action, Address, Flush, KeyLog, PeerFound, SolvePuzzle, Transmit
+from hipctl.actions import (
+    Action,
+    Address,
+    Flush,
+    KeyLog,
+    PeerFound,
+    RegistrationAnswered,
+    SolvePuzzle,
+    Transmit,
+)
 from hipctl.constants import PacketType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.esp import CreditExhausted
 from hipctl.identity import Hit, HostIdentity
-from hipctl.interface import AssociationDown, AssociationUp
+from hipctl.interface import AssociationDown, AssociationUp, RegistrationEnded
 from hipctl.state import State
 
 SECRETS = count(1)
@@ -32,6 +41,7 @@ class Peer:
     datagrams: list[tuple[int, bytes]] = field(default_factory=list)
     key_log: list[str] = field(default_factory=list)
     found: list[PeerFound] = field(default_factory=list)
+    told: list[RegistrationAnswered | RegistrationEnded] = field(default_factory=list)
 
     @property
     def hit(self) -> Hit:
@@ -95,7 +105,7 @@ class Net:
     def at(self, when: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._number), call))
 
-    def perform(self, peer: Peer, actions: Sequence[Action]) -> None:
+    def perform(self, peer: Peer, actions: Sequence[Action]) -> None:  # noqa: C901
         for action in actions:
             match action:
                 case Transmit(data, to, source):
@@ -113,6 +123,8 @@ class Net:
                     peer.found.append(action)
                 case AssociationUp() | AssociationDown():
                     peer.events.append(action)
+                case RegistrationAnswered() | RegistrationEnded():
+                    peer.told.append(action)
 
     def send(
         self, peer: Peer, to: Hit, next_header: int, payload: bytes, local: Hit | None = None
@@ -129,11 +141,11 @@ class Net:
         except CreditExhausted:
             peer.engine.counters["datagram to an unverified address"] += 1
             return
-        where = outbound.address
+        where = outbound.wire
         source = outbound.source or self._source(peer, where)
         if self.at_home(peer, source, where):
             outside = self.nat.get(source, source)
-            self._deliver(outside, where, lambda other: self._open(other, sealed, outside))
+            self._deliver(outside, where, lambda other: self._open(other, sealed, outside, where))
 
     def connect(self, peer: Peer, other: Peer) -> None:
         self.perform(peer, peer.engine.connect(peer.hit, other.hit, self.now))
@@ -232,7 +244,7 @@ class Net:
         self.perform(other, other.engine.on_control(data, source, self.now, inside))
         self._asked = None
 
-    def _open(self, other: Peer, sealed: bytes, source: Address) -> None:
+    def _open(self, other: Peer, sealed: bytes, source: Address, to: Address) -> None:
         spi = int.from_bytes(sealed[:4], "big")
         inbound = other.engine.inbound.get(spi)
         if inbound is None:

@@ -1,0 +1,261 @@
+"""The data relay: an address for each client, and with whom it may speak there (RFC 9028 §4.12).
+
+The shell lends opened ports in advance, so that R2 can name one. ESP is forwarded by two tables of
+plain look-ups, which ``relayports`` does: by the client's address and the SPI, and by the peer's
+address and the SPI. A client names each peer in PEER_PERMISSION, for five minutes; nothing else
+passes, but control packets, which ``relay`` hands on.
+"""
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Final
+
+from hipctl import params
+from hipctl.actions import Address, Pair
+from hipctl.constants import PERMISSION_LIFETIME, SPI_RESERVED, RegistrationType
+from hipctl.errors import Rejected
+from hipctl.registrar import Account, Client
+
+PERMISSIONS_MAX: Final = 64  # of one client
+PORTS_MAX: Final = 4_096  # that wait to be used
+_UDP: Final = 17
+
+Send = Callable[[bytes, Address], None]
+Named = tuple[Address, int, int]
+"""(the peer's address, SPI to the peer, SPI from the peer)."""
+
+
+class Flow:
+    """One direction between a client and a peer of its.
+
+    Attributes:
+        to: where packets go.
+        source: from which of our addresses; None: the shell's choice.
+        account: who pays for it.
+        send: sends from ``source``; for the shell, which fills it in.
+    """
+
+    __slots__ = ("account", "send", "source", "to")
+
+    def __init__(self, to: Address, source: Address | None, account: Account) -> None:
+        self.to = to
+        self.source = source
+        self.account = account
+        self.send: Send | None = None
+
+
+@dataclass(slots=True)
+class Permission:
+    """One peer of one client.
+
+    Attributes:
+        expires: monotonic seconds.
+        up: from the client to the peer; ``down`` back; None while the client is nowhere.
+        down: see ``up``.
+        at: the client's address that ``up`` is filed under.
+        alarm: when we look at it next.
+    """
+
+    expires: float
+    up: Flow
+    down: Flow
+    at: Address | None = None
+    alarm: float = 0.0
+
+
+class DataRelay:
+    """Addresses, permissions and flows of all clients.
+
+    Attributes:
+        up: client's address -> SPI -> flow to the peer.
+        down: relayed address -> peer's address -> SPI -> flow to the client.
+        closed: relayed addresses that nobody uses any more: for the shell, to close them.
+    """
+
+    def __init__(self, ours: Container[int], counters: Counter[str]) -> None:
+        """Set up.
+
+        Args:
+            ours: SPIs under which we ourselves receive.
+            counters: of what is refused.
+        """
+        self.up: dict[Address, dict[int, Flow]] = {}
+        self.down: dict[Address, dict[Address, dict[int, Flow]]] = {}
+        self.closed: list[Address] = []
+        self._ours = ours
+        self._counters = counters
+        self._free: deque[Address] = deque()
+        self._owners: dict[Address, Client] = {}
+        self._permissions: dict[Pair, dict[Named, Permission]] = {}
+        self._alarms: list[tuple[float, int, Pair, Named]] = []
+        self._alarm_number = 0
+
+    # -- addresses -----------------------------------------------------------------------------
+
+    def lend(self, address: Address) -> None:
+        """The shell has opened a port there that a client may have."""
+        if len(self._free) < PORTS_MAX and address not in self._owners:
+            self._free.append(address)
+
+    def retract(self, address: Address) -> None:
+        """The port is not there any more."""
+        if address in self._free:
+            self._free.remove(address)
+
+    @property
+    def free(self) -> int:
+        """Addresses that wait for a client."""
+        return len(self._free)
+
+    def owner(self, relayed: Address) -> Client | None:
+        """Whose relayed address it is."""
+        return self._owners.get(relayed)
+
+    def open(self, client: Client) -> Address | None:
+        """See ``registrar.Opener``."""
+        if not self._free:
+            self._counters["no relayed address left"] += 1
+            return None
+        address = self._free.popleft()
+        self._owners[address] = client
+        self.down[address] = {}
+        self._permissions[client.pair] = {}
+        return address
+
+    def close(self, client: Client) -> None:
+        """See ``registrar.Opener``; the number isn't used again (RFC 9028 §7.5)."""
+        self.deactivate(client)
+        self._permissions.pop(client.pair, None)
+        if client.relayed is not None:
+            del self._owners[client.relayed], self.down[client.relayed]
+            self.closed.append(client.relayed)
+
+    # -- permissions ---------------------------------------------------------------------------
+
+    def permit(self, client: Client, asked: params.PeerPermission, now: float) -> None:
+        """Let a peer of the client's speak with it, for five minutes (RFC 9028 §4.12.1).
+
+        Raises:
+            Rejected: it asks for what is not its own, or an SPI that leads elsewhere already.
+        """
+        account = client.accounts.get(RegistrationType.RELAY_UDP_ESP)
+        relayed = client.relayed
+        if account is None or relayed is None or asked.relayed != relayed:
+            raise Rejected("PEER_PERMISSION for an address that is not the client's")
+        if asked.protocol != _UDP or min(asked.spi_out, asked.spi_in) <= SPI_RESERVED:
+            raise Rejected("bad PEER_PERMISSION")
+        named = asked.peer, asked.spi_out, asked.spi_in
+        permissions = self._permissions[client.pair]
+        permission = permissions.get(named)
+        if permission is not None:
+            permission.expires = now + PERMISSION_LIFETIME
+            if permission.at is None:
+                self._file(client, named, permission)
+            return
+        if asked.spi_out in self._ours:
+            raise Rejected("SPI conflict")
+        self._check(client, relayed, named)
+        if len(permissions) >= PERMISSIONS_MAX:
+            oldest = min(permissions, key=lambda known: permissions[known].expires)
+            self._remove(client, oldest)
+        up = Flow(asked.peer, relayed, account)
+        down = Flow(asked.peer, None, account)  # whereto is known when it is filed
+        permission = Permission(now + PERMISSION_LIFETIME, up, down)
+        permissions[named] = permission
+        self._file(client, named, permission)
+        self._alarm(permission, client.pair, named)
+
+    def _check(self, client: Client, relayed: Address, named: Named) -> None:
+        """Whether both SPIs lead nowhere else (RFC 9028 §4.12.3)."""
+        peer, spi_out, spi_in = named
+        known = self._permissions[client.pair]
+        if any(other[1] == spi_out or (other[0], other[2]) == (peer, spi_in) for other in known):
+            raise Rejected("SPI conflict")
+        path = client.path
+        if path is not None and spi_out in self.up.get(path.to, ()):
+            raise Rejected("SPI conflict")
+
+    def _file(self, client: Client, named: Named, permission: Permission) -> None:
+        """Let packets find it, if we know where the client is."""
+        path, (peer, spi_out, spi_in) = client.path, named
+        if path is None or client.relayed is None:
+            return
+        flows = self.up.setdefault(path.to, {})
+        if spi_out in flows:  # another HIT of the same host was faster
+            self._counters["SPI conflict"] += 1
+            return
+        flows[spi_out] = permission.up
+        down = permission.down
+        down.to, down.source, down.send = path.to, path.source, None
+        self.down[client.relayed].setdefault(peer, {})[spi_in] = down
+        permission.at = path.to
+
+    def _unfile(self, client: Client, named: Named, permission: Permission) -> None:
+        at, (peer, spi_out, spi_in) = permission.at, named
+        if at is None or client.relayed is None:
+            return
+        permission.at = None
+        del self.up[at][spi_out]
+        if not self.up[at]:
+            del self.up[at]
+        peers = self.down[client.relayed]
+        del peers[peer][spi_in]
+        if not peers[peer]:
+            del peers[peer]
+
+    def _remove(self, client: Client, named: Named) -> None:
+        self._unfile(client, named, self._permissions[client.pair].pop(named))
+
+    def allows(self, client: Client, peer: Address) -> bool:
+        """Whether the client has named that peer."""
+        return any(named[0] == peer for named in self._permissions.get(client.pair, ()))
+
+    def deactivate(self, client: Client) -> None:
+        """See ``registrar.Opener``."""
+        for named in [*self._permissions.get(client.pair, ())]:
+            self._remove(client, named)
+
+    def moved(self, client: Client) -> None:
+        """See ``registrar.Opener``: what it has permitted goes with it.
+
+        So a NAT that gives it another address costs it nothing. If it says itself that it has
+        moved, it is to name its peers anew: then ``deactivate`` comes first.
+        """
+        for named, permission in self._permissions.get(client.pair, {}).items():
+            self._unfile(client, named, permission)
+            self._file(client, named, permission)
+
+    def count(self, client: Client) -> int:
+        """How many permissions it has."""
+        return len(self._permissions.get(client.pair, ()))
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def _alarm(self, permission: Permission, pair: Pair, named: Named) -> None:
+        permission.alarm = permission.expires
+        self._alarm_number += 1
+        heapq.heappush(self._alarms, (permission.alarm, self._alarm_number, pair, named))
+
+    def deadline(self) -> float | None:
+        """See sansio.Machine."""
+        return self._alarms[0][0] if self._alarms else None
+
+    def on_time(self, now: float, client: Callable[[Pair], Client | None]) -> None:
+        """Remove permissions that have ended.
+
+        Args:
+            now: monotonic seconds.
+            client: finds the client of an association.
+        """
+        while self._alarms and self._alarms[0][0] <= now:
+            at, _, pair, named = heapq.heappop(self._alarms)
+            permission = self._permissions.get(pair, {}).get(named)
+            owner = client(pair)
+            if permission is None or owner is None or permission.alarm != at:
+                continue
+            if permission.expires <= now:
+                self._remove(owner, named)
+            else:
+                self._alarm(permission, pair, named)

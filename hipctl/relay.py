@@ -1,0 +1,267 @@
+"""The control relay: HIP packets to its clients, and what they answer (RFC 9028 §4.5, §4.12.2).
+
+To a client it forwards what names the client's HIT, with RELAY_FROM and RELAY_HMAC; from a
+client, what comes from where it is registered and has RELAY_TO and RELAY_HMAC. It is no open
+proxy: nothing is forwarded for others, nor to where a client must not send; and no amplifier:
+beside these parameters nothing is added, and a NOTIFY is no longer than what it is about.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Final
+
+from hipctl import exchange, hop, params
+from hipctl.actions import Action, Address, Path, Transmit
+from hipctl.constants import HEADER_LENGTH, NotifyType, PacketType, ParameterType, RegistrationType
+from hipctl.contact import is_public
+from hipctl.datarelay import DataRelay
+from hipctl.errors import Rejected
+from hipctl.identity import Hit, HostIdentity
+from hipctl.limits import Limiter, network
+from hipctl.locators import one_host
+from hipctl.packet import Packet
+from hipctl.registrar import Account, Client, Registrar
+from hipctl.rendezvous import CARRIED, forwarded
+from hipctl.settings import EngineConfig
+
+SEEN_MAX: Final = 32  # peers of one client, and
+SEEN_CLIENTS: Final = 4_096  # clients, of which we remember who has spoken to them through us
+SEEN_SECONDS: Final = 120.0
+_NEEDS_MODE: Final = frozenset({PacketType.R1, PacketType.I2})
+_EXCHANGE: Final = frozenset({PacketType.I1, PacketType.R1, PacketType.I2, PacketType.R2})
+_HOP: Final = frozenset(  # what only the hosts of this hop say
+    {
+        ParameterType.RELAY_FROM,
+        ParameterType.RELAY_TO,
+        ParameterType.FROM,
+        ParameterType.RVS_HMAC,
+        ParameterType.RELAY_HMAC,
+    }
+)
+_MAC: Final = frozenset({ParameterType.RELAY_HMAC})
+_HIP: Final = RegistrationType.RELAY_UDP_HIP
+_ESP: Final = RegistrationType.RELAY_UDP_ESP
+_RVS: Final = RegistrationType.RENDEZVOUS
+
+_Seen = OrderedDict[Address, tuple[float, Address | None]]
+"""Who has spoken to a client through us -> when last, and at which address of ours."""
+
+
+_NOBODY: Final = _Seen()
+
+
+class Relay:
+    """Forwards control packets, for clients of the registrar only.
+
+    Attributes:
+        ours: our own addresses, all that the shell knows.
+    """
+
+    def __init__(  # noqa: PLR0917 - what all rooms of an engine share
+        self,
+        registrar: Registrar,
+        data: DataRelay,
+        identities: Mapping[Hit, HostIdentity],
+        config: EngineConfig,
+        counters: Counter[str],
+        notify_limit: Limiter,
+    ) -> None:
+        self.ours: frozenset[Address] = frozenset()
+        self._registrar = registrar
+        self._data = data
+        self._identities = identities
+        self._config = config
+        self._counters = counters
+        self._notify_limit = notify_limit
+        keys = config.r1_addresses
+        self._i1s = Limiter(config.relayed_i1_rate, config.relayed_i1_burst, keys)
+        self._networks = Limiter(config.relayed_rate, config.relayed_burst, keys)
+        self._strangers = Limiter(config.to_client_rate, config.to_client_burst, keys)
+        self._seen: OrderedDict[Hit, _Seen] = OrderedDict()
+
+    def takes(self, packet: Packet) -> bool:
+        """Whether a packet that isn't for us may be for, or of, somebody who is registered."""
+        registrar, to = self._registrar, packet.receiver
+        if any(registrar.client(to, kind) is not None for kind in (_HIP, _RVS)):
+            return True
+        return packet.has(params.RelayTo) and self._sender(packet) is not None
+
+    def on_packet(
+        self, packet: Packet, source: Address, here: Address | None, now: float
+    ) -> list[Action]:
+        """Take a packet that came at our main port, and is not for us.
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: it is not forwarded.
+        """
+        if packet.has(params.RelayTo):
+            client = self._sender(packet)
+            if client is not None and client.path is not None and client.path.to == source:
+                return self._from_client(packet, client, now)
+        for kind in (_HIP, _RVS):
+            client = self._registrar.client(packet.receiver, kind)
+            if client is not None:
+                return self._to_client(packet, client, kind, source, here, now)
+        raise Rejected("not our HIT")
+
+    def on_relayed(
+        self, packet: Packet, source: Address, relayed: Address, now: float
+    ) -> list[Action]:
+        """Take a packet that came at a relayed address (RFC 9028 §4.12.2).
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: it is not forwarded.
+        """
+        client = self._data.owner(relayed)
+        if client is None or packet.receiver != client.hit:
+            raise Rejected("not for the relayed address's client")
+        return self._to_client(packet, client, _ESP, source, None, now)
+
+    def _sender(self, packet: Packet) -> Client | None:
+        registrar, hit = self._registrar, packet.sender
+        return registrar.client(hit, _HIP) or registrar.client(hit, _ESP)
+
+    # -- to a client ---------------------------------------------------------------------------
+
+    def _to_client(  # noqa: PLR0917 - what is known about one packet
+        self,
+        packet: Packet,
+        client: Client,
+        kind: RegistrationType,
+        source: Address,
+        here: Address | None,
+        now: float,
+    ) -> list[Action]:
+        if packet.sender == client.hit:
+            raise Rejected("the client's own HIT from elsewhere")
+        path, account = client.path, client.accounts[kind]
+        if path is None:
+            raise Rejected("relay client nowhere")
+        self._limit(packet, client, source, account, now)
+        if kind == _RVS:
+            if packet.type not in CARRIED:
+                raise Rejected("not carried by a rendezvous server")
+            data = _fitting(lambda: forwarded(packet, source, client.keys))
+            return self._send(data, account, path, now)
+        if packet.type in _NEEDS_MODE and packet.get(params.NatTraversalModes) is None:
+            return self._refuse_mode(packet, client, Path(here, source), now)
+        data = _fitting(
+            lambda: hop.extend(
+                packet.changed([params.RelayFrom(source)], _HOP), (), params.RelayHmac, client.keys
+            )
+        )
+        self._note(client, source, here, now)
+        return self._send(data, account, path, now)
+
+    def _limit(
+        self, packet: Packet, client: Client, source: Address, account: Account, now: float
+    ) -> None:
+        """So much of one network, and so much for one client.
+
+        Each I1 makes the client compute; what follows a base exchange comes at the pace of calls.
+        """
+        limiter = self._i1s if packet.type is PacketType.I1 else self._networks
+        if not limiter.allow(network(source[0]), now):
+            account.dropped += 1
+            raise Rejected("relayed packets of one network")
+        if not self._strangers.allow(f"{packet.type is PacketType.I1}{client.hit.hex()}", now):
+            account.dropped += 1
+            raise Rejected("relayed packets for one client")
+
+    def _send(self, data: bytes, account: Account, path: Path, now: float) -> list[Action]:
+        if not account.pays(len(data), lambda: now):
+            raise Rejected("relay client over its limits")
+        return [Transmit(data, path.to, path.source)]
+
+    # -- from a client -------------------------------------------------------------------------
+
+    def _from_client(self, packet: Packet, client: Client, now: float) -> list[Action]:
+        path = client.path
+        if path is None:
+            raise Rejected("relay client nowhere")
+        hop.check(packet, params.RelayHmac, client.keys)
+        kind = _HIP if _HIP in client.accounts else _ESP
+        account = client.accounts[kind]
+        target = packet.need(params.RelayTo)
+        if target.protocol != 17 or not self.may_send(client, target.address, now):
+            account.dropped += 1
+            return self._refuse(packet, client, NotifyType.MESSAGE_NOT_RELAYED, path, now)
+        if packet.type in _NEEDS_MODE and packet.get(params.NatTraversalModes) is None:
+            return self._refuse_mode(packet, client, path, now)
+        data = packet.changed(without=_MAC)
+        source = self._leaves_from(packet, client, target.address, kind, now)
+        return self._send(data, account, Path(source, target.address), now)
+
+    def _leaves_from(
+        self, packet: Packet, client: Client, to: Address, kind: RegistrationType, now: float
+    ) -> Address | None:
+        """From the relayed address what belongs to data; else from where the peer spoke to us."""
+        if client.relayed is not None:
+            checks = packet.has(params.CandidatePriority) or packet.has(params.MappedAddress)
+            permitted = packet.type not in _EXCHANGE and self._data.allows(client, to)
+            if kind == _ESP or checks or permitted:
+                return client.relayed
+        seen = self._seen.get(client.hit, _NOBODY).get(to)
+        return seen[1] if seen is not None else None
+
+    def may_send(self, client: Client, to: Address, now: float) -> bool:
+        """Whether a client may have us send there, control packets or data.
+
+        Not to ourselves, groups and nobody; nor, for clients on the public Internet, to addresses
+        that mean something on our side of a NAT or firewall only, unless from there somebody has
+        asked for the client.
+        """
+        ip, port = to
+        if not port or not one_host(ip) or to in self.ours or self._data.owner(to) is not None:
+            return False
+        known = self._seen.get(client.hit, _NOBODY).get(to)
+        if known is not None and now - known[0] < SEEN_SECONDS:
+            return True
+        home = client.path.to[0] if client.path is not None else ""
+        if ip_address(ip).is_loopback:
+            return bool(home) and ip_address(home).is_loopback
+        if any(ip == own for own, _ in self.ours):
+            return False
+        return is_public(ip) or (bool(home) and not is_public(home))
+
+    def _note(self, client: Client, source: Address, here: Address | None, now: float) -> None:
+        seen = self._seen.get(client.hit)
+        if seen is None:
+            seen = self._seen[client.hit] = OrderedDict()
+            if len(self._seen) > SEEN_CLIENTS:
+                self._seen.popitem(last=False)
+        seen[source] = now, here
+        seen.move_to_end(source)
+        if len(seen) > SEEN_MAX:
+            seen.popitem(last=False)
+
+    # -- refusals ------------------------------------------------------------------------------
+
+    def _refuse_mode(self, packet: Packet, client: Client, path: Path, now: float) -> list[Action]:
+        """No R1 and I2 without NAT_TRAVERSAL_MODE (RFC 9028 §4.5)."""
+        why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
+        return self._refuse(packet, client, why, path, now)
+
+    def _refuse(
+        self, packet: Packet, client: Client, why: NotifyType, path: Path, now: float
+    ) -> list[Action]:
+        """Drop it and say so, seldom, and in no more bytes than it had."""
+        self._counters[f"not relayed: {why.name}"] += 1
+        if not self._notify_limit.allow("", now):
+            return []
+        identity = self._identities[client.pair[0]]
+        details = packet.raw[:HEADER_LENGTH]
+        notify = exchange.make_notify(identity, packet.sender, why, details)
+        if len(notify) > len(packet.raw):
+            return []
+        return [Transmit(notify, path.to, path.source)]
+
+
+def _fitting(make: Callable[[], bytes]) -> bytes:
+    try:
+        return make()
+    except ValueError:
+        raise Rejected("too long to be relayed") from None

@@ -1,0 +1,248 @@
+"""Registrations between engines, and what is forwarded for who has registered."""
+
+from hipctl import params
+from hipctl.actions import RegistrationAnswered
+from hipctl.constants import PacketType, RegistrationFailure, RegistrationType
+from hipctl.interface import Offer, RegistrationEnded
+from hipctl.packet import Packet
+from hipctl.state import State
+from sim.engines import UDP, Peer, both_ways, ups
+from sim.servers import ESP, HIP, RELAYS, RVS, ServerNet
+
+
+def ended(peer: Peer) -> list[str]:
+    return [told.reason for told in peer.told if isinstance(told, RegistrationEnded)]
+
+
+def answers(peer: Peer) -> list[RegistrationAnswered]:
+    return [told for told in peer.told if isinstance(told, RegistrationAnswered)]
+
+
+def test_who_has_no_association_registers_in_the_exchange() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.register(client, server, [HIP, ESP])
+    assert net.granted(client) == {HIP, ESP}
+    r1, i2, r2 = (Packet(net.sent(kind)[0].data) for kind in (2, 3, 4))
+    info = r1.need(params.RegInfo)
+    assert set(info.types) == {HIP, ESP, RegistrationType.CANDIDATE_DISCOVERY}
+    assert set(i2.need(params.RegRequest).types) == {HIP, ESP}
+    assert set(r2.need(params.RegResponse).types) == {HIP, ESP}
+    assert r2.need(params.RegFrom).address == client.address
+    relayed = r2.need(params.RelayedAddress).address
+    row = next(row for row in client.engine.requester.registrations() if row.type is ESP)
+    assert (row.address, row.reflexive, row.relayed) == (server.address, client.address, relayed)
+    assert not net.sent(PacketType.UPDATE)
+
+
+def test_who_has_an_association_registers_in_an_update() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.introduce(client, server)
+    net.connect(client, server)
+    net.run(1.0)
+    net.register(client, server, [HIP])
+    assert net.granted(client) == {HIP}
+    assert len(net.sent(PacketType.I2)) == 1
+
+
+def test_a_server_that_changes_its_mind_is_believed_when_its_update_says_so() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve({})
+    net.register(client, server, [HIP])
+    assert answers(client)[-1].refused == {HIP: RegistrationFailure.TYPE_UNAVAILABLE}
+    net.offer(server, RELAYS)
+    net.run(net.now + 1)
+    assert client.engine.requester.infos[client.hit, server.hit].types
+    net.register(client, server, [HIP])
+    assert net.granted(client) == {HIP}
+
+
+def test_nothing_is_asked_for_that_is_not_offered() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve({HIP: Offer()})
+    net.register(client, server, [HIP, ESP])
+    assert net.granted(client) == {HIP}
+    assert answers(client)[-1].refused == {ESP: RegistrationFailure.TYPE_UNAVAILABLE}
+    assert Packet(net.sent(PacketType.I2)[0].data).need(params.RegRequest).types == (HIP,)
+
+
+def test_registrations_are_refreshed_and_their_associations_stay() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve({RVS: Offer(lifetime=120.0)})
+    net.register(client, server, [RVS])
+    net.run(2 * 3600.0)
+    assert net.granted(client) == {RVS}
+    assert server.engine.serving.registrar.count(RVS) == 1
+    assert ended(client) == []
+    assert len(net.sent(PacketType.I2)) == 1, "the association is still the first one"
+
+
+def test_a_registration_that_is_cancelled_is_gone_at_both_ends() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.register(client, server, [HIP, ESP])
+    client.engine.requester.unregister((client.hit, server.hit), [ESP], net.now)
+    net.run(net.now + 1)
+    assert net.granted(client) == {HIP}
+    assert server.engine.serving.registrar.count(ESP) == 0
+    assert server.engine.serving.registrar.count(HIP) == 1
+    assert ended(client) == ["cancelled"]
+    client.engine.requester.unregister((client.hit, server.hit), None, net.now)
+    net.run(net.now + 1)
+    assert server.engine.serving.registrar.count(HIP) == 0
+
+
+def test_a_server_that_stops_offering_says_so_to_its_clients() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.register(client, server, [HIP])
+    net.offer(server, {})
+    net.run(net.now + 1)
+    assert net.granted(client) == set()
+    assert ended(client) == ["cancelled by the server"]
+    assert client.engine.requester.infos[client.hit, server.hit].types == ()
+    net.offer(server, RELAYS)
+    net.run(net.now + 600)
+    assert net.granted(client) == {HIP}, "it is still wished for"
+
+
+def test_a_registration_ends_with_its_association_and_comes_back_with_the_next() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.register(client, server, [HIP])
+    net.perform(server, server.engine.close(server.hit, client.hit, net.now))
+    net.run(net.now + 0.5)
+    assert ended(client) == ["the association is gone"]
+    assert server.engine.serving.registrar.of((server.hit, client.hit)) is None
+    net.run(net.now + 30)
+    assert net.granted(client) == {HIP}
+
+
+def test_a_server_that_restarts_has_its_clients_back_when_they_refresh() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve({RVS: Offer()})
+    net.register(client, server, [RVS])
+    net.restart(server)
+    net.offer(server, {RVS: Offer()})
+    net.run(net.now + 400)
+    assert server.engine.serving.registrar.count(RVS) == 1
+    assert net.granted(client) == {RVS}
+
+
+def test_a_full_server_is_asked_again_later_by_who_was_registered() -> None:
+    net = ServerNet()
+    a, b = net.add(), net.add()
+    server = net.serve({RVS: Offer(clients=1, lifetime=60.0)})
+    net.register(a, server, [RVS])
+    net.register(b, server, [RVS])
+    assert net.granted(b) == set()
+    assert answers(b)[-1].refused == {RVS: RegistrationFailure.TYPE_UNAVAILABLE}, "its R1 says so"
+
+
+def test_r1_says_at_once_what_is_offered_now() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve({})
+    net.introduce(client, server)
+    for offers, types in (({}, None), ({RVS: Offer()}, (RVS,)), ({}, None)):
+        net.offer(server, offers)
+        net.perform(client, client.engine.close(client.hit, server.hit, net.now))
+        net.run(net.now + 20)
+        net.connect(client, server)
+        net.run(net.now + 1)
+        info = Packet(net.sent(PacketType.R1)[-1].data).get(params.RegInfo)
+        assert (info.types if info is not None else None) == types
+
+
+# -- rendezvous ----------------------------------------------------------------------------------
+
+
+def rendezvous() -> tuple[ServerNet, Peer, Peer, Peer]:
+    net = ServerNet()
+    caller, callee, server = net.add(), net.add(), net.serve({RVS: Offer()})
+    net.register(callee, server, [RVS])
+    caller.engine.learn(callee.hit, [server.address])
+    net.wire.clear()
+    return net, caller, callee, server
+
+
+def test_an_i1_through_a_rendezvous_server_makes_a_direct_association() -> None:
+    net, caller, callee, server = rendezvous()
+    net.connect(caller, callee)
+    net.run(net.now + 1)
+    assert net.state(caller, callee) is State.ESTABLISHED
+    first, second = net.sent(PacketType.I1)
+    assert (first.to, second.source, second.to) == (server.address, server.address, callee.address)
+    passed = Packet(second.data)
+    assert passed.need(params.From).ip == caller.address[0]
+    assert passed.need(params.RelayFrom).address == caller.address
+    assert passed.has(params.RvsHmac)
+    r1 = net.sent(PacketType.R1)[0]
+    assert (r1.source, r1.to) == (callee.address, caller.address)
+    assert Packet(r1.data).need(params.ViaRvs).ips == (server.address[0],)
+    assert all(server.address not in (seen.source, seen.to) for seen in net.sent(PacketType.I2))
+    both_ways(net, caller, callee)
+
+
+def test_nothing_is_forwarded_for_who_is_not_registered() -> None:
+    net, caller, callee, server = rendezvous()
+    callee.engine.requester.unregister((callee.hit, server.hit), None, net.now)
+    net.run(net.now + 1)
+    net.connect(caller, callee)
+    net.run(net.now + 20)
+    assert ups(caller) == []
+    assert server.engine.counters["not our HIT"] >= 1
+
+
+def test_an_update_through_a_rendezvous_server_finds_a_peer_that_has_moved() -> None:
+    net, caller, callee, _ = rendezvous()
+    net.connect(caller, callee)
+    net.run(net.now + 1)
+    net.move(callee, ("198.51.100.7", 10500), tell=False)
+    net.dead.add(callee.address)
+    net.dead.clear()
+    net.perform(callee, callee.engine.set_locators([callee.address], net.now))
+    net.run(net.now + 2)
+    net.wire.clear()
+    net.move(caller, ("198.51.100.8", 10500))
+    net.run(net.now + 5)
+    both_ways(net, caller, callee)
+
+
+# -- control relay -------------------------------------------------------------------------------
+
+
+def test_an_exchange_through_a_control_relay_ends_with_checked_paths() -> None:
+    net = ServerNet()
+    caller, callee, server = net.add(), net.add(), net.serve(RELAYS)
+    net.register(callee, server, [HIP, ESP])
+    for peer in (caller, callee):
+        peer.engine.set_hosts([peer.address])
+    caller.engine.learn(callee.hit, [server.address])
+    net.send(caller, callee.hit, UDP, b"first")
+    net.run(net.now + 5)
+    assert net.state(caller, callee) is State.ESTABLISHED
+    assert (UDP, b"first") in callee.datagrams
+    assert caller.engine.outbound[caller.hit, callee.hit].wire == callee.address
+    both_ways(net, caller, callee)
+
+
+def test_peers_that_cannot_meet_speak_through_the_data_relay() -> None:
+    net = ServerNet()
+    caller, callee, server = net.add(), net.add(), net.serve(RELAYS)
+    apart = {caller.address[0], callee.address[0]}
+    net.walls = lambda source, to: {source[0], to[0]} != apart
+    net.register(callee, server, [HIP, ESP])
+    for peer in (caller, callee):
+        peer.engine.set_hosts([peer.address])
+    caller.engine.learn(callee.hit, [server.address])
+    net.send(caller, callee.hit, UDP, b"first")
+    net.run(net.now + 10)
+    assert (UDP, b"first") in callee.datagrams
+    both_ways(net, caller, callee)
+    served = {row.type: row for row in server.engine.serving.served()}
+    assert served[ESP].packets >= 3
+    assert served[HIP].packets >= 3
+    for _ in range(10):  # permissions are refreshed
+        net.run(net.now + 120)
+        both_ways(net, caller, callee)
