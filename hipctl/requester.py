@@ -265,7 +265,8 @@ class Requester:
         outbound = self._outbound.get(pair)
         if wish.granted and outbound is not None:
             types = frozenset(wish.granted)
-            known = OurServer(outbound.address, types, wish.reflexive, wish.relayed)
+            relayed = wish.relayed if RegistrationType.RELAY_UDP_ESP in types else None
+            known = OurServer(outbound.address, types, wish.reflexive, relayed)
             self._servers[pair] = known
         else:
             self._servers.pop(pair, None)

@@ -1,0 +1,174 @@
+"""Associations that begin through a control relay: checks, data relays, moves (RFC 9028)."""
+
+from hipctl import params
+from hipctl.actions import Address
+from hipctl.constants import NatTraversalMode, PacketType
+from hipctl.interface import AssociationDown
+from hipctl.packet import Packet
+from sim.engines import UDP, Peer, both_ways, ups
+from sim.servers import ESP, HIP, RELAYS, ServerNet
+
+
+def met(walls: bool = False) -> tuple[ServerNet, Peer, Peer, Peer]:
+    """A caller, a callee behind a relay, and the relay; ``walls``: they never meet directly."""
+    net = ServerNet()
+    a, b, server = net.add(), net.add(), net.serve(RELAYS)
+    for peer in (a, b):
+        peer.engine.set_hosts([peer.address])
+    net.register(b, server, [HIP, ESP])
+    a.engine.learn(b.hit, [server.address])
+    if walls:
+        apart = {a.address, b.address}
+        net.walls = lambda source, to: not {source, to} <= apart
+    net.wire.clear()
+    return net, a, b, server
+
+
+def address(peer: Peer, other: Peer) -> Address:
+    return peer.engine.outbound[peer.hit, other.hit].wire
+
+
+def test_a_call_through_a_control_relay_ends_up_on_the_direct_path() -> None:
+    net, a, b, server = met()
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 2)
+    assert b.datagrams == [(UDP, b"first")]
+    assert address(a, b) == b.address
+    assert address(b, a) == a.address
+    both_ways(net, a, b)
+    assert len(ups(a)) == 1
+    assert not any(isinstance(event, AssociationDown) for event in a.events + b.events)
+
+
+def test_packets_of_such_an_exchange_say_what_rfc_9028_asks() -> None:
+    net, a, b, server = met()
+    net.connect(a, b)
+    net.run(net.now + 2)
+    r1, i2, r2 = (
+        next(Packet(seen.data) for seen in net.wire if seen.kind == kind and seen.to == to)
+        for kind, to in ((2, a.address), (3, b.address), (4, a.address))
+    )
+    ice = (NatTraversalMode.ICE_HIP_UDP,)
+    assert r1.need(params.NatTraversalModes).modes == ice
+    assert i2.need(params.NatTraversalModes).modes == ice
+    assert r1.need(params.RelayTo).address == a.address
+    assert i2.need(params.RelayFrom).address == a.address
+    assert i2.get(params.LocatorSet) is None
+    assert r2.get(params.LocatorSet) is None
+    checks = [Packet(seen.data) for seen in net.sent(PacketType.UPDATE)]
+    assert any(check.get(params.Nominate) for check in checks)
+    assert any(check.get(params.MappedAddress) for check in checks)
+
+
+def test_who_cannot_meet_speaks_through_the_data_relay() -> None:
+    net, a, b, server = met(walls=True)
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 3)
+    assert b.datagrams == [(UDP, b"first")]
+    both_ways(net, a, b)
+    assert address(a, b) in net.relayed
+    assert address(b, a) == server.address
+
+
+def test_a_relayed_association_moves_to_the_direct_path_without_losing_anything() -> None:
+    net, a, b, server = met(walls=True)
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 3)
+    b.datagrams.clear()
+    net.walls = lambda source, to: True
+    sent = []
+    for n in range(1_000):
+        data = n.to_bytes(2, "big")
+        sent.append((UDP, data))
+        net.send(a, b.hit, UDP, data)
+        net.send(b, a.hit, UDP, data)
+        net.run(net.now + 0.02)
+    net.run(net.now + 1)
+    assert address(a, b) == b.address
+    assert b.datagrams == sent
+    assert a.datagrams == sent
+
+
+def talk(net: ServerNet, a: Peer, b: Peer, seconds: float) -> None:
+    """As in a call: 50 packets a second each way."""
+    until = net.now + seconds
+    while net.now < until:
+        for one, other in ((a, b), (b, a)):
+            if (one.hit, other.hit) in one.engine.outbound:
+                net.send(one, other.hit, UDP, round(net.now * 1e3).to_bytes(4, "big"))
+        net.run(net.now + 0.02)
+
+
+def gap(peer: Peer, since: float, until: float) -> float:
+    """The longest time for which nothing was heard that was sent in that time, seconds."""
+    times = [int.from_bytes(data, "big") / 1e3 for _, data in peer.datagrams if len(data) == 4]
+    times = sorted(at for at in times if since <= at <= until)
+    return max(b - a for a, b in zip([since, *times], [*times, until], strict=True))
+
+
+def test_a_callee_that_moves_tells_its_relay_and_its_peer() -> None:
+    net, a, b, server = met()
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 2)
+    talk(net, a, b, 2)
+    moved = net.now
+    net.move(b, ("203.0.113.9", 10500))
+    talk(net, a, b, 4)
+    assert address(a, b) == b.address
+    assert max(gap(a, moved, net.now), gap(b, moved, net.now)) < 0.6
+
+
+def test_both_may_move_at_the_same_time() -> None:
+    net, a, b, server = met()
+    net.register(a, server, [HIP, ESP])
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 2)
+    talk(net, a, b, 2)
+    moved = net.now
+    net.move(b, ("203.0.113.9", 10500))
+    talk(net, a, b, 0.06)
+    net.move(a, ("203.0.113.10", 10500))
+    talk(net, a, b, 5)
+    assert address(a, b) == b.address
+    assert address(b, a) == a.address
+    assert max(gap(a, moved, net.now), gap(b, moved, net.now)) < 1.5
+
+
+def test_a_call_survives_the_death_of_its_data_relay() -> None:
+    net, a, b, server = met(walls=True)
+    other = net.serve(RELAYS)
+    net.register(b, other, [ESP])
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 3)
+    talk(net, a, b, 2)
+    used = server if address(b, a) == server.address else other
+    died = net.now
+    net.dead |= {used.address, *(at for at, there in net.relayed.items() if there is used)}
+    talk(net, a, b, 6)
+    assert max(gap(a, died, net.now), gap(b, died, net.now)) < 3
+
+
+def test_who_may_not_learn_where_we_are_hears_through_relays_only() -> None:
+    net, a, b, server = met()
+    b.engine.disclose_by(lambda local, peer, shown: False)
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 3)
+    both_ways(net, a, b)
+    assert b.datagrams[-1] == (UDP, b"there")
+    assert address(a, b) in net.relayed
+    between = {a.address, b.address}
+    assert not [seen for seen in net.wire if {seen.source, seen.to} == between]
+    net.perform(b, b.engine.disclose(b.hit, a.hit, net.now))  # the call was answered
+    talk(net, a, b, 3)
+    assert address(a, b) == b.address
+
+
+def test_without_a_common_path_the_attempt_fails_in_words() -> None:
+    net, a, b, server = met(walls=True)
+    net.register(b, server, [HIP])
+    b.engine.requester.unregister((b.hit, server.hit), [ESP], net.now)
+    net.run(net.now + 1)
+    assert net.granted(b) == {HIP}
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 15)
+    assert any("no path" in e.reason for e in a.events if isinstance(e, AssociationDown))
