@@ -420,7 +420,9 @@ class Association:
         exchange.authenticate(packet, keys, host_id)
         packet.need(params.EchoRequestSigned)
         ack = exchange.make_close_ack(self._identity, self.pair[1], keys, exchange.Echo.of(packet))
-        actions = [Transmit(ack, source), *self._down("closed by the peer")]
+        pathless = self._upkeep is not None and not self._upkeep.reachable
+        reason = "no path between us: closed by the peer" if pathless else "closed by the peer"
+        actions = [Transmit(ack, source), *self._down(reason, always=pathless)]
         self._drop(State.CLOSED)
         self._keys, self._host_id = keys, host_id  # to answer a CLOSE that is sent again
         self._ack = (signed, ack)

@@ -29,7 +29,7 @@ def address(peer: Peer, other: Peer) -> Address:
 
 
 def test_a_call_through_a_control_relay_ends_up_on_the_direct_path() -> None:
-    net, a, b, server = met()
+    net, a, b, _server = met()
     net.send(a, b.hit, UDP, b"first")
     net.run(net.now + 2)
     assert b.datagrams == [(UDP, b"first")]
@@ -41,7 +41,7 @@ def test_a_call_through_a_control_relay_ends_up_on_the_direct_path() -> None:
 
 
 def test_packets_of_such_an_exchange_say_what_rfc_9028_asks() -> None:
-    net, a, b, server = met()
+    net, a, b, _server = met()
     net.connect(a, b)
     net.run(net.now + 2)
     r1, i2, r2 = (
@@ -71,7 +71,7 @@ def test_who_cannot_meet_speaks_through_the_data_relay() -> None:
 
 
 def test_a_relayed_association_moves_to_the_direct_path_without_losing_anything() -> None:
-    net, a, b, server = met(walls=True)
+    net, a, b, _server = met(walls=True)
     net.send(a, b.hit, UDP, b"first")
     net.run(net.now + 3)
     b.datagrams.clear()
@@ -107,7 +107,7 @@ def gap(peer: Peer, since: float, until: float) -> float:
 
 
 def test_a_callee_that_moves_tells_its_relay_and_its_peer() -> None:
-    net, a, b, server = met()
+    net, a, b, _server = met()
     net.send(a, b.hit, UDP, b"first")
     net.run(net.now + 2)
     talk(net, a, b, 2)
@@ -149,7 +149,7 @@ def test_a_call_survives_the_death_of_its_data_relay() -> None:
 
 
 def test_who_may_not_learn_where_we_are_hears_through_relays_only() -> None:
-    net, a, b, server = met()
+    net, a, b, _server = met()
     b.engine.disclose_by(lambda local, peer, shown: False)
     net.send(a, b.hit, UDP, b"first")
     net.run(net.now + 3)
