@@ -18,10 +18,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from net.lab_mapper import Mapper
 from net.lab_namespaces import PREFIX, entered, forget_flows, remove, run, sweep, tune
 from net.lab_routers import HOSTS, ROUTERS, Kind, Router, rules
+from net.lab_wire import Wire
 
-INTERNET = "internet"
+INTERNET, WIRES = "internet", "wires"
 METRIC, TABLE = 100, 1_000  # of link 0
 CUT = """
 table inet cut {
@@ -42,6 +44,9 @@ class _Attachment:
     device: str  # at the node
     end: str  # at the place
     addresses: dict[int, str]  # IP version -> address
+    gateways: dict[int, str]
+    there: list[str]  # what makes the end useful
+    wire: Wire | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +69,7 @@ class _Home:
     lan6: str  # a /64, up to "::"
     versions: tuple[int, ...]
     life: int = 0
+    mapper: Mapper | None = None
     leases: dict[str, int] = field(default_factory=dict)  # node -> its place in the LAN, from 0
 
     def address(self, node: str, version: int) -> str:
@@ -87,7 +93,7 @@ class Internet:
         self._prefix = f"{PREFIX}{os.getpid()}-{next(_numbers)}-"
         self._nodes: dict[str, _Node] = {}
         self._homes: dict[str, _Home] = {}
-        self._cores = itertools.count(1)
+        self._cores, self._wires = itertools.count(1), itertools.count(1)
 
     def __enter__(self) -> Self:
         sweep()
@@ -100,6 +106,13 @@ class Internet:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for home in self._homes.values():
+            if home.mapper:
+                home.mapper.stop()
+        for node in self._nodes.values():
+            for attachment in node.attachments.values():
+                if attachment.wire:
+                    attachment.wire.stop()
         remove(self._prefix)
 
     # what there is
@@ -145,6 +158,8 @@ class Internet:
             udp_ports=tuple(udp_ports) or router.udp_ports,
         )
         versions = tuple(versions) or self._versions
+        if router.maps and 4 not in versions:
+            raise ValueError("the mapper needs IPv4")
         node = self._make(name, router=True)
         self._lay(name, behind, "wan", versions)
         number = node.number
@@ -176,21 +191,20 @@ class Internet:
         node = self._nodes[name]
         if home in node.attachments:
             raise ValueError(f"{name} is already at {home}")
-        self._lay(
-            name, home, f"link{next(node.links)}", tuple(versions) or self._versions_at(home)
-        )
+        versions = tuple(versions) or self._versions_at(home)
+        self._lay(name, home, f"link{next(node.links)}", versions)
 
     def detach(self, name: str, home: str) -> None:
         """Take the cable away, and with it address and routes."""
         attachment = self._nodes[name].attachments.pop(home)
         self._ip(name, f"link del {attachment.device}")
+        if attachment.wire:
+            attachment.wire.stop()
+            self._ip(attachment.place, f"link del {attachment.end}")
         if self._nodes[name].by_source:
             table = TABLE + int(attachment.device.removeprefix("link"))
-            rules = [
-                f"rule del from {address} lookup {table}"
-                for version, address in attachment.addresses.items()
-            ]
-            self._ip(name, *rules)
+            for version, address in attachment.addresses.items():
+                self._ip(name, f"rule del from {address} lookup {table}", version=version)
 
     def move(self, name: str, home: str, first: str = "make") -> None:
         """From where a host is to another home.
@@ -224,17 +238,61 @@ class Internet:
         else:
             self._ip(attachment.place, f"link set {attachment.end} master lan")
 
+    def worsen(
+        self,
+        name: str,
+        latency: float = 0.0,
+        loss: float = 0.0,
+        place: str | None = None,
+        seed: int = 1,
+    ) -> None:
+        """Give the link of a host or a home to where it is a delay and a loss, or change them.
+
+        The first time the link goes down for a moment: do it before programs start.
+
+        Args:
+            name: of the host or home.
+            latency: seconds, each way.
+            loss: the share of packets that vanish, each way.
+            place: to which link, if it has several.
+            seed: of the loss; the first time counts.
+        """
+        attachment = self._at(name, place)
+        if attachment.wire:
+            attachment.wire.set(latency, loss)
+            return
+        if WIRES not in self._nodes:
+            self._make(WIRES)
+            tune(self.namespace(WIRES), ipv6__conf__default__disable_ipv6=1)
+        number, wires, end = next(self._wires), self.namespace(WIRES), attachment.end
+        one, two = f"one{number}", f"two{number}"
+        self._ip(
+            attachment.place,
+            f"link set {end} netns {wires} name {one}",
+            f"link add {end} type veth peer name {two} netns {wires}",
+            *attachment.there,
+        )
+        self._ip(WIRES, f"link set {one} up", f"link set {two} up")
+        with self.entered(WIRES):
+            attachment.wire = Wire(one, two, latency, loss, seed)
+
     def reboot(self, home: str) -> None:
         """Let a router forget all flows and mappings; those that follow get other ports."""
-        self._homes[home].life += 1
+        there = self._homes[home]
+        there.life += 1
+        if there.mapper:
+            there.mapper.stop()
         self._load(home)
-        forget_flows(self.namespace(home))
 
     # where it is
 
     def address(self, name: str, version: int = 4, place: str | None = None) -> str:
         """A host's address where it is (first), or the outer one of a home's router."""
         return self._at(name, place).addresses[version]
+
+    def gateway(self, name: str, version: int = 4, place: str | None = None) -> str:
+        """The address of the router to which a host sends."""
+        return self._at(name, place).gateways[version]
 
     def namespace(self, name: str) -> str:
         """Its full name, for ``ip netns exec``."""
@@ -255,7 +313,7 @@ class Internet:
     @property
     def names(self) -> list[str]:
         """All hosts and homes, in the order in which they were made."""
-        return [name for name in self._nodes if name != INTERNET]
+        return [name for name in self._nodes if name not in {INTERNET, WIRES}]
 
     # how it is made
 
@@ -276,37 +334,38 @@ class Internet:
         node = self._nodes[name]
         number = next(self._cores) if place == INTERNET else 0
         end = f"to-{node.number}-{number}"
+        there = [f"link set {end} up"]
         if place == INTERNET:
             gateways = {4: f"5.0.{number}.1", 6: f"2a00:{number:x}::1"}
             addresses = {4: f"5.0.{number}.2", 6: f"2a00:{number:x}::2"}
-            there = [f"addr add {gateways[4]}/24 dev {end}"]
+            there += [f"addr add {gateways[4]}/24 dev {end}"]
             there += [f"addr add {gateways[6]}/64 dev {end} nodad"]
             there += [f"route add 2a00:{number:x}::/32 via {addresses[6]} dev {end}"]
         else:
             home = self._homes[place]
             gateways = {4: f"{home.lan}.1", 6: f"{home.lan6}::1"}
             addresses = {version: home.address(name, version) for version in (4, 6)}
-            there = [f"link set {end} master lan"]
+            there += [f"link set {end} master lan"]
         self._ip(
             name,
             f"link add {device} type veth peer name {end} netns {self.namespace(place)}",
             f"link set {device} up",
         )
-        self._ip(place, f"link set {end} up", *there)
+        self._ip(place, *there)
         link = 0 if device == "wan" else int(device.removeprefix("link"))
-        lines = []
         for version in versions:
             prefix, more = ("24", "") if version == 4 else ("64", " nodad")
-            address, gateway = addresses[version], gateways[version]
-            lines.append(f"addr add {address}/{prefix} dev {device}{more}")
-            route = f"route add default via {gateway} dev {device}"
-            lines.append(f"{route} metric {METRIC + link}")
+            address, route = addresses[version], f"via {gateways[version]} dev {device}"
+            lines = [
+                f"addr add {address}/{prefix} dev {device}{more}",
+                f"route add default {route} metric {METRIC + link}",
+            ]
             if link and node.by_source:
-                lines.append(f"{route} table {TABLE + link}")
+                lines.append(f"route add default {route} table {TABLE + link}")
                 lines.append(f"rule add from {address} lookup {TABLE + link}")
-        self._ip(name, *lines)
+            self._ip(name, *lines, version=version)
         kept = {version: addresses[version] for version in versions}
-        node.attachments[place] = _Attachment(place, device, end, kept)
+        node.attachments[place] = _Attachment(place, device, end, kept, gateways, there)
 
     def _lan(self, name: str, home: _Home, behind: str) -> None:
         lines = ["link add lan type bridge", "link set lan up"]
@@ -324,6 +383,7 @@ class Internet:
         """Begin a router's life."""
         home = self._homes[name]
         self._nft(name, rules(home.router, home.hosts, home.life))
+        forget_flows(self.namespace(name))
         if home.router.forgets:
             forgets = home.router.forgets
             tune(
@@ -331,6 +391,9 @@ class Internet:
                 netfilter__nf_conntrack_udp_timeout=forgets,
                 netfilter__nf_conntrack_udp_timeout_stream=forgets,
             )
+
+        if home.router.maps:
+            home.mapper = Mapper(self.namespace(name), f"{home.lan}.1")
 
     def _versions_at(self, place: str) -> tuple[int, ...]:
         return self._versions if place == INTERNET else self._homes[place].versions
@@ -343,8 +406,10 @@ class Internet:
             return next(iter(attachments.values()))
         return attachments[place]
 
-    def _ip(self, name: str, *commands: str) -> None:
-        run("ip", "-n", self.namespace(name), "-batch", "-", given="\n".join([*commands, ""]))
+    def _ip(self, name: str, *commands: str, version: int | None = None) -> None:
+        family = [f"-{version}"] if version else []
+        lines = "\n".join([*commands, ""])
+        run("ip", "-n", self.namespace(name), *family, "-batch", "-", given=lines)
 
     def _nft(self, name: str, text: str) -> None:
         with self.entered(name):  # a child is where its parent is

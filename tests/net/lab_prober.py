@@ -88,7 +88,9 @@ class Prober:
             filtering = self._filtering(client)
         return Behaviour(mapping, filtering, inner, seen[0])
 
-    def seen(self, client: socket.socket, server: int = 0, port: int = 0) -> Address:
+    def seen(
+        self, client: socket.socket, server: int = 0, port: int = 0, patience: float = PATIENCE
+    ) -> Address:
         """From which address a server sees a host's socket.
 
         Raises:
@@ -97,7 +99,7 @@ class Prober:
         there = self._servers[server, port]
         token = self._token()
         client.sendto(token, there.getsockname())
-        for data, source in arrivals(there, PATIENCE):
+        for data, source in arrivals(there, patience):
             if data == token:
                 return source
         raise TimeoutError(f"nothing came to {there.getsockname()}")
