@@ -63,8 +63,8 @@ class _Node:
 class _Home:
     """A router and the LAN behind it."""
 
+    kind: Kind
     router: Router
-    number: int
     lan: str  # the first three bytes of its IPv4 addresses, with dots
     lan6: str  # a /64, up to "::"
     versions: tuple[int, ...]
@@ -166,7 +166,7 @@ class Internet:
         network = lan or (f"192.168.{number}" if router.translates else f"5.1.{number}")
         top = next(iter(node.attachments.values())).addresses.get(6, "").partition("::")[0]
         top = ":".join(top.split(":")[:2])
-        home = _Home(router, number, network, f"{top}:{number:x}:1", versions)
+        home = _Home(kind, router, network, f"{top}:{number:x}:1", versions)
         self._homes[name] = home
         self._lan(name, home, behind)
         self._load(name)
@@ -312,8 +312,41 @@ class Internet:
 
     @property
     def names(self) -> list[str]:
-        """All hosts and homes, in the order in which they were made."""
-        return [name for name in self._nodes if name not in {INTERNET, WIRES}]
+        """All hosts and homes as they were made, but a home after its first host."""
+        found: list[str] = []
+        homes = [name for name in self._nodes if name in self._homes]
+        for name in self._nodes:
+            if name not in {INTERNET, WIRES, *self._homes}:
+                found.append(name)
+                found += [home for home in self._way(name) if home not in found]
+        return [*found, *(home for home in homes if home not in found)]
+
+    def _way(self, name: str) -> list[str]:
+        """The homes from a host to the internet."""
+        places = [place for place in self._nodes[name].attachments if place != INTERNET]
+        return [home for place in places for home in (place, *self._way(place))]
+
+    def is_home(self, name: str) -> bool:
+        """Or a host."""
+        return name in self._homes
+
+    def kind(self, home: str) -> Kind:
+        """Of which kind a home is."""
+        return self._homes[home].kind
+
+    def places(self, name: str) -> dict[str, list[str]]:
+        """Where a host or home is, with the addresses that it has there."""
+        attachments = self._nodes[name].attachments
+        return {place: list(there.addresses.values()) for place, there in attachments.items()}
+
+    def owners(self) -> dict[str, str]:
+        """Who has each address now; one that several have is the first one's."""
+        return {
+            address: name
+            for name, node in reversed(self._nodes.items())
+            for attachment in node.attachments.values()
+            for address in attachment.addresses.values()
+        }
 
     # how it is made
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 from net import lab, lab_mapper
+from net.lab_capture import ladder
 from net.lab_internet import INTERNET, Internet
 from net.lab_namespaces import PREFIX, names
 from net.lab_prober import Prober, arrivals
+from net.lab_routers import PUBLIC_PORT
 
 pytestmark = [pytest.mark.net]
 
@@ -56,7 +58,7 @@ def test_a_cell_with_the_slowest_routers_is_there_within_two_seconds_and_leaves_
             net.home(home, kind)
             net.host(host, home)
         assert time.monotonic() - began < 2
-        assert net.names == ["relay", "h1", "alice", "h2.provider", "h2", "bob"]
+        assert net.names == ["relay", "alice", "h1", "bob", "h2", "h2.provider"]
         assert here() == before
     assert not [name for name in names() if name.startswith(f"{PREFIX}{os.getpid()}-")]
     assert here() == before
@@ -191,6 +193,31 @@ def test_hosts_of_one_home_hear_each_others_multicasts_and_no_others(net: Intern
         sending.sendto(b"anyone?", (*group, 0, index))
         assert [data for data, _ in arrivals(sockets["bob"][0], 0.2)] == [b"anyone?"]
         assert not list(arrivals(sockets["carol"][0], 0.05))
+
+
+def failing(net: Internet, prober: Prober, client: socket.socket) -> None:
+    with ladder(net, "alice", "h1", "s1"):
+        prober.seen(client)
+        raise AssertionError("so it is")
+
+
+def test_a_scenario_that_fails_prints_its_packets_and_one_that_holds_prints_nothing(
+    net: Internet, prober: Prober, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net.worsen("s1")  # a wire keeps what the kernel has not done yet
+    with contextlib.closing(prober.opened("alice", PUBLIC_PORT)) as client:
+        with ladder(net, "alice", "h1", "s1") as capture:
+            outer = prober.seen(client)
+        assert not capsys.readouterr().out
+        with pytest.raises(AssertionError, match="so it is"):
+            failing(net, prober, client)
+    heading, *rows = capsys.readouterr().out.strip().splitlines()
+    assert heading.split() == ["alice", "h1", "s1"]
+    there = f"{net.address('s1')}:3478"
+    ways = [f"{net.address('alice')}:{PUBLIC_PORT} → {there}", f"{outer[0]}:{outer[1]} → {there}"]
+    found = [row for row in rows if there in row]
+    assert len(found) == len(ways) == len(capture.sightings) // 2
+    assert all(way in row for way, row in zip(ways, found, strict=True))
 
 
 def test_what_cannot_be_made_is_refused(net: Internet) -> None:
