@@ -7,8 +7,9 @@
         subprocess.run([*net.inside("alice"), "ping", "-c1", net.address("relay")])
 
 Nothing of it touches the machine outside the namespaces. Its addresses look public (Python says
-``is_global``): link n of the core is 5.0.n.0/24 and 2a00:n::/64, home n without a NAT has
-5.1.n.0/24, with a NAT 192.168.n.0/24, and with IPv6 a /64 of 2a00:m::/32. Needs root.
+``is_global``): whoever is at link n of the core has 5.n.0.0/16 and 2a00:n::/32. There the link is
+5.n.0.0/24 and 2a00:n::/64, and a home without a NAT 5.n.1.0/24; with a NAT it has 192.168.m.0/24,
+and with IPv6 another /64 of what it is behind. Needs root.
 """
 
 import itertools
@@ -23,7 +24,7 @@ from net.lab_namespaces import PREFIX, entered, forget_flows, remove, run, sweep
 from net.lab_routers import HOSTS, ROUTERS, Kind, Router, rules
 from net.lab_wire import Wire
 
-INTERNET, WIRES = "internet", "wires"
+INTERNET, WIRES = "internet", "internet.wires"
 METRIC, TABLE = 100, 1_000  # of link 0
 CUT = """
 table inet cut {
@@ -100,6 +101,8 @@ class Internet:
         try:
             self._make(INTERNET, router=True)
             self._nft(INTERNET, CUT)
+            for version in (4, 6):  # what goes to nobody vanishes
+                self._ip(INTERNET, "route add blackhole default", version=version)
         except BaseException:
             self.__exit__()
             raise
@@ -147,7 +150,8 @@ class Internet:
         kind = Kind(kind)
         if kind is Kind.DOUBLE:
             provider = f"{name}.provider"
-            self.home(provider, Kind.PORT_RESTRICTED, behind=behind, versions=versions)
+            shared = f"100.64.{len(self._nodes)}"  # RFC 6598
+            self.home(provider, "port-restricted", behind=behind, versions=versions, lan=shared)
             behind = provider
         router = ROUTERS[kind]
         if behind != INTERNET and not router.translates:
@@ -162,11 +166,15 @@ class Internet:
             raise ValueError("the mapper needs IPv4")
         node = self._make(name, router=True)
         self._lay(name, behind, "wan", versions)
-        number = node.number
-        network = lan or (f"192.168.{number}" if router.translates else f"5.1.{number}")
-        top = next(iter(node.attachments.values())).addresses.get(6, "").partition("::")[0]
-        top = ":".join(top.split(":")[:2])
-        home = _Home(kind, router, network, f"{top}:{number:x}:1", versions)
+        outer = next(iter(node.attachments.values())).addresses
+        if not lan:
+            lan = f"192.168.{node.number}"
+            if 4 in outer and not router.translates:
+                lan = f"5.{outer[4].split('.')[1]}.1"
+        lan6 = ""
+        if 6 in outer:
+            lan6 = f"2a00:{outer[6].split(':')[1]}:{node.number:x}:1"
+        home = _Home(kind, router, lan, lan6, versions)
         self._homes[name] = home
         self._lan(name, home, behind)
         self._load(name)
@@ -369,8 +377,8 @@ class Internet:
         end = f"to-{node.number}-{number}"
         there = [f"link set {end} up"]
         if place == INTERNET:
-            gateways = {4: f"5.0.{number}.1", 6: f"2a00:{number:x}::1"}
-            addresses = {4: f"5.0.{number}.2", 6: f"2a00:{number:x}::2"}
+            gateways = {4: f"5.{number}.0.1", 6: f"2a00:{number:x}::1"}
+            addresses = {4: f"5.{number}.0.2", 6: f"2a00:{number:x}::2"}
             there += [f"addr add {gateways[4]}/24 dev {end}"]
             there += [f"addr add {gateways[6]}/64 dev {end} nodad"]
             there += [f"route add 2a00:{number:x}::/32 via {addresses[6]} dev {end}"]

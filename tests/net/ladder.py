@@ -181,7 +181,7 @@ def hops(sightings: Sequence[Sighting]) -> list[Hop]:
             waiting.append(len(found))
             found.append(Hop(seen, seen.node, None))
             continue
-        index = next((i for i in waiting if found[i].start != seen.node), None)
+        index = _origin(seen, waiting, found)
         if index is None:
             found.append(Hop(seen, None, seen.node))
         elif found[index].end is None:
@@ -191,6 +191,20 @@ def hops(sightings: Sequence[Sighting]) -> list[Hop]:
         if index is not None and not seen.multicast:
             waiting.remove(index)
     return sorted(found, key=lambda hop: hop.seen.at)
+
+
+def _origin(seen: Sighting, waiting: Iterable[int], found: Sequence[Hop]) -> int | None:
+    """Which departure is the likeliest: of those with the same ends the last one.
+
+    Equal packets go to several addresses, or again because the first ones were lost.
+    """
+    there = [i for i in waiting if found[i].start != seen.node]
+
+    def ends_alike(index: int) -> int:
+        left = found[index].seen
+        return (left.source == seen.source) + (left.destination == seen.destination)
+
+    return max(there, key=lambda index: (ends_alike(index), index), default=None)
 
 
 def gathered(found: Sequence[Hop]) -> list[Hop]:

@@ -135,7 +135,17 @@ def test_of_equal_packets_each_has_its_own_arrow() -> None:
     packet = udp(ALICE, 10_500, BOB, 10_500, I1)
     times = [(0.0, "alice"), (1.0, "alice"), (1.1, "bob"), (2.0, "alice"), (2.1, "bob")]
     found = [sighting(at, node, node == "alice", packet) for at, node in times]
-    assert [hop.end for hop in hops([one for one in found if one])] == ["bob", "bob", None]
+    assert [hop.end for hop in hops([one for one in found if one])] == [None, "bob", "bob"]
+
+
+def test_of_equal_packets_to_several_addresses_that_arrives_which_went_there() -> None:
+    sent = [(0.1 * n, to, "alice") for n, to in enumerate([BOB, RELAY, HOME])]
+    found = [
+        sighting(at, node, node == "alice", udp(ALICE, 10_500, to, 10_500, I1))
+        for at, to, node in [*sent, (0.3, RELAY, "relay"), (0.4, BOB, "bob")]
+    ]
+    ends = [hop.end for hop in hops([one for one in found if one])]
+    assert ends == ["bob", "relay", None]
 
 
 def test_a_multicast_may_be_heard_by_several() -> None:
