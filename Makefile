@@ -3,6 +3,7 @@
 #   make test    all tests that can run here; says what it skipped and what would help
 #   make check   format, lint, types, tests      make fix    repair format and lint
 #   make bench   one JSON line a figure          make fuzz   each parser for FUZZ_SECONDS
+#   make lab     an Internet with NATs in namespaces, by hand: make lab LAB=--help; needs root
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,8 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 FUZZ_SECONDS ?= 60
 DEMO ?=
 TEST ?=
+LAB ?=
 
-.PHONY: demo test check lint types fix bench fuzz clean
+.PHONY: demo test check lint types fix bench fuzz lab clean
 
 demo: $(VENV)/.demo $(VENV)/.client
 	@$(BIN)/p2psip demo $(DEMO)
@@ -38,6 +40,9 @@ bench: $(VENV)/.bench
 
 fuzz: $(VENV)/.test $(VENV)/.fuzz
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+lab: $(VENV)/.test
+	@PYTHONPATH=.:tests $(BIN)/python -m net.lab_console $(LAB)
 
 clean:
 	rm -rf $(VENV)

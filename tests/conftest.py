@@ -13,6 +13,7 @@ PACKAGES = {  # program -> Debian package
     "baresip": "baresip-core",
     "ip": "iproute2",
     "linphonec": "linphone-cli",
+    "miniupnpd": "miniupnpd-nftables",
     "nft": "nftables",
     "sipp": "sip-tester",
     "tshark": "tshark",

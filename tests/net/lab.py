@@ -6,31 +6,14 @@ behind when the next one begins. Needs root.
 
 import contextlib
 import os
-import shutil
-import signal
-import subprocess
 from collections.abc import Sequence
 from typing import Self
 
-PREFIX = "hiplab-"
+from net.lab_namespaces import PREFIX, CommandFailed, missing, remove, run, sweep, tune
+
+__all__ = ["PORT", "PREFIX", "Lab", "missing"]
+
 PORT = 10_500
-
-
-def missing() -> str | None:
-    """Why there can be no lab here, or None."""
-    if os.geteuid() != 0:
-        return "namespaces need root"
-    for program in ("ip", "nft"):
-        if shutil.which(program) is None:
-            return f"{program} is not installed"
-    probe = f"{PREFIX}{os.getpid()}-probe"
-    made = subprocess.run(
-        ["ip", "netns", "add", probe], check=False, capture_output=True, text=True
-    )
-    if made.returncode:
-        return f"no namespaces here: {made.stderr.strip()}"
-    subprocess.run(["ip", "netns", "del", probe], check=True)
-    return None
 
 
 class Lab:
@@ -54,7 +37,7 @@ class Lab:
 
     def ip(self, name: str, command: str) -> None:
         """Run ``ip`` on one namespace: ``lab.ip("alice", "link set link1 down")``."""
-        _run("ip", "-n", self.namespace(name), *command.split())
+        run("ip", "-n", self.namespace(name), *command.split())
 
     def connect(self, name: str, link: int) -> None:
         """Lay a cable from a host to the router; without addresses as yet."""
@@ -87,7 +70,7 @@ class Lab:
         """Take the address away again, as when a lease ends; its routes go with it."""
         prefix = "24" if version == 4 else "64"
         self.ip(name, f"addr del {self.address(name, link, version)}/{prefix} dev link{link}")
-        with contextlib.suppress(subprocess.CalledProcessError):  # the kernel took it, or not
+        with contextlib.suppress(CommandFailed):  # the kernel took it, or not
             self.ip(name, f"-{version} route del default dev link{link}")
 
     def cut(self, name: str, link: int) -> None:
@@ -99,53 +82,22 @@ class Lab:
             "\nchain input { type filter hook input priority 0; "
             f'iifname "{end}" drop; }}\n}}'
         )
-        _run(*self.inside("router"), "nft", rules)
+        run(*self.inside("router"), "nft", rules)
 
     def __enter__(self) -> Self:
-        _sweep()
+        sweep()
         try:
             for name in ("router", *self._hosts):
-                _run("ip", "netns", "add", self.namespace(name))
+                run("ip", "netns", "add", self.namespace(name))
                 self.ip(name, "link set lo up")
-                nobody_else = "net.ipv6.conf.default.accept_dad=0"  # so no second of finding out
-                _run(*self.inside(name), "sysctl", "-qw", nobody_else)
-            forward = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
-            _run(*self.inside("router"), "sysctl", "-qw", *forward)
+                nobody_else = {"ipv6__conf__default__accept_dad": 0}  # no second of finding out
+                tune(self.namespace(name), **nobody_else)
+            router = self.namespace("router")
+            tune(router, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        _remove(self._prefix)
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=20)
-
-
-def _namespaces() -> list[str]:
-    shown = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
-    return [line.split()[0] for line in shown.stdout.splitlines() if line.startswith(PREFIX)]
-
-
-def _sweep() -> None:
-    """Remove the labs of processes that are no more."""
-    for name in _namespaces():
-        owner = name.removeprefix(PREFIX).partition("-")[0]
-        if not os.path.exists(f"/proc/{owner}"):
-            _remove(f"{PREFIX}{owner}-")
-
-
-def _remove(prefix: str) -> None:
-    """Remove namespaces, and first the programs that run in them: they are the lab's own."""
-    for name in _namespaces():
-        if not name.startswith(prefix):
-            continue
-        shown = subprocess.run(
-            ["ip", "netns", "pids", name], check=False, capture_output=True, text=True
-        )
-        for pid in shown.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        remove(self._prefix)
