@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from net.gaps import longest_missing, longest_pause
 from net.lab import PORT, Lab, missing
@@ -117,31 +117,39 @@ KINDS = {
 }
 
 
+class Place(Protocol):
+    """Where namespaces are."""
+
+    def inside(self, name: str) -> list[str]:
+        """What to put before a command so that it runs there."""
+
+
 class Side:
     """A peer and its client in a namespace."""
 
-    def __init__(self, lab: Lab, name: str, folder: Path) -> None:
-        self.name, self.aor = name, ""
-        self._lab, self._folder = lab, folder / name
+    def __init__(self, lab: Place, name: str, folder: Path) -> None:
+        self.name, self.aor, self.hit = name, "", ""
+        self.folder = folder / name
+        self._lab = lab
         self._client: Program | None = None
         self._since = 0
 
     async def make(self, seed: Sequence[str], overlay: Sequence[str]) -> dict[str, Any]:
-        made = await command("p2psip", "init", str(self._folder), *seed, *overlay)
-        self.aor = str(made["aor"])
+        made = await command("p2psip", "init", str(self.folder), *seed, *overlay)
+        self.aor, self.hit = str(made["aor"]), str(made["hit"])
         return made
 
     async def start(self, stack: AsyncExitStack) -> None:
         argv = [*self._lab.inside(self.name), installed("p2psip")]
-        argv += ["run", str(self._folder), "--json", "-v"]
+        argv += ["run", str(self.folder), "--json", "-v"]
         self.peer = await stack.enter_async_context(Program(f"peer of {self.name}", argv))
         ready = '{"event": "ready"'
         await self.peer.lines.wait(lambda x: x.startswith(ready) or None, SOON, what="ready")
 
     async def register(self, stack: AsyncExitStack, friend: str) -> None:
-        place, microphone = self._folder / "client", self._folder / "microphone.wav"
+        place, microphone = self.folder / "client", self.folder / "microphone.wav"
         place.mkdir()
-        save(microphone, melody(LENGTH, tune=TUNES[self.name]))
+        save(microphone, melody(LENGTH, tune=TUNES.get(self.name, 1)))
         given = {
             "aor": self.aor,
             "proxy": ["127.0.0.1", 5060],
@@ -186,7 +194,7 @@ class Side:
 
     async def status(self) -> dict[str, Any]:
         found: dict[str, Any] = await command(
-            "p2psip", "status", "--wait", str(JOIN), "--profile", str(self._folder)
+            "p2psip", "status", "--wait", str(JOIN), "--profile", str(self.folder)
         )
         return found
 

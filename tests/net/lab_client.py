@@ -80,6 +80,9 @@ async def obey(client: Baresip, command: str, argument: str) -> None:
             await client.ended(SOON)
         case "ended":
             await client.ended(SOON)
+        case "heard":
+            say(done=command, heard=str(client.heard()))
+            return
     say(done=command)
 
 

@@ -1,0 +1,216 @@
+"""Whole peers with unmodified clients in homes behind NATs, and public peers that serve them.
+
+    python -m net.homes                      (root; PYTHONPATH is the root and tests/)
+
+lets every kind of home call every other, and prints a JSON line for each cell.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from net.handover import LENGTH, Side
+from net.lab import PORT, missing
+from net.lab_internet import Internet
+
+from sipgw.demo.audio import audio_ncc, load, melody
+from sipgw.demo.world import command
+
+KINDS = ("public", "mapped", "endpoint-independent", "port-restricted", "symmetric", "double")
+SERVERS = ("relay1", "relay2")
+TUNE = 1
+TALK = 3.0  # seconds
+CALLABLE = 30.0
+HEARD = 0.9  # normalised cross-correlation, as in the demo
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One call of the matrix.
+
+    Attributes:
+        caller: kind of its home; ``callee`` likewise.
+        resolve: milliseconds that the lookup of the callee's AoR took.
+        first: seconds from the first I1 until datagrams could be sent.
+        direct: the same, until they went without a relay; None: they never did.
+        relayed: whether the call went through a relay when it ended.
+        ncc: how well either side heard the other, the worse of both.
+    """
+
+    caller: str
+    callee: str
+    resolve: float
+    first: float | None
+    direct: float | None
+    relayed: bool
+    ncc: float
+
+
+class Homes:
+    """From ``async with`` on: servers and peers run, have joined, and can be called.
+
+    Attributes:
+        net: the laboratory.
+        sides: peers with clients, by name.
+        servers: public peers with the service relay.
+    """
+
+    def __init__(self, net: Internet, folder: Path, places: dict[str, str]) -> None:
+        """Set up.
+
+        Args:
+            net: an Internet.
+            folder: an empty folder.
+            places: name of a peer -> kind of its home, or "public".
+        """
+        self.net = net
+        self.sides: dict[str, Side] = {}
+        self.servers: dict[str, Side] = {}
+        self._folder = folder
+        self._places = places
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Homes":
+        try:
+            await self._build()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _build(self) -> None:
+        net = self.net
+        for name in SERVERS:
+            net.public(name)
+            self.servers[name] = Side(net, name, self._folder)
+        for name, kind in self._places.items():
+            if kind == "public":
+                net.public(name)
+            else:
+                net.home(f"{name}-home", kind)
+                net.host(name, f"{name}-home")
+            self.sides[name] = Side(net, name, self._folder)
+        first, *others = self.servers.values()
+        made = await first.make([], [])
+        seed = ["--seed", f"{made['hit']}@{net.address(first.name)}:{PORT}"]
+        overlay = ["--overlay", str(self._folder / first.name / "overlay.toml")]
+        async with asyncio.TaskGroup() as group:
+            for side in (*others, *self.sides.values()):
+                group.create_task(side.make(seed, overlay))
+        for side in self.servers.values():
+            serve(self._folder / side.name)
+        for side in self.servers.values():
+            await side.start(self._stack)
+        for side in self.sides.values():
+            await side.start(self._stack)
+        async with asyncio.TaskGroup() as group:
+            for side in (*self.servers.values(), *self.sides.values()):
+                group.create_task(joined(side))
+
+    async def clients(self) -> None:
+        """Start a client beside each peer; its AoR is published then."""
+        for side in self.sides.values():
+            await side.register(self._stack, "sip:nobody@p2psip.internal")
+
+    async def callable(self) -> None:
+        """Return once every peer says that it can be called."""
+        async with asyncio.TaskGroup() as group:
+            for side in self.sides.values():
+                group.create_task(callable_(side))
+
+
+def serve(folder: Path) -> None:
+    """Let a peer offer relays to others."""
+    profile = folder / "profile.toml"
+    text = profile.read_text()
+    found = re.search(r"^\[overlay\.([^.\]]+)\]", text, re.MULTILINE)
+    assert found, text
+    profile.write_text(f"{text}\n[overlay.{found[1]}.services.relay]\n")
+
+
+async def joined(side: Side) -> None:
+    overlays = (await side.status())["overlays"].values()
+    assert all(overlay["joined"] for overlay in overlays), side.peer.tail(30)
+
+
+async def callable_(side: Side) -> None:
+    until = time.monotonic() + CALLABLE
+    while not (status := await side.status()).get("callable"):
+        assert time.monotonic() < until, f"{side.name} can't be called: {status.get('why')}"
+        await asyncio.sleep(0.2)
+
+
+def association(status: dict[str, Any], hit: str) -> dict[str, Any]:
+    """The row of the association with ``hit``."""
+    rows: list[dict[str, Any]] = [row for row in status["associations"] if row["peer"] == hit]
+    assert rows, f"no association with {hit}"
+    return rows[0]
+
+
+async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: float) -> Cell:
+    """Call, talk and hang up."""
+    found = await command("p2psip", "resolve", callee.aor, "--profile", str(caller.folder))
+    await caller.ask(f"call {callee.aor}")
+    await callee.ask("answered")
+    await asyncio.sleep(seconds)
+    row = association(await caller.status(), callee.hit)
+    await caller.ask("hangup")
+    await callee.ask("ended")
+    nccs = []
+    for side in (caller, callee):
+        heard = await side.ask("heard")
+        sound = load(Path(heard["heard"]))
+        nccs.append(audio_ncc(melody(LENGTH, tune=TUNE), sound, seconds - 1))
+    first, direct = row["path found"]
+    return Cell(*kinds, found["ms"], first, direct, bool(row["relayed"]), round(min(nccs), 4))
+
+
+@contextlib.asynccontextmanager
+async def matrix(kinds: Sequence[str] = KINDS) -> AsyncIterator[Homes]:
+    """Two homes of each kind: ``from-KIND`` and ``to-KIND``."""
+    places = {f"{way}-{kind}": kind for kind in kinds for way in ("from", "to")}
+    with tempfile.TemporaryDirectory(prefix="homes-") as folder, Internet() as net:
+        async with Homes(net, Path(folder), places) as homes:
+            await homes.clients()
+            await homes.callable()
+            yield homes
+
+
+async def every_cell(homes: Homes, kinds: Sequence[str] = KINDS) -> list[Cell]:
+    """Let each kind call each other, as many at a time as don't share a peer."""
+    cells: list[Cell] = []
+    for shift in range(len(kinds)):
+        pairs = [(kind, kinds[(i + shift) % len(kinds)]) for i, kind in enumerate(kinds)]
+        calls = [
+            call(homes.sides[f"from-{one}"], homes.sides[f"to-{other}"], (one, other), TALK)
+            for one, other in pairs
+        ]
+        cells += await asyncio.gather(*calls)
+    return cells
+
+
+async def main() -> None:
+    if why := missing() or (None if shutil.which("baresip") else "baresip is not installed"):
+        print(f"no homes here: {why}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(77)
+    kinds = sys.argv[1:] or KINDS
+    async with matrix(kinds) as homes:
+        for cell in await every_cell(homes, kinds):
+            print(json.dumps(asdict(cell)), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
