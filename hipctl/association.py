@@ -23,7 +23,14 @@ from hipctl.actions import (
     Transmit,
     wire,
 )
-from hipctl.constants import I1_ADDRESSES_MAX, EspSuite, HipCipher, NatTraversalMode, NotifyType
+from hipctl.constants import (
+    CALL_OUT_PATIENCE,
+    I1_ADDRESSES_MAX,
+    EspSuite,
+    HipCipher,
+    NatTraversalMode,
+    NotifyType,
+)
 from hipctl.crypto import RHASH_LENGTH, Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import Hit, HostId, HostIdentity
@@ -91,6 +98,7 @@ class Association:
         "_keys",
         "_last",
         "_nonce",
+        "_quiet",
         "_responder",
         "_sas",
         "_shared",
@@ -126,6 +134,7 @@ class Association:
         self._sas: SaPair | None = None  # in use
         self._upkeep: Upkeep | None = None  # of these
         self._nonce = b""  # in our CLOSE
+        self._quiet = False  # nobody waits for the attempt that is under way
         self._ack = (b"", b"")  # what was signed in the CLOSE that we answered; the answer
         self._initiation = Initiation(identity, self.pair, shared)
         self._acceptance = Acceptance(identity, self.pair, responder, shared)
@@ -134,7 +143,22 @@ class Association:
 
     def connect(self, now: float) -> list[Action]:
         """Start a base exchange unless one runs or has succeeded."""
-        return self._do(Ask.CONNECT, now)
+        return [*self._do(Ask.CONNECT, now), *self._raise_voice(now)]
+
+    def call_out(self, now: float) -> list[Action]:
+        """Send one I1, and wait for an answer to it without repeating it."""
+        actions = self._do(Ask.CONNECT, now)
+        if self.state is State.I1_SENT:
+            self._quiet, self._attempt = True, self._shared.config.retransmit_max
+            self._timers.set(Timer.RETRANSMIT, now + CALL_OUT_PATIENCE)
+        return [action for action in actions if isinstance(action, Transmit)]
+
+    def _raise_voice(self, now: float) -> list[Action]:
+        """Somebody wants the association now: an attempt that was one I1 goes on as usual."""
+        if not self._quiet or self.state is not State.I1_SENT or self._initiation.working:
+            return []
+        self._quiet, self._attempt = False, 0
+        return self._retransmit(now)
 
     def adopt(self, address: Address, asked_at: float) -> None:
         """An I1 without receiver was sent to ``address`` at that time: an R1 is awaited."""
@@ -146,7 +170,7 @@ class Association:
         """Send a datagram now, or let it wait for the SAs; a full queue loses it."""
         if self.pair in self._shared.outbound:
             return [Flush(*self.pair, ((next_header, payload),))]
-        actions = self._do(Ask.DATAGRAM, now)
+        actions = [*self._do(Ask.DATAGRAM, now), *self._raise_voice(now)]
         if self.state is State.E_FAILED:  # at once: nobody knows where the peer is
             return actions
         if not self._waiting.add(next_header, payload, self._shared.config):
@@ -528,7 +552,7 @@ class Association:
         refusal = f": {self.refusal}" if self.refusal else ""
         self._drop(State.E_FAILED)
         self._shared.counters[f"no {waited_for}"] += 1
-        return self._down(f"no {waited_for} came{refusal}", always=True)
+        return self._down(f"no {waited_for} came{refusal}", always=not self._quiet)
 
     def _puzzle_expired(self, now: float) -> list[Action]:
         self._initiation.drop()
@@ -545,8 +569,9 @@ class Association:
         if sas is None:
             return []
         verdict = sas.check(now, shared.config)
-        registered = shared.serving.holds(self.pair) or shared.requester.holds(self.pair)
-        if verdict is Verdict.UNUSED and not registered:
+        kept = shared.serving.holds(self.pair) or shared.requester.holds(self.pair)
+        kept |= self.pair in shared.friends
+        if verdict is Verdict.UNUSED and not kept:
             shared.counters["unused"] += 1
             return self.close(now)
         if verdict is Verdict.UNANSWERED:
@@ -575,7 +600,7 @@ class Association:
             self._drop(State.E_FAILED)
             return self._down("no contact known", always=True)
         self.state = State.I1_SENT
-        self._began = now
+        self._began, self._quiet = now, False
         self._last = exchange.make_i1(local, peer, self._shared.config)
         self._attempt = 1
         self._initiation.begin()

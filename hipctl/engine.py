@@ -22,7 +22,7 @@ from hipctl.actions import (
     Transmit,
 )
 from hipctl.association import Association
-from hipctl.constants import LOCATORS_MAX, PacketType
+from hipctl.constants import FRIENDS_MAX, LOCATORS_MAX, PacketType
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.edge import Edge
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
@@ -118,6 +118,7 @@ class Engine:
         self._exchanging: set[Pair] = set()
         self._alarms: list[tuple[float, int, Pair]] = []
         self._alarm_number = 0
+        self._friends_at: float | None = None
 
     # -- from above ----------------------------------------------------------------------------
 
@@ -201,6 +202,29 @@ class Engine:
         actions += association.send(next_header, payload, now)
         self._settle(association)
         return self._edge.pass_out(actions, now)
+
+    def befriend(self, local: Hit, peers: Sequence[Hit], now: float) -> None:
+        """See ``interface.Host``."""
+        ours = frozenset((local, peer) for peer in peers[:FRIENDS_MAX])
+        self._shared.friends = frozenset(p for p in self._shared.friends if p[0] != local) | ours
+        if self._shared.friends and self._friends_at is None:
+            self._friends_at = now
+
+    def _call_friends(self, now: float) -> list[Action]:
+        """Let those whom we cannot hear know where we are, and our NAT that they may answer."""
+        self._friends_at = None
+        if not self._shared.friends:
+            return []
+        self._friends_at = now + self._config.keepalive
+        actions: list[Action] = []
+        for pair in sorted(self._shared.friends):
+            if pair in self._associations or not self._shared.addresses(pair[1]):
+                continue
+            association, more = self._association_to(*pair, now)
+            if association is not None:
+                actions += [*more, *association.call_out(now)]
+                self._settle(association)
+        return actions
 
     def connect_opportunistic(self, local: Hit, address: Address, now: float) -> list[Action]:
         """Associate with whoever answers at ``address``: a PeerFound tells (RFC 7401 §4.1.8).
@@ -448,11 +472,15 @@ class Engine:
         ends = [at for at in others if at is not None]
         if self._alarms:
             ends.append(self._alarms[0][0])
+        if self._friends_at is not None:
+            ends.append(self._friends_at)
         return min(ends, default=None)
 
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine."""
         actions = self._opportunist.on_time(now)
+        if self._friends_at is not None and self._friends_at <= now:
+            actions += self._call_friends(now)
         if (at := self.serving.deadline()) is not None and at <= now:
             actions += self.serving.on_time(now, self.pairs, self.tell)
         if (at := self.requester.deadline()) is not None and at <= now:

@@ -270,6 +270,18 @@ class Host(Protocol):
             wall: Unix seconds.
         """
 
+    def befriend(self, peers: Collection[Hit], *, local: Hit | None = None) -> None:
+        """Keep a way open to these, and from them, as far as that can be done without servers.
+
+        Associations with them are kept alive across NATs. Where there is none, one I1 goes to
+        where each was last, every 15 s: a NAT before us then lets theirs in, and when they come
+        back, both ways are open at once.
+
+        Args:
+            peers: at most 8 count; they replace those of before.
+            local: one of our HITs, the default one if None.
+        """
+
     def disclose_by(self, discloses: Discloses) -> None:
         """From now on ask ``discloses`` who may learn our addresses; without any: everybody."""
 

@@ -108,6 +108,8 @@ class Shared:
         may_learn: who may learn where we are.
         disclosed: peers that may, whatever ``may_learn`` says.
         errands: what an association asks of another one, which the engine passes on.
+        friends: who must be able to reach us though neither side has a server, see
+            ``interface.Host.befriend``.
         kept: associations across NATs that are kept open though idle.
         servers: (local HIT, server HIT) -> a server that we are registered with.
         via_rvs: IP address of the rendezvous server that the packet in hand came through, or
@@ -136,6 +138,7 @@ class Shared:
     disclosed: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     errands: list[Errand] = field(default_factory=list)
     servers: dict[Pair, OurServer] = field(default_factory=dict)
+    friends: frozenset[Pair] = frozenset()
     kept: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     via_rvs: str = ""
     identities: dict[Hit, HostIdentity] = field(default_factory=dict)

@@ -664,7 +664,8 @@ class Upkeep:
         if self._timers.armed(Chore.KEEPALIVE):
             return
         shared, pair = self._shared, self._pair
-        if pair in shared.servers or isinstance(self._paths, Traversal) or shared.natted(pair[0]):
+        matters = pair in shared.servers or pair in shared.friends
+        if matters or isinstance(self._paths, Traversal) or shared.natted(pair[0]):
             self._timers.set(Chore.KEEPALIVE, self._next_keepalive(now))
 
     def _keep_alive(self, now: float) -> list[Action]:
@@ -673,7 +674,7 @@ class Upkeep:
         shared, pair, paths = self._shared, self._pair, self._paths
         since, sent_before, received_before = self._used
         sent, received = self._sas.outbound.sa.packets, self._sas.inbound.sa.packets
-        serves = pair in shared.servers
+        serves = pair in shared.servers or pair in shared.friends
         if (sent, received) != (sent_before, received_before):
             self._used = (now, sent, received)
             if not serves:

@@ -172,3 +172,46 @@ def test_without_a_common_path_the_attempt_fails_in_words() -> None:
     net.send(a, b.hit, UDP, b"first")
     net.run(net.now + 15)
     assert any("no path" in e.reason for e in a.events if isinstance(e, AssociationDown))
+
+
+def test_friends_find_each_other_again_without_servers_through_nats_that_they_hold_open() -> None:
+    net = ServerNet()
+    a, b = net.add(), net.add()
+    for one, other in ((a, b), (b, a)):
+        one.engine.set_hosts([one.address])
+        one.engine.befriend(one.hit, [other.hit], net.now)
+    net.introduce(a, b)
+    sent: dict[tuple[Address, Address], float] = {}
+
+    def filtered(source: Address, to: Address) -> bool:
+        """Each is behind a NAT that lets in only whom it has sent to within 30 s."""
+        sent[source, to] = net.now
+        return net.now - sent.get((to, source), -99.0) <= 30
+
+    net.walls = filtered
+    net.run(40.0)
+    assert len(ups(a)) == len(ups(b)) == 1
+    both_ways(net, a, b)
+    net.run(net.now + 3_000)
+    both_ways(net, a, b)  # keepalives: the way is still open
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    net.run(net.now + 120)
+    both_ways(net, a, b)
+
+
+def test_an_attempt_that_nobody_waits_for_is_one_i1_and_no_event() -> None:
+    net = ServerNet()
+    a, b = net.add(), net.add()
+    net.introduce(a, b)
+    net.dead.add(b.address)
+    a.engine.befriend(a.hit, [b.hit], net.now)
+    net.run(61.0)
+    assert len(net.sent(PacketType.I1)) == 5
+    assert not a.events
+    net.wire.clear()
+    net.send(a, b.hit, UDP, b"but now somebody does")
+    net.run(net.now + 12)
+    assert len(net.sent(PacketType.I1)) == 5
+    net.dead.clear()
+    net.run(net.now + 20)
+    both_ways(net, a, b)
