@@ -164,6 +164,11 @@ class RegistrationAnswered:
     refused: Mapping[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class PortsChanged:
+    """A client of the data relay has come or gone: lend ports, and close ``data.closed``."""
+
+
 Action = (
     Transmit
     | SolvePuzzle
@@ -174,4 +179,5 @@ Action = (
     | AssociationDown
     | RegistrationAnswered
     | RegistrationEnded
+    | PortsChanged
 )

@@ -206,6 +206,11 @@ class Association:
         return self._upkeep.tell(parameters, now) if parameters else []
 
     @property
+    def rtt(self) -> float | None:
+        """Seconds of a round trip of UPDATEs, if any was measured."""
+        return self._upkeep.rtt if self._upkeep is not None else None
+
+    @property
     def refusal(self) -> str:
         """Why the Responder says that it leaves our I2 unanswered; empty if it has not."""
         return self._initiation.refusal

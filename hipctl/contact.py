@@ -4,6 +4,7 @@ One version byte, then at most two entries, each led by a byte that says what it
 
     1  locator   16 bytes of IPv6 address (IPv4 as ::ffff:a.b.c.d), 2 bytes of UDP port
     2  server    the 16-byte HIT of a rendezvous server, then its locator
+    3  relay     the 16-byte HIT of a control relay, then its locator
 
 Only this package reads them; the layout is ours and can change with the version byte.
 """
@@ -24,6 +25,7 @@ MOST_ENTRIES: Final = 2
 _VERSION: Final = 1
 _LOCATOR: Final = 1
 _SERVER: Final = 2
+_RELAY: Final = 3
 _IP_LENGTH: Final = 16
 _LOCATOR_LENGTH: Final = _IP_LENGTH + 2
 _ORCHIDS: Final = ipaddress.IPv6Network("2001:20::/28")
@@ -46,7 +48,16 @@ class Server:
     address: Address
 
 
-Entry = Locator | Server
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Send the I1 through this control relay (RFC 9028): checks find a path for the data."""
+
+    hit: Hit
+    address: Address
+
+
+Entry = Locator | Server | Relay
+"""A locator, or a server that passes control packets on."""
 
 
 def encode_contact(entries: Sequence[Entry]) -> bytes:
@@ -61,6 +72,8 @@ def encode_contact(entries: Sequence[Entry]) -> bytes:
     for entry in entries:
         if isinstance(entry, Server):
             parts += [bytes([_SERVER]), entry.hit]
+        elif isinstance(entry, Relay):
+            parts += [bytes([_RELAY]), entry.hit]
         else:
             parts.append(bytes([_LOCATOR]))
         parts.append(_encode_address(entry.address))
@@ -84,13 +97,13 @@ def parse_contact(data: bytes) -> tuple[Entry, ...]:
         if kind == _LOCATOR:
             entries.append(Locator(_parse_address(data, at)))
             at += _LOCATOR_LENGTH
-        elif kind == _SERVER:
+        elif kind in (_SERVER, _RELAY):
             address = _parse_address(data, at + HIT_LENGTH)
             try:
                 hit = Hit.check(data[at : at + HIT_LENGTH])
             except ValueError:
                 raise MalformedPacket("bad HIT in a contact", at) from None
-            entries.append(Server(hit, address))
+            entries.append(Server(hit, address) if kind == _SERVER else Relay(hit, address))
             at += HIT_LENGTH + _LOCATOR_LENGTH
         else:
             raise MalformedPacket("unknown entry in a contact", at - 1)
@@ -106,6 +119,18 @@ def contact_from_addresses(addresses: Sequence[Address]) -> bytes:
     return encode_contact([Locator(address) for address in addresses])
 
 
+def compose(addresses: Sequence[Address], servers: Sequence[Server | Relay]) -> bytes:
+    """Write the contact of a host: the best of both, if it has both.
+
+    Args:
+        addresses: its own that may be told, the best first.
+        servers: those it is registered with, the best first.
+    """
+    most = MOST_ENTRIES - 1 if addresses and servers else MOST_ENTRIES
+    own = [Locator(address) for address in addresses[:most]]
+    return encode_contact([*own, *servers[: MOST_ENTRIES - len(own)]])
+
+
 def groups(data: bytes) -> frozenset[bytes]:
     """Opaque labels of where a contact is: /24, /48 or server; none on a LAN or if malformed."""
     labels = set()
@@ -114,7 +139,7 @@ def groups(data: bytes) -> frozenset[bytes]:
     except MalformedPacket:
         return frozenset()
     for entry in entries:
-        if isinstance(entry, Server):
+        if not isinstance(entry, Locator):
             labels.add(b"s" + entry.hit)
             continue
         ip = ipaddress.ip_address(entry.address[0])

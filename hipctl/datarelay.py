@@ -72,6 +72,7 @@ class DataRelay:
         up: client's address -> SPI -> flow to the peer.
         down: relayed address -> peer's address -> SPI -> flow to the client.
         closed: relayed addresses that nobody uses any more: for the shell, to close them.
+        changed: one was taken or given back since the shell was told.
     """
 
     def __init__(self, ours: Container[int], counters: Counter[str]) -> None:
@@ -84,6 +85,7 @@ class DataRelay:
         self.up: dict[Address, dict[int, Flow]] = {}
         self.down: dict[Address, dict[Address, dict[int, Flow]]] = {}
         self.closed: list[Address] = []
+        self.changed = False
         self._ours = ours
         self._counters = counters
         self._free: deque[Address] = deque()
@@ -118,6 +120,7 @@ class DataRelay:
         if not self._free:
             self._counters["no relayed address left"] += 1
             return None
+        self.changed = True
         address = self._free.popleft()
         self._owners[address] = client
         self.down[address] = {}
@@ -131,6 +134,7 @@ class DataRelay:
         if client.relayed is not None:
             del self._owners[client.relayed], self.down[client.relayed]
             self.closed.append(client.relayed)
+            self.changed = True
 
     # -- permissions ---------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ class Engine:
         outbound: (local HIT, peer HIT) -> how and where to send data, once that is possible.
         inbound: SPI -> whose data that is; the shell calls ``.sa.open`` and then ``heard``.
         counters: what was dropped or went wrong, by reason.
+        config: limits and choices.
         serving: what we do for others.
         requester: what others do for us.
     """
@@ -91,7 +92,7 @@ class Engine:
         self.outbound: dict[Pair, Outbound] = {}
         self.inbound: dict[int, Inbound] = {}
         self.counters: Counter[str] = Counter()
-        self._config = config
+        self.config = self._config = config
         self._contacts: OrderedDict[Hit, tuple[Address, ...]] = OrderedDict()
         self._shared = Shared(
             config,
@@ -159,6 +160,11 @@ class Engine:
         """Say what a router has opened for us: (external address, ours behind it) each."""
         self._shared.mapped = tuple(mapped)
 
+    @property
+    def mapped(self) -> tuple[tuple[Address, Address], ...]:
+        """What ``set_mapped`` was told."""
+        return self._shared.mapped
+
     def refusal(self, local: Hit, peer: Hit) -> str:
         """Why the peer says that it leaves our I2 unanswered: a NOTIFY's name, or nothing."""
         association = self._associations.get((local, peer))
@@ -174,13 +180,26 @@ class Engine:
         shown = desk.ours.get(pair) if pair in self.outbound else desk.show(pair)
         return shown or None
 
-    def learn(self, peer: Hit, addresses: Sequence[Address]) -> None:
-        """Remember where I1 may find ``peer``; at most 8 addresses, the newest call wins."""
+    def learn(
+        self, peer: Hit, addresses: Sequence[Address], through: Sequence[Address] = ()
+    ) -> None:
+        """Remember where I1 may find ``peer``; at most 8 addresses, the newest call wins.
+
+        Args:
+            peer: who.
+            addresses: its own.
+            through: those of servers that pass control packets on to it.
+        """
+        servers = self._shared.through
         self._contacts.pop(peer, None)
-        if addresses:
+        servers.pop(peer, None)
+        if addresses or through:
             self._contacts[peer] = tuple(addresses[:_ADDRESSES_MAX])
+        if through:
+            servers[peer] = tuple(through[:_ADDRESSES_MAX])
         if len(self._contacts) > self._config.max_contacts:
-            self._contacts.popitem(last=False)
+            oldest, _ = self._contacts.popitem(last=False)
+            servers.pop(oldest, None)
 
     def connect(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """Start a base exchange unless one runs or the association is there."""
@@ -555,6 +574,11 @@ class Engine:
             association.armed = at
             self._alarm_number += 1
             heapq.heappush(self._alarms, (at, self._alarm_number, pair))
+
+    def rtt(self, local: Hit, peer: Hit) -> float | None:
+        """Seconds that a round trip to the peer takes; None: not measured yet."""
+        association = self._associations.get((local, peer))
+        return association.rtt if association is not None else None
 
     def state(self, local: Hit, peer: Hit) -> State:
         """The state of the association, for ``status`` and tests."""

@@ -268,14 +268,7 @@ def read_r1(
     cipher = _choose(config.ciphers, ciphers, "no HIP cipher in common")
     suites = packet.need(params.EspTransform).suites
     suite = _choose(config.esp_suites, suites, "no ESP suite in common")
-    host_id = known_hosts.remember(packet.need(params.HostIdParameter).host_id)
-    if host_id.hit != packet.sender:
-        raise Rejected("HOST_ID is not the HIT's")
-    signature = packet.need(params.HipSignature2)
-    if signature.algorithm != host_id.algorithm or not host_id.verify(
-        signature.signature, packet.covered_by_signature_2()
-    ):
-        raise Rejected("wrong HIP_SIGNATURE_2")
+    host_id = signed_r1(packet, known_hosts)
     return Offer(
         puzzle=offered,
         prefix=puzzle.prefix(offered.random_i, packet.receiver, packet.sender),
@@ -292,6 +285,24 @@ def read_r1(
         pacing=_pacing(packet, config),
         echo=Echo.of(packet),
     )
+
+
+def signed_r1(packet: Packet, known_hosts: KnownHosts) -> HostId:
+    """Check that an R1 is its sender's; return its key.
+
+    Raises:
+        MalformedPacket: something is missing or not well formed.
+        Rejected: it is not authentic.
+    """
+    host_id = known_hosts.remember(packet.need(params.HostIdParameter).host_id)
+    if host_id.hit != packet.sender:
+        raise Rejected("HOST_ID is not the HIT's")
+    signature = packet.need(params.HipSignature2)
+    if signature.algorithm != host_id.algorithm or not host_id.verify(
+        signature.signature, packet.covered_by_signature_2()
+    ):
+        raise Rejected("wrong HIP_SIGNATURE_2")
+    return host_id
 
 
 def _choose_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | None:

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Self, assert_never
@@ -23,14 +23,17 @@ from hipctl.actions import (
     KeyLog,
     Pair,
     PeerFound,
+    PortsChanged,
     RegistrationAnswered,
     SolvePuzzle,
     Transmit,
 )
+from hipctl.constants import RegistrationType
 from hipctl.datapath import DataPath, guard
 from hipctl.engine import Engine
 from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse
 from hipctl.hostconfig import HostConfig, check, open_keylog
+from hipctl.hostservices import HostServices
 from hipctl.identity import Hit, HostIdentity
 from hipctl.inner import LONGEST_DATAGRAM, UDP, pseudo_header, udp
 from hipctl.interface import (
@@ -40,13 +43,18 @@ from hipctl.interface import (
     CredentialPolicy,
     Discloses,
     Event,
+    Offer,
     OnDatagram,
+    Reachability,
+    Registered,
     RegistrationEnded,
+    Served,
     Shown,
 )
 from hipctl.interfaces import Interfaces, OnChange
 from hipctl.loopback import Loopback
 from hipctl.ports import ANYWHERE, Ports, Send
+from hipctl.relayports import RelayPorts
 from hipctl.roaming import Roaming, Watch
 from hipctl.sansio import Driver
 from hipctl.solver import Solver
@@ -97,6 +105,7 @@ class LocalHost:
     Attributes:
         engine: all associations; read it, feed it only through the host.
         access: who may associate with us; ``set_access`` changes it.
+        services: what it does for others, and they for it.
     """
 
     def __init__(
@@ -143,7 +152,10 @@ class LocalHost:
         self._ports = Ports(open_port, self.data.on_datagram, self._counters)
         self.data.use(self._ports)
         self._roaming = Roaming(self._ports, watch, self._on_moved)
-        self._contact = b""
+        relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
+        self.services = HostServices(self.engine, relayed, open_port, self._counters)
+        self._contact: tuple[bytes, ...] = ()
+        self._pass_up = self.services.ports.up
         self.access = Access()
         self._open = False
         self._began: dict[Pair, float] = {}
@@ -170,6 +182,9 @@ class LocalHost:
             self.engine.set_hosts([a for a in self._ports.addresses if a[0] not in ANYWHERE])
             if follow:
                 await self._roaming.start()
+            self._know_own_addresses()
+            self.services.ports.start(loop.time, self._driver.feed, self._relay_at)
+            self.services.start(self._driver.feed)
         except BaseException:
             await self.__aexit__()
             raise
@@ -182,6 +197,7 @@ class LocalHost:
             self._open = False
         self._driver.close()
         self._roaming.close()
+        self.services.close()
         self._ports.close()
         self._loopback.close()
         self._waiting.fail_all(AssociationFailed("this host was closed"))
@@ -227,16 +243,19 @@ class LocalHost:
         except MalformedPacket as error:
             self._counters[error.reason] += 1
             return
-        addresses = [entry.address for entry in entries if isinstance(entry, contacts.Locator)]
-        if addresses and hit not in self._hits:
-            self.engine.learn(hit, addresses)
+        own = [entry.address for entry in entries if isinstance(entry, contacts.Locator)]
+        through = [each.address for each in entries if not isinstance(each, contacts.Locator)]
+        if entries and hit not in self._hits:
+            self.engine.learn(hit, own, through)
 
     def contact(self, hit: Hit) -> bytes:
         """See ``interface.Host``."""
         if self._config.announce:
             return contacts.contact_from_addresses(self._config.announce)
-        found = self._ports.reachable(self._config.announce_private, self._now())
-        return contacts.contact_from_addresses(found[: contacts.MOST_ENTRIES])
+        found: Sequence[Address] = ()
+        if self._config.locators:
+            found = self._ports.reachable(self._config.announce_private, self._now())
+        return contacts.compose(found, self.services.servers(hit))
 
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """See ``interface.Host``."""
@@ -309,6 +328,59 @@ class LocalHost:
         }
         given_up = {"fragmented datagrams given up": self.data.given_up}
         return own | given_up | dict(self._counters) | dict(self.engine.counters)
+
+    def offer(self, offers: Mapping[RegistrationType, Offer]) -> None:
+        """See ``interface.Host``."""
+        self.services.offer(offers)
+
+    def offered(
+        self, server: Hit, *, local: Hit | None = None
+    ) -> frozenset[RegistrationType] | None:
+        """See ``interface.Host``."""
+        return self.services.offered((local or self._hits[0], server))
+
+    async def register(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType],
+        *,
+        local: Hit | None = None,
+        timeout: float = 5.0,
+    ) -> list[Registered]:
+        """See ``interface.Host``."""
+        return await self.services.register((local or self._hits[0], server), types, timeout)
+
+    async def unregister(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType] | None = None,
+        *,
+        local: Hit | None = None,
+    ) -> None:
+        """See ``interface.Host``."""
+        self.services.unregister((local or self._hits[0], server), types)
+
+    def registrations(self) -> Sequence[Registered]:
+        """See ``interface.Host``."""
+        return self.services.registrations()
+
+    def served(self) -> Sequence[Served]:
+        """See ``interface.Host``."""
+        return self.engine.serving.served()
+
+    async def knock(self, peer: Hit, contact: bytes, timeout: float = 2.0) -> bool:
+        """See ``interface.Host``."""
+        return await self.services.knock(peer, contact, timeout)
+
+    def reachability(self) -> Reachability:
+        """See ``interface.Host``."""
+        own = self._config.announce or [
+            *(outer for outer, _ in self.engine.mapped),
+            *self._ports.reachable(self._config.announce_private, self._now()),
+        ]
+        direct = contacts.compose(own, ())
+        ours = [*self._ports.reachable(True, self._now())] or [*self.addresses]
+        return self.services.reachability(ours, direct)
 
     # more than the interface
 
@@ -421,12 +493,23 @@ class LocalHost:
             )
 
     def _send_control(self, data: bytes, to: Address, source: Address | None) -> None:
-        send: Send = self._ports.send6 if ":" in to[0] else self._ports.send4
-        if source is not None:
-            send = self._ports.path(source, to)
+        send = self.services.ports.sender(source) or self._main_port(source, to)
         send(_NON_ESP + data, to)
 
+    def _main_port(self, source: Address | None, to: Address) -> Send:
+        if source is not None:
+            return self._ports.path(source, to)
+        return self._ports.send6 if ":" in to[0] else self._ports.send4
+
+    def _relay_at(self) -> str | None:
+        """At which IP address of ours others reach relayed addresses: rather an IPv4 one."""
+        found = [*self._config.announce, *self._ports.reachable(True, self._now())]
+        ips = sorted((ip for ip, _ in found), key=lambda ip: ":" in ip)
+        return ips[0] if ips else None
+
     def _on_other(self, data: bytes, source: Address, spi: int) -> None:
+        if spi and self._pass_up(data, source, spi):
+            return
         if not spi and len(data) > len(_NON_ESP):
             control = data[len(_NON_ESP) :]
             here = self._ports.asked_at
@@ -457,10 +540,24 @@ class LocalHost:
                 _log.debug("no association with %s: %s", peer, reason)
                 self._began.pop((local, peer), None)
                 self.data.forget((local, peer))
-                self._waiting.fail((local, peer), AssociationFailed(f"{peer}: {reason}"))
+                failed = AssociationFailed(f"{peer}: {reason}")
+                self._waiting.fail((local, peer), failed)
+                self.services.down((local, peer), failed)
                 self._emit(action)
-            case RegistrationAnswered() | RegistrationEnded():
-                pass
+            case _:
+                self._serve(action)
+
+    def _serve(self, action: RegistrationAnswered | RegistrationEnded | PortsChanged) -> None:
+        match action:
+            case RegistrationAnswered():
+                self.services.answered(action)
+                self._tell_contact()
+            case RegistrationEnded(server=server, reason=reason):
+                _log.debug("not served by %s any more: %s", server, reason)
+                self._emit(action)
+                self._tell_contact()
+            case PortsChanged():
+                self.services.ports.tend()
             case _:
                 assert_never(action)
 
@@ -491,10 +588,21 @@ class LocalHost:
         told = [each for each in ours if private or contacts.is_public(each[0])]
         if self._open:
             self._driver.feed(lambda now: self.engine.set_locators(told, now))
-            contact = self.contact(self._hits[0])
-            if contact != self._contact and ours:  # from nowhere nobody could be told
-                self._contact = contact
-                self._emit(ContactChanged())
+            self._know_own_addresses()
+            if ours:  # from nowhere nobody could be told
+                self._tell_contact()
+
+    def _tell_contact(self) -> None:
+        contact = tuple(self.contact(hit) for hit in self._hits)
+        if contact != self._contact:
+            self._contact = contact
+            self._emit(ContactChanged())
+
+    def _know_own_addresses(self) -> None:
+        """The relay sends nothing to ourselves."""
+        found = self._ports.reachable(True, self._now())
+        ours = {*self._ports.addresses, *found, *self._config.announce}
+        self.engine.serving.relay.ours = frozenset(ours)
 
     def _log_keys(self, line: str) -> None:
         if self._keylog is not None:

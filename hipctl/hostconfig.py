@@ -34,6 +34,8 @@ class HostConfig:
         private_locators: whether peers of an association may learn private addresses when we
             follow this machine's: without, a call behind a NAT doesn't survive a move.
         watch: whether we follow this machine's addresses where we listen at 0.0.0.0 or ::.
+        locators: whether contacts say our own addresses, beside servers that we are registered
+            with; without, who knows the contact doesn't learn where we are.
         announce: what contacts say, at most two; empty for what can be found out.
         announce_private: whether what is found out may be private, link-local or loopback.
         mtu: bytes of the largest outer packet, 256 to 65,535; longer datagrams travel in
@@ -45,6 +47,7 @@ class HostConfig:
     listen: Sequence[Address] = (("0.0.0.0", HIP_PORT), ("::", HIP_PORT))  # noqa: S104
     watch: bool = True
     private_locators: bool = True
+    locators: bool = True
     announce: Sequence[Address] = ()
     announce_private: bool = False
     mtu: int = 1_280

@@ -133,6 +133,35 @@ class Served:
     dropped: int
 
 
+class Nat(Enum):
+    """What stands between us and those who see us, as far as we know (RFC 4787 §4.1)."""
+
+    UNKNOWN = "unknown"
+    NONE = "none"
+    ENDPOINT_INDEPENDENT = "endpoint-independent"
+    ENDPOINT_DEPENDENT = "endpoint-dependent"
+
+
+@dataclass(frozen=True, slots=True)
+class Reachability:
+    """Where we are, as far as the host knows; shown to people, but for ``direct``.
+
+    Attributes:
+        addresses: of this machine, at which we listen.
+        reflexive: (who says so, where it sees us).
+        mapped: (protocol, outer address) of each port that a router maps to us.
+        nat: what lies between.
+        direct: a contact that names our own, mapped and announced addresses and no server:
+            what another may knock at. Empty: there is none that could be told.
+    """
+
+    addresses: tuple[Address, ...] = ()
+    reflexive: tuple[tuple[Hit, Address], ...] = ()
+    mapped: tuple[tuple[str, Address], ...] = ()
+    nat: Nat = Nat.UNKNOWN
+    direct: bytes = b""
+
+
 Discloses = Callable[[Hit, Hit, "Shown"], bool]
 """``discloses(local, peer, shown)``: whether a peer that has begun an association with us, and has
 shown these credentials, may learn our addresses. Else it is told only through which relays we can
@@ -342,8 +371,16 @@ class Host(Protocol):
         """Whether a stranger's I1 to ``contact`` draws an R1 of ``peer``.
 
         It is sent from a port and by a HIT that nobody has seen before, so that no NAT or
-        firewall lets it pass for what was said earlier.
+        firewall lets it pass for what was said earlier. Only a locator is tried whose IP address
+        is the one from which our association with ``peer`` comes: nobody can make us knock
+        elsewhere.
+
+        Raises:
+            Rejected: ``contact`` has no such locator, or too many knocks are under way.
         """
+
+    def reachability(self) -> Reachability:
+        """Where we are, as far as is known now."""
 
     def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``on_event`` for every event from now on; returns what ends it."""

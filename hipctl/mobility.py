@@ -244,7 +244,11 @@ class Mobility:
         """
         ranked = self.peer.ranked(self._sas.outbound.address)
         direct = self._from_each([known.address for known in ranked])
-        return [*direct[:1], *self._from_each(self._relays), *direct[1:]][:_PATHS_MAX]
+        return [*direct[:1], *self._from_each(self._servers()), *direct[1:]][:_PATHS_MAX]
+
+    def _servers(self) -> Sequence[Address]:
+        """Servers that pass UPDATEs on to the peer: what it has said, else what others have."""
+        return self._relays or self._shared.through.get(self._pair[1], ())
 
     def _from_each(self, to: Sequence[Address]) -> list[Path]:
         return [
@@ -257,11 +261,11 @@ class Mobility:
     @property
     def spread(self) -> int:
         """On how many of these to tell it at once."""
-        return 2 if self._relays else 1
+        return 2 if self._servers() else 1
 
     def _consider_contacts(self) -> None:
         """What others told us about where the peer is, is better than nothing."""
-        for address in self._shared.addresses(self._pair[1]):
+        for address in self._shared.direct(self._pair[1]):
             if self.peer.get(address) is None:
                 self.peer.candidate(address)
 
@@ -324,6 +328,8 @@ class Mobility:
 
         Who looks for a path takes the first that works. Else it is the preferred one.
         """
+        if self.peer.get(path.to) is None:
+            return False  # a server has passed it on: no data goes there
         self.peer.verify(path.to)
         current = self.path()
         if path.to == current.to:

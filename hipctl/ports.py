@@ -17,6 +17,8 @@ MOST_ROUTES = 4_096  # peers of which we remember at which of our addresses they
 FOUND_SECONDS = 10.0  # how long we trust that our own addresses are what they were
 ANYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
+_NEVER: tuple[float, list[Address]] = (float("-inf"), [])
+
 Send = Callable[[bytes, Address], None]
 
 
@@ -52,7 +54,7 @@ class Ports:
         self._paths: dict[tuple[Address, Address], Send] = {}
         self._routes: OrderedDict[Address, Send] = OrderedDict()
         self._asked: tuple[Address, Send] | None = None  # whom we are answering, and from where
-        self._found: tuple[float, list[Address]] = (float("-inf"), [])
+        self._found: dict[bool, tuple[float, list[Address]]] = {}  # when, by ``private``
 
     @property
     def addresses(self) -> list[Address]:
@@ -116,7 +118,7 @@ class Ports:
             self.close()
             return []
         self._paths.clear()
-        self._found = (float("-inf"), [])
+        self._found.clear()
         ours = [address for address in wanted if address in followed]
         return ours + [address for address in self.addresses if address[0] not in ANYWHERE]
 
@@ -159,7 +161,7 @@ class Ports:
 
     def reachable(self, private: bool, now: float) -> list[Address]:
         """Addresses at which others could reach us; ``private``: also those of a LAN."""
-        at, found = self._found
+        at, found = self._found.get(private, _NEVER)
         if now >= at + FOUND_SECONDS:
             found = [
                 (ip, port)
@@ -168,7 +170,7 @@ class Ports:
                 if private or contacts.is_public(ip)
             ]
             found = _mixed(found)
-            self._found = now, found
+            self._found[private] = now, found
         return found
 
     def _own(self, bound: str) -> list[str]:

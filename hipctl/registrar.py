@@ -405,6 +405,11 @@ class Registrar:
         """How many are registered for that."""
         return len(self._by_type[kind])
 
+    def room(self, kind: RegistrationType) -> int:
+        """How many more may register for that."""
+        offer = self._offers.get(kind)
+        return 0 if offer is None else max(0, offer.clients - self.count(kind))
+
     def served(self) -> list[Served]:
         """See ``interface.Host``."""
         return [

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from hipctl import params
-from hipctl.actions import Action, Address, Pair, Path, Relayed
+from hipctl.actions import Action, Address, Pair, Path, PortsChanged, Relayed
 from hipctl.constants import RegistrationType
 from hipctl.crypto import Keys
 from hipctl.datarelay import DataRelay
@@ -20,6 +20,7 @@ from hipctl.settings import EngineConfig
 
 _AT_ONCE: Final = 64  # hosts that are told news at once,
 _PAUSE: Final = 0.25  # seconds before the next
+_PORTS_AT_HAND: Final = 16
 _QUIET: Final = 30.0  # seconds before we say again that there is room
 _READ: Final[tuple[type[params.Parameter], ...]] = (
     params.RegInfo,
@@ -68,6 +69,7 @@ class Serving:
     ) -> None:
         """Offer this from now on, and tell all of our associations (RFC 8003 §3.1)."""
         before = self.info()
+        self.data.changed = True
         ended = self.registrar.offer(offers, now)
         if before != self.info():
             self._spread(pairs, now)
@@ -76,6 +78,12 @@ class Serving:
     def info(self, pair: Pair | None = None) -> params.RegInfo | None:
         """REG_INFO as it stands now."""
         return self.registrar.info(pair)
+
+    @property
+    def ports_wanted(self) -> int:
+        """How many more relayed addresses there should be at hand."""
+        room = self.registrar.room(RegistrationType.RELAY_UDP_ESP)
+        return max(0, min(_PORTS_AT_HAND, room) - self.data.free)
 
     def served(self) -> list[Served]:
         """See ``interface.Host``."""
@@ -197,6 +205,8 @@ class Serving:
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
+        if self.data.changed:
+            return 0.0
         ends = [self.registrar.deadline(), self.data.deadline()]
         if self._news:
             ends.append(self._news_at)
@@ -219,7 +229,8 @@ class Serving:
             self._spread(pairs(), now)
         elif set(self._told) - set(types):
             self._told = types
-        actions: list[Action] = []
+        actions: list[Action] = [PortsChanged()] if self.data.changed else []
+        self.data.changed = False
         if self._news and self._news_at <= now:
             for _ in range(min(_AT_ONCE, len(self._news))):
                 pair, ended = self._news.popitem(last=False)

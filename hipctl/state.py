@@ -96,6 +96,7 @@ class Shared:
         inbound: by SPI.
         outbound: by (local HIT, peer HIT).
         contacts: addresses of peers that we were told.
+        through: addresses of servers that pass control packets on to them, likewise.
         recent: where peers were when an association with them came up; bounded.
         known_hosts: parsed public keys.
         notify_limit: how often we say NOTIFY.
@@ -141,6 +142,7 @@ class Shared:
     friends: frozenset[Pair] = frozenset()
     kept: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     via_rvs: str = ""
+    through: dict[Hit, tuple[Address, ...]] = field(default_factory=dict)
     identities: dict[Hit, HostIdentity] = field(default_factory=dict)
     serving: Serving = field(init=False)
     requester: Requester = field(init=False)
@@ -229,13 +231,19 @@ class Shared:
 
     def remember(self, peer: Hit, address: Address) -> None:
         """Note where ``peer`` is, for want of better knowledge."""
+        if address in self.through.get(peer, ()):
+            return
         self.recent[peer] = address
         self.recent.move_to_end(peer)
         if len(self.recent) > self.config.max_associations:
             self.recent.popitem(last=False)
 
     def addresses(self, peer: Hit) -> tuple[Address, ...]:
-        """Where to send I1: what we were told, then where the peer was."""
+        """Where to send I1: the peer, then its servers."""
+        return *self.direct(peer), *self.through.get(peer, ())
+
+    def direct(self, peer: Hit) -> tuple[Address, ...]:
+        """Where the peer may be: what we were told, then where it was."""
         told, last = self.contacts.get(peer, ()), self.recent.get(peer)
         return told if last is None or last in told else (*told, last)
 

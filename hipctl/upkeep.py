@@ -135,6 +135,11 @@ class Upkeep:
         return self._paths.describe()
 
     @property
+    def rtt(self) -> float | None:
+        """Seconds of a round trip, if any was measured."""
+        return self._updates.rtt
+
+    @property
     def reachable(self) -> bool:
         """Whether data may be sent."""
         return self._paths.reachable

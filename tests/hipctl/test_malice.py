@@ -200,8 +200,8 @@ def test_a_replayed_close_that_was_lengthened_costs_no_signature_and_keeps_nothi
 def test_esp_replayed_from_elsewhere_moves_nothing() -> None:
     net, a, b = established()
     sealed = a.engine.outbound[a.hit, b.hit].sa.seal(UDP, b"once")
-    net._open(b, sealed, ELSEWHERE)
-    net._open(b, sealed, VICTIM)
+    net._open(b, sealed, ELSEWHERE, b.address)
+    net._open(b, sealed, VICTIM, b.address)
     assert b.datagrams.count((UDP, b"once")) == 1
     net.run(net.now + 20)
     assert b.engine.outbound[b.hit, a.hit].address == a.address

@@ -302,7 +302,7 @@ def test_whose_host_tells_of_a_move_publishes_it_within_half_a_second() -> None:
         one, two = await devices(HitNet(latency=(0.05, 0.05)), 2)
         moved = b"sim:" + two.identity.hit + b"elsewhere"
         two.host.contact = lambda hit: moved  # type: ignore[method-assign]
-        two.host._emit(ContactChanged())
+        two.host.emit(ContactChanged())
         await asyncio.sleep(0.5)
         await one.directory.resolve(two.aor)
         assert one.host.learnt[two.identity.hit] == moved

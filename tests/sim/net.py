@@ -68,6 +68,7 @@ class Net:
     elsewhere: Callable[[bytes, Address, Address], None] | None = None
     _rng: random.Random = field(init=False)
     _order: int = 0
+    _free: int = 49_152
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
@@ -76,6 +77,9 @@ class Net:
         self, address: Address, on_datagram: OnDatagram, counters: Counter[str]
     ) -> Port:
         """The simulated side of ``hipctl.udp.OpenPort``."""
+        if not address[1]:
+            self._free += 1
+            address = address[0], self._free
         assert address not in self.ports, f"{address} is open"
         self.ports[address] = on_datagram
         return Port(self, address)
