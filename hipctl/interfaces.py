@@ -14,7 +14,7 @@ from typing import Final
 
 from hipctl import rtnetlink
 from hipctl.errors import MalformedPacket
-from hipctl.rtnetlink import LinkAddress
+from hipctl.rtnetlink import Link, LinkAddress
 from hipctl.udp import outgoing_addresses
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ MOST_ADDRESSES: Final = 6  # of the 8 that a peer remembers of us
 _PATIENCE: Final = 0.2  # seconds that the kernel may take; it takes none
 _MOST_READS: Final = 256  # of an answer, and of notifications at a time
 _BUFFER: Final = 1 << 16
+_KINDS: Final = (rtnetlink.LINKS, rtnetlink.ADDRESSES)
 
 OnChange = Callable[[list[LinkAddress]], None]
 
@@ -42,9 +43,8 @@ class Interfaces:
         """
         self._on_change = on_change
         self._socket: socket.socket | None = None
-        self._settling: asyncio.TimerHandle | None = None
-        self._before: list[LinkAddress] | None = None
-        self._nothing_at = float("-inf")  # when we looked last and found what was there before
+        self._happened = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> list[LinkAddress] | None:
         """See ``roaming.Watch``; where watching isn't possible, that is said in the log."""
@@ -57,14 +57,15 @@ class Interfaces:
         watch.setblocking(False)
         self._socket = watch
         loop.add_reader(watch.fileno(), self._on_readable)
-        self._before = current()
-        return self._before
+        found = current()
+        self._task = loop.create_task(self._look_again(found), name="interfaces")
+        return found
 
     def close(self) -> None:
         """Watch no more; harmless when done twice."""
-        if self._settling is not None:
-            self._settling.cancel()
-            self._settling = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
@@ -83,46 +84,50 @@ class Interfaces:
                     _log.warning("watching addresses has ended: %s", error.strerror)
                     self.close()
                     return
-        if self._settling is None:
-            chatter = self._loop.time() < self._nothing_at + _QUIET
-            self._settling = self._loop.call_later(CHATTER if chatter else SETTLE, self._look)
+        self._happened.set()
 
-    def _look(self) -> None:
-        self._settling = None
-        found = current()
-        if found == self._before:
-            self._nothing_at = self._loop.time()
-        if found is not None:
-            self._before = found
-            self._on_change(found)
+    async def _look_again(self, before: list[LinkAddress] | None) -> None:
+        """Whenever something has happened, and for ever."""
+        nothing_at = float("-inf")  # when we looked last and found what was there before
+        while True:
+            await self._happened.wait()
+            chatter = self._loop.time() < nothing_at + _QUIET
+            await asyncio.sleep(CHATTER if chatter else SETTLE)
+            self._happened.clear()
+            # in a thread: of a hundred links it takes 20 ms, which a call would hear
+            found = await asyncio.to_thread(current)
+            if found == before:
+                nothing_at = self._loop.time()
+            if found is not None:
+                before = found
+                self._on_change(found)
 
 
 def current() -> list[LinkAddress] | None:
     """The addresses at which this host could be now, the one to prefer first; None: no telling."""
     try:
-        links = [rtnetlink.parse_link(body) for body in _ask(rtnetlink.GETLINK)]
-        found = [rtnetlink.parse_address(body) for body in _ask(rtnetlink.GETADDR)]
+        with contextlib.closing(_netlink(0)) as asked:
+            told = [each for kind in _KINDS for each in _ask(asked, kind)]
     except (OSError, MalformedPacket) as error:
         _log.warning("this machine's addresses could not be read: %s", error)
         return None
+    links = [each for each in told if isinstance(each, Link)]
+    found = [each for each in told if isinstance(each, LinkAddress)]
     outgoing = outgoing_addresses(socket.AF_INET) + outgoing_addresses(socket.AF_INET6)
     return rtnetlink.usable(links, found, outgoing, MOST_ADDRESSES)
 
 
-def _ask(kind: int) -> list[bytes]:
-    """Everything of a kind; the answer is there at once, so this doesn't hold up the loop."""
-    bodies: list[bytes] = []
-    with contextlib.closing(_netlink(0)) as asked:
-        asked.settimeout(_PATIENCE)
-        asked.send(rtnetlink.dump(kind))
-        for _ in range(_MOST_READS):
-            for found, body in rtnetlink.messages(asked.recv(_BUFFER)):
-                if found == rtnetlink.DONE:
-                    return bodies
-                if found == rtnetlink.ERROR:
-                    raise MalformedPacket("refused by the kernel")
-                bodies.append(body)
-    return bodies
+def _ask(asked: socket.socket, kind: int) -> list[Link | LinkAddress]:
+    """Everything of a kind; the answer is there at once."""
+    asked.settimeout(_PATIENCE)
+    asked.send(rtnetlink.dump(kind))
+    told: list[Link | LinkAddress] = []
+    for _ in range(_MOST_READS):
+        some, done = rtnetlink.parse(asked.recv(_BUFFER))
+        told += some
+        if done:
+            break
+    return told
 
 
 def _netlink(groups: int) -> socket.socket:

@@ -1,28 +1,19 @@
 """What Linux tells of links and addresses, and which addresses a host is at."""
 
 import ipaddress
+import json
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hipctl.errors import MalformedPacket
-from hipctl.rtnetlink import (
-    DONE,
-    GETADDR,
-    GETLINK,
-    NEWADDR,
-    NEWLINK,
-    Link,
-    LinkAddress,
-    dump,
-    messages,
-    parse_address,
-    parse_link,
-    usable,
-)
+from hipctl.rtnetlink import ADDRESSES, LINKS, Link, LinkAddress, dump, parse, usable
 
+ERROR, DONE, NEWLINK, GETLINK, NEWADDR, GETADDR = 2, 3, 16, 18, 20, 22
 UP, LOOPBACK, RUNNING = 0x1, 0x8, 0x40
 TENTATIVE, OPTIMISTIC, DEPRECATED, DADFAILED = 0x40, 0x04, 0x20, 0x08
 
@@ -47,11 +38,37 @@ def link(index: int, flags: int) -> bytes:
     return struct.pack("=BxHiII", 0, 1, index, flags, 0) + attribute(3, b"eth0\0")
 
 
+def the_link(body: bytes) -> Link | LinkAddress:
+    ((found,), _) = parse(message(NEWLINK, body))
+    return found
+
+
+def the_address(body: bytes) -> Link | LinkAddress:
+    ((found,), _) = parse(message(NEWADDR, body))
+    return found
+
+
 def test_messages_of_one_read_come_apart_in_order() -> None:
-    data = message(NEWLINK, link(3, UP)) + message(NEWADDR, b"odd") + message(DONE, b"\0\0\0\0")
-    assert list(messages(data)) == [(NEWLINK, link(3, UP)), (NEWADDR, b"odd"), (DONE, bytes(4))]
-    assert list(messages(dump(GETLINK))) == [(GETLINK, bytes(16))]
-    assert list(messages(dump(GETADDR))) == [(GETADDR, bytes(8))]
+    data = message(NEWLINK, link(3, UP)) + message(NEWADDR, address("10.0.0.1", 3))
+    found = [Link(3, False, False), LinkAddress("10.0.0.1", 3)]
+    assert parse(data) == (found, False)
+    assert parse(data + message(DONE, bytes(4))) == (found, True)
+    assert parse(message(DONE, bytes(4)) + data) == ([], True)
+    assert parse(b"") == ([], False)
+
+
+def test_everything_is_asked_for_in_both_families() -> None:
+    for kind, wanted, least in ((LINKS, GETLINK, 16), (ADDRESSES, GETADDR, 8)):
+        request = dump(kind)
+        length, type_, flags, _, _ = struct.unpack_from("=IHHII", request)
+        assert (length, type_, flags) == (len(request), wanted, 0x301)
+        assert request[16:] == bytes(least)
+
+
+def test_a_refusal_of_the_kernel_is_told() -> None:
+    refusal = struct.pack("=i", -1) + dump(LINKS)  # EPERM
+    with pytest.raises(MalformedPacket, match="not permitted"):
+        parse(message(ERROR, refusal))
 
 
 @pytest.mark.parametrize(
@@ -66,11 +83,12 @@ def test_messages_of_one_read_come_apart_in_order() -> None:
 def test_a_link_runs_when_it_is_up_and_has_a_carrier(
     flags: int, running: bool, loopback: bool
 ) -> None:
-    assert parse_link(link(4, flags)) == Link(4, running, loopback)
+    assert the_link(link(4, flags)) == Link(4, running, loopback)
 
 
 def test_the_near_end_of_a_tunnel_is_ours() -> None:
-    assert parse_address(address("10.0.0.9", 2, local="10.0.0.1")).ip == "10.0.0.1"
+    tunnel = address("10.0.0.9", 2, local="10.0.0.1")
+    assert the_address(tunnel) == LinkAddress("10.0.0.1", 2)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +102,12 @@ def test_the_near_end_of_a_tunnel_is_ours() -> None:
     ],
 )
 def test_an_address_is_fit_unless_it_is_unsure_or_on_its_way_out(flags: int, fit: bool) -> None:
-    assert parse_address(address("2400::1", 2, flags)) == LinkAddress("2400::1", 2, fit)
-    wide = parse_address(address("2400::1", 2, wide=flags | 0x100))  # bits beyond the first 8
-    assert wide.fit is fit
+    assert the_address(address("2400::1", 2, flags)) == LinkAddress("2400::1", 2, fit)
+    wide = address("2400::1", 2, wide=flags | 0x100)  # bits beyond the first 8
+    assert the_address(wide) == LinkAddress("2400::1", 2, fit)
 
 
-LINKS = [Link(1, True, True), Link(2, True, False), Link(3, False, False), Link(4, True, False)]
+HERE = [Link(1, True, True), Link(2, True, False), Link(3, False, False), Link(4, True, False)]
 
 
 def test_a_host_is_where_others_can_find_it() -> None:
@@ -106,34 +124,51 @@ def test_a_host_is_where_others_can_find_it() -> None:
         LinkAddress("10.1.1.1", 4),
         LinkAddress("10.1.1.1", 9),  # on a link that has just gone
     ]
-    chosen = [each.ip for each in usable(LINKS, found, [], 8)]
+    chosen = [each.ip for each in usable(HERE, found, [], 8)]
     assert chosen == ["192.0.2.7", "2400::7", "10.1.1.1"]
     outgoing = ["10.1.1.1", "2400::7"]  # where the default routes lead
-    chosen = [each.ip for each in usable(LINKS, found, outgoing, 8)]
+    chosen = [each.ip for each in usable(HERE, found, outgoing, 8)]
     assert chosen == ["10.1.1.1", "2400::7", "192.0.2.7"]
-    assert [each.ip for each in usable(LINKS, found, outgoing, 1)] == ["10.1.1.1"]
-
-
-@given(st.binary(max_size=80) | st.binary(max_size=40).map(lambda b: message(NEWADDR, b)))
-def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    for parse in (parse_link, parse_address):
-        try:
-            for _, body in messages(data):
-                parse(body)
-        except MalformedPacket:
-            pass
+    assert [each.ip for each in usable(HERE, found, outgoing, 1)] == ["10.1.1.1"]
 
 
 @given(
-    st.ip_addresses(),
-    st.integers(1, 1 << 20),
-    st.booleans(),
+    st.binary(max_size=80)
+    | st.tuples(st.sampled_from([ERROR, DONE, NEWLINK, NEWADDR]), st.binary(max_size=60)).map(
+        lambda pair: message(*pair)
+    )
 )
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        found, _ = parse(data)
+    except MalformedPacket:
+        return
+    for each in found:
+        assert isinstance(each, Link) or ipaddress.ip_address(each.ip)
+
+
+@given(st.ip_addresses(), st.integers(1, 1 << 20), st.booleans())
 def test_addresses_survive(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address, index: int, fit: bool
 ) -> None:
     body = address(str(ip), index, 0 if fit else DEPRECATED)
-    assert parse_address(body) == LinkAddress(str(ip), index, fit)
-    for cut in range(len(body) - 12, 0, -3):
-        with pytest.raises(MalformedPacket):
-            parse_address(body[:8][:cut])
+    assert the_address(body) == LinkAddress(str(ip), index, fit)
+
+
+IMPORTED = """
+import json, sys
+from hipctl import rtnetlink
+here = [name for name in sys.modules if name.split(".")[0] == "pyroute2"]
+from pyroute2 import IPRoute, netns
+from pyroute2.iproute import NetNS
+import pyroute2.netlink.rtnl
+print(json.dumps([here, IPRoute.__module__]))
+"""
+
+
+def test_of_pyroute2_only_messages_are_imported_and_others_still_get_the_whole() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, check=True)
+    here, home = json.loads(done.stdout)
+    assert "pyroute2.netlink.rtnl.ifaddrmsg" in here
+    assert not {"pyroute2", "pyroute2.ndb", "pyroute2.netlink.core"} & set(here)
+    assert home.startswith("pyroute2.")
