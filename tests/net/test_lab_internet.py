@@ -226,7 +226,7 @@ def test_a_scenario_that_fails_prints_its_packets_and_one_that_holds_prints_noth
         with pytest.raises(AssertionError, match="so it is"):
             failing(net, prober, client)
     heading, *rows = capsys.readouterr().out.strip().splitlines()
-    assert heading.split() == ["alice", "h1", "s1"]
+    assert heading.split() == ["seconds", "alice", "h1", "s1"]
     there = f"{net.address('s1')}:3478"
     ways = [f"{net.address('alice')}:{PUBLIC_PORT} → {there}", f"{outer[0]}:{outer[1]} → {there}"]
     found = [row for row in rows if there in row]
