@@ -38,7 +38,7 @@ class Capture:
     def __init__(self, net: Internet, *columns: str) -> None:
         self._columns = columns
         self._names = columns or tuple(net.names)
-        self._owners = net.owners()
+        self._net, self._owners = net, net.owners()
         self._seen: deque[Sighting] = deque(maxlen=MANY)
         self._selector = selectors.DefaultSelector()
         self._stop, stopped = socket.socketpair()
@@ -68,7 +68,8 @@ class Capture:
 
     def draw(self) -> str:
         """The ladder diagram of what was seen until now."""
-        found = events(self.sightings, self._names, self._owners)
+        owners = self._owners | self._net.owners()  # before somebody moved, and after
+        found = events(self.sightings, self._names, owners)
         there = {name for event in found for name in (event.source, event.to)}
         columns = self._columns or [name for name in self._names if name in there]
         began = min((event.at for event in found), default=0.0)
