@@ -7,6 +7,7 @@ print(draw([Event(0.0, "alice", "nat", "I1"), Event(0.02, "nat", "bob", "I1")]))
    0.020     |               |----- I1 ----->|
 """
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,8 @@ _NARROWEST = 15  # characters between two columns
 _WIDEST = 62
 _TIME = 10
 _TELLING = {  # parameters that say what a packet is for
+    ParameterType.REG_FROM,
+    ParameterType.RELAYED_ADDRESS,
     ParameterType.ESP_INFO,
     ParameterType.LOCATOR_SET,
     ParameterType.SEQ,
@@ -35,6 +38,14 @@ _TELLING = {  # parameters that say what a packet is for
     ParameterType.FROM,
     ParameterType.VIA_RVS,
 }
+_ADDRESSES = {  # those that hold a transport address: port, protocol, reserved, IP address
+    ParameterType.REG_FROM,
+    ParameterType.RELAYED_ADDRESS,
+    ParameterType.MAPPED_ADDRESS,
+    ParameterType.RELAY_FROM,
+    ParameterType.RELAY_TO,
+}
+_ADDRESS = 20  # bytes of it
 _PACKETS = {kind.value: kind.name for kind in PacketType}
 _PARAMETERS = {kind.value: kind.name for kind in ParameterType}
 
@@ -50,6 +61,7 @@ class Event:
         label: what it is, short.
         many: one of many of its kind, as ESP is: counted in one row until something else comes.
         lost: it never arrived.
+        remark: what stands at the end of the row.
     """
 
     at: float
@@ -58,6 +70,7 @@ class Event:
     label: str
     many: bool = False
     lost: bool = False
+    remark: str = ""
 
 
 def draw(events: Iterable[Event], hosts: Sequence[str] = (), most: int = 200) -> str:
@@ -97,23 +110,36 @@ def label(payload: bytes) -> tuple[str, bool]:
         return "keepalive", True
     if payload[:4] != _NON_ESP:
         return (f"ESP {payload[:4].hex()}", True) if len(payload) > 8 else ("?", True)
-    packet = payload[4:]
-    if len(packet) < _HEADER:
-        return "HIP, cut", False
-    kind = packet[2] & 0x7F
-    name = _PACKETS.get(kind, f"HIP {kind}")
-    told = ", ".join(_PARAMETERS[p] for p in _parameters(packet) if p in _TELLING)
+    name, told = control(payload[4:])
     return (f"{name} ({told})" if told else name), False
 
 
-def _parameters(packet: bytes) -> Iterator[int]:
-    """The types of its parameters, as far as they can be followed."""
+def control(packet: bytes) -> tuple[str, str]:
+    """The type of a HIP packet, and which telling parameters it has; of any bytes."""
+    if len(packet) < _HEADER:
+        return "HIP, cut", ""
+    kind = packet[2] & 0x7F
+    told = (_parameter(p, content) for p, content in _parameters(packet) if p in _TELLING)
+    return _PACKETS.get(kind, f"HIP {kind}"), ", ".join(told)
+
+
+def _parameters(packet: bytes) -> Iterator[tuple[int, bytes]]:
+    """The types and contents of its parameters, as far as they can be followed."""
     at = _HEADER
     while at + 4 <= len(packet):
         kind = int.from_bytes(packet[at : at + 2], "big")
         length = int.from_bytes(packet[at + 2 : at + 4], "big")
-        yield kind
+        yield kind, packet[at + 4 : at + 4 + length]
         at += (4 + length + 7) // 8 * 8
+
+
+def _parameter(kind: int, content: bytes) -> str:
+    """Its name, and the address that it holds."""
+    name = _PARAMETERS[kind]
+    if kind in _ADDRESSES and len(content) == _ADDRESS:
+        ip = ipaddress.IPv6Address(content[4:])
+        return f"{name} {ip.ipv4_mapped or ip}:{int.from_bytes(content[:2], 'big')}"
+    return name
 
 
 def _counted(events: Iterable[Event]) -> list[tuple[Event, int]]:
@@ -169,8 +195,9 @@ def _row(event: Event, text: str, at: dict[str, int]) -> str:
     for x in places:
         cells[x] = "|"
     begin, end = at[event.source], at[event.to]
+    remark = f"  {event.remark}" if event.remark else ""
     if begin == end:
-        return "".join(cells[:begin]) + f"* {text}"
+        return "".join(cells[:begin]) + f"* {text}{remark}"
     left, right = min(begin, end), max(begin, end)
     room = right - left - 1
     if len(text) > room - 4:
@@ -179,4 +206,4 @@ def _row(event: Event, text: str, at: dict[str, int]) -> str:
     shaft = f" {text} ".center(room - 1, "-")
     arrow = head + shaft if begin > end else shaft + head
     cells[left + 1 : right] = arrow
-    return "".join(cells)
+    return "".join(cells) + remark

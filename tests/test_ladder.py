@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hipctl.constants import PacketType
 from hipctl.packet import build
-from hipctl.params import Seq
+from hipctl.params import RelayTo, Seq
 from ladder import Event, draw, label
 
 
@@ -25,6 +25,11 @@ def test_a_ladder_looks_like_this() -> None:
         "   0.500     |               * reboots",
         "   1.000     |------------- I1 ------------->|",
     ]
+
+
+def test_a_remark_stands_at_the_end_of_its_row() -> None:
+    remarked = Event(0, "a", "b", "I1", remark="192.0.2.1 -> 192.0.2.2")
+    assert draw([remarked]).endswith("----->|  192.0.2.1 -> 192.0.2.2")
 
 
 def test_hosts_stand_in_the_order_that_is_asked_for() -> None:
@@ -50,6 +55,8 @@ def test_of_many_rows_the_first_and_the_last_are_drawn() -> None:
 def test_labels_say_what_a_payload_is() -> None:
     update = build(PacketType.UPDATE, bytes(16), bytes(16), [Seq(7)])
     assert label(bytes(4) + update) == ("UPDATE (SEQ)", False)
+    relayed = build(PacketType.I1, bytes(16), bytes(16), [RelayTo(("192.0.2.1", 10_500))])
+    assert label(bytes(4) + relayed) == ("I1 (RELAY_TO 192.0.2.1:10500)", False)
     assert label(b"\xff") == ("keepalive", True)
     assert label(bytes.fromhex("0102030400000001") + bytes(20)) == ("ESP 01020304", True)
 

@@ -11,15 +11,19 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 from net.lab_internet import Internet
-from net.ladder import Sighting, draw, sighting
+from net.sightings import Sighting, events, sighting
+
+from ladder import draw
 
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 3, 0x0800, 0x86DD
 SO_TIMESTAMPNS = 35
 BUFFER = 4 << 20
 MANY = 100_000  # sightings that are kept, the last ones
 SNAP = 2_048
+ROWS = 400  # of a diagram
 
 
 class Capture:
@@ -34,7 +38,7 @@ class Capture:
     def __init__(self, net: Internet, *columns: str) -> None:
         self._columns = columns
         self._names = columns or tuple(net.names)
-        self._owners = net.owners()
+        self._net, self._owners = net, net.owners()
         self._seen: deque[Sighting] = deque(maxlen=MANY)
         self._selector = selectors.DefaultSelector()
         self._stop, stopped = socket.socketpair()
@@ -64,10 +68,13 @@ class Capture:
 
     def draw(self) -> str:
         """The ladder diagram of what was seen until now."""
-        seen = self.sightings
-        nodes = {one.node for one in seen}
-        columns = self._columns or [name for name in self._names if name in nodes]
-        return draw(seen, columns, self._owners)
+        owners = self._owners | self._net.owners()  # before somebody moved, and after
+        found = events(self.sightings, self._names, owners)
+        there = {name for event in found for name in (event.source, event.to)}
+        columns = self._columns or [name for name in self._names if name in there]
+        began = min((event.at for event in found), default=0.0)
+        rows = (replace(event, at=event.at - began) for event in found)
+        return draw(rows, columns, ROWS) or "no packets were seen"
 
     def clear(self) -> None:
         """Forget what was seen until now."""

@@ -285,7 +285,10 @@ class Internet:
             attachment.wire = Wire(one, two, latency, loss, seed)
 
     def reboot(self, home: str) -> None:
-        """Let a router forget all flows and mappings; those that follow get other ports."""
+        """Let a router forget all flows and mappings; those that follow get other ports.
+
+        It takes no time; ``cut`` before and ``mend`` after make one that does.
+        """
         there = self._homes[home]
         there.life += 1
         if there.mapper:
@@ -416,7 +419,9 @@ class Internet:
             lines.append(f"addr add {home.lan6}::1/64 dev lan nodad")
         self._ip(name, *lines)
         if 4 in home.versions and not home.router.translates:
-            self._ip(INTERNET, f"route add {home.lan}.0/24 via {self.address(name)}")
+            back = f"route add {home.lan}.0/24 via {self.address(name)}"
+            self._at(name, None).there.append(back)
+            self._ip(INTERNET, back)
         if 6 in home.versions and behind != INTERNET:
             self._ip(behind, f"route add {home.lan6}::/64 via {self.address(name, 6)}")
 

@@ -105,12 +105,17 @@ class Prober:
         raise TimeoutError(f"nothing came to {there.getsockname()}")
 
     def reaches(
-        self, outer: Address, client: socket.socket, server: int = 0, port: int = 0
+        self,
+        outer: Address,
+        client: socket.socket,
+        server: int = 0,
+        port: int = 0,
+        patience: float = GRACE,
     ) -> bool:
-        """Whether what a server sends to an outer address gets to the host's socket at once."""
+        """Whether what a server sends to an outer address gets to the host's socket."""
         token = self._token()
         self._servers[server, port].sendto(token, outer)
-        return any(data == token for data, _ in arrivals(client, GRACE))
+        return any(data == token for data, _ in arrivals(client, patience))
 
     def _filtering(self, client: socket.socket) -> Dependence:
         outer = self.seen(client)
@@ -138,8 +143,7 @@ def _mapping(seen: list[Address]) -> Dependence:
 def arrivals(at: socket.socket, patience: float) -> Iterator[tuple[bytes, Address]]:
     """What comes to a socket within a time."""
     end = time.monotonic() + patience
-    while (left := end - time.monotonic()) > 0:
-        if select.select([at], [], [], left)[0]:
-            with contextlib.suppress(ConnectionRefusedError):
-                data, source = at.recvfrom(2_048)
-                yield data, source[:2]
+    while select.select([at], [], [], max(0.0, end - time.monotonic()))[0]:
+        with contextlib.suppress(ConnectionRefusedError):
+            data, source = at.recvfrom(2_048)
+            yield data, source[:2]

@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from net import lab, lab_mapper
@@ -244,3 +245,9 @@ def test_a_pinhole_for_ipv6_is_opened_by_pcp() -> None:
         answer, _ = next(arrivals(client, 2))
         assert answer[3] == 0
         assert prober.reaches(inner, client)
+
+
+def test_a_forgetful_router_forgets_after_half_a_minute() -> None:
+    with a_home("forgetful") as (net, _), net.entered("h1"):
+        for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
+            assert Path("/proc/sys/net/netfilter", name).read_text().strip() == "30"
