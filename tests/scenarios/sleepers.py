@@ -41,6 +41,7 @@ from overlay.errors import OverlayError
 from overlay.overlayfile import Seed, found_overlay
 from overlay.peer import LocalPeer
 from overlay.store import MemoryStore
+from sim.ladder import of_internet
 from sim.machines import Machine
 from sim.nats import Internet, Kind
 
@@ -53,6 +54,8 @@ OFFERED = ("rvs", "relay")  # services of whoever is reachable, where they are i
 
 _SLEPT = "one of them fell asleep"
 _MOST_FAILURES = 1_000
+_MOST_LADDERS = 3
+_BEFORE = 10.0  # seconds of a ladder before the call
 _AGAIN = 0.5  # seconds until a question is asked once more (T1 of RFC 3261)
 _TRY = 2.0  # seconds that one attempt may take of whoever tries until it works
 _PAUSE = 0.25  # and between two of them
@@ -113,6 +116,7 @@ class Outcome:
             again before.
         calls_after: seconds from waking until the waker reached another.
         exchanges: base exchanges that were completed.
+        ladders: what was on the wire around the first failures.
     """
 
     plan: Plan
@@ -123,6 +127,7 @@ class Outcome:
     called_after: list[float] = field(default_factory=list)
     calls_after: list[float] = field(default_factory=list)
     exchanges: int = 0
+    ladders: list[str] = field(default_factory=list)
 
     def success(self, reachable: bool = True) -> float:
         """The share of calls that succeeded, of those that nobody's sleep interrupted."""
@@ -218,7 +223,7 @@ class Sleeper:
 
     Attributes:
         since: when it woke last.
-        gateway: of the peer that runs now.
+        running: whether its programs were started and have not ended.
     """
 
     def __init__(self, world: "World", number: int, kind: Kind) -> None:
@@ -235,6 +240,7 @@ class Sleeper:
         self.machine.clock_stops = world.plan.clock_stops
         self.address = self._outer()
         self.since = 0.0
+        self.running = False
         self.store = MemoryStore()
         self.host: LocalHost
         self.peer: LocalPeer
@@ -242,6 +248,7 @@ class Sleeper:
 
     @property
     def gateway(self) -> Gateway:
+        """Of the peer that runs now."""
         found = self.peer._services["sip"]
         assert isinstance(found, Gateway)
         return found
@@ -274,12 +281,19 @@ class Sleeper:
         self.host.watch(self._world.on_event)
         await self.machine.run(self.host.__aenter__())
         await self.machine.run(self.peer.__aenter__())
+        self.running = True
 
     async def stop(self) -> None:
         """End both as somebody would who stops a peer."""
         self.machine.wake()
-        await self.machine.run(self.peer.__aexit__())
-        await self.machine.run(self.host.__aexit__())
+        if self.running:
+            await self.machine.run(self.peer.__aexit__())
+            await self.machine.run(self.host.__aexit__())
+            await self.die()
+
+    async def die(self) -> None:
+        """End both without a word."""
+        self.running = False
         await self.machine.halt()
 
     def told(self) -> str:
@@ -391,7 +405,7 @@ class World:
     async def _sleep(self, sleeper: Sleeper, rng: random.Random) -> None:
         quits = rng.random() < self.plan.quits
         if quits:
-            await sleeper.machine.halt()
+            await sleeper.die()
         sleeper.machine.sleep()
         await asyncio.sleep(rng.expovariate(1 / self.plan.asleep))
         sleeper.machine.wake()
@@ -414,6 +428,10 @@ class World:
         self.outcome.calls[reachable][became] += 1
         if became == "failed" and len(self.outcome.failures) < _MOST_FAILURES:
             self.outcome.failures.append((began, caller.number, callee.number, why))
+            if len(self.outcome.ladders) < _MOST_LADDERS:
+                title = f"{began:.3f}: {caller.machine.name} calls {callee.machine.name}: {why}\n"
+                drawn = of_internet(self.internet, since=began - _BEFORE)
+                self.outcome.ladders.append(title + drawn)
 
     async def _until_called(self, caller: Sleeper, callee: Sleeper, times: list[float]) -> None:
         loop = asyncio.get_running_loop()
