@@ -47,6 +47,7 @@ from hipctl.traversal import Traversal
 from hipctl.upkeep import Upkeep
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
+_EARLY_MAX: Final = 8  # UPDATEs that are kept until R2 has come
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
 
 
@@ -92,6 +93,7 @@ class Association:
         "_address",
         "_attempt",
         "_began",
+        "_early",
         "_host_id",
         "_identity",
         "_initiation",
@@ -134,6 +136,7 @@ class Association:
         self._sas: SaPair | None = None  # in use
         self._upkeep: Upkeep | None = None  # of these
         self._nonce = b""  # in our CLOSE
+        self._early: list[tuple[Packet, Address, Address | None]] = []  # UPDATEs before R2
         self._quiet = False  # nobody waits for the attempt that is under way
         self._ack = (b"", b"")  # what was signed in the CLOSE that we answered; the answer
         self._initiation = Initiation(identity, self.pair, shared)
@@ -356,7 +359,7 @@ class Association:
         shared.requester.concluded(self.pair, done.offer.info, packet, now)
         desk.keep(self.pair, done.shown, theirs)
         self._acceptance.superseded(now)
-        return self._establish(now)
+        return [*self._establish(now), *self._take_early(now)]
 
     def _on_i2_in_i2_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
         if self.pair[0] < self.pair[1]:  # both began: the peer will answer our I2 (§6.9)
@@ -439,6 +442,28 @@ class Association:
         elif self.state is State.I1_SENT and not self._initiation.working:
             actions = [*self._establish(now), *upkeep.resume(now), *actions]  # needless doubt
         return [*actions, *self._follow(now)]
+
+    def _on_early_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
+        """A connectivity check may overtake R2 (RFC 9028 §4.6.2)."""
+        if len(self._early) >= _EARLY_MAX:
+            raise Rejected(f"UPDATE in {self.state.value}")
+        self._early.append((packet, source, self._shared.here))
+        return []
+
+    def _take_early(self, now: float) -> list[Action]:
+        """R2 has come: take what had overtaken it."""
+        early, self._early = self._early, []
+        actions: list[Action] = []
+        shared = self._shared
+        here = shared.here
+        for packet, source, at in early:
+            shared.here = at
+            try:
+                actions += self._on_update(packet, source, now)
+            except (MalformedPacket, Rejected) as error:
+                shared.counters[error.reason] += 1
+        shared.here = here
+        return actions
 
     def _on_close(self, packet: Packet, source: Address, now: float) -> list[Action]:
         close, ack = self._ack
@@ -745,6 +770,7 @@ class Association:
         self._keys = self._host_id = None
         self._acceptance.forget()
         self._ack = (b"", b"")
+        self._early = []
         self._timers = Timers()
 
     def _drop(self, state: State) -> None:
@@ -779,6 +805,7 @@ ON_PACKET: Final[dict[Rule, OnPacket]] = {
     Rule.READ_R2: Association._on_r2,
     Rule.COUNT_NOTIFY: Association._on_notify,
     Rule.READ_UPDATE: Association._on_update,
+    Rule.KEEP_UPDATE: Association._on_early_update,
     Rule.ANSWER_CLOSE: Association._on_close,
     Rule.READ_CLOSE_ACK: Association._on_close_ack,
 }

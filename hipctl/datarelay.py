@@ -172,13 +172,21 @@ class DataRelay:
         self._alarm(permission, client.pair, named)
 
     def _check(self, client: Client, relayed: Address, named: Named) -> None:
-        """Whether both SPIs lead nowhere else (RFC 9028 §4.12.3)."""
+        """Whether the outbound SPI leads nowhere else (RFC 9028 §4.12.3).
+
+        With the same inbound SPI it is the same peer, elsewhere now: the newest address counts.
+        While an association gets new keys, its peer has two SPIs either way.
+        """
         peer, spi_out, spi_in = named
-        known = self._permissions[client.pair]
-        if any(other[1] == spi_out or (other[0], other[2]) == (peer, spi_in) for other in known):
-            raise Rejected("SPI conflict")
+        for other in list(self._permissions[client.pair]):
+            if other[1] != spi_out or other[0] == peer:
+                continue
+            if other[2] != spi_in:
+                raise Rejected("SPI conflict")
+            self._remove(client, other)
         path = client.path
-        if path is not None and spi_out in self.up.get(path.to, ()):
+        flow = self.up.get(path.to, {}).get(spi_out) if path is not None else None
+        if flow is not None and flow.to != peer:  # another HIT of the same host was faster
             raise Rejected("SPI conflict")
 
     def _file(self, client: Client, named: Named, permission: Permission) -> None:
@@ -187,7 +195,7 @@ class DataRelay:
         if path is None or client.relayed is None:
             return
         flows = self.up.setdefault(path.to, {})
-        if spi_out in flows:  # another HIT of the same host was faster
+        if spi_out in flows and flows[spi_out].to != peer:  # as in ``_check``
             self._counters["SPI conflict"] += 1
             return
         flows[spi_out] = permission.up
@@ -201,13 +209,15 @@ class DataRelay:
         if at is None or client.relayed is None:
             return
         permission.at = None
-        del self.up[at][spi_out]
-        if not self.up[at]:
-            del self.up[at]
-        peers = self.down[client.relayed]
-        del peers[peer][spi_in]
-        if not peers[peer]:
-            del peers[peer]
+        up, down = self.up.get(at, {}), self.down[client.relayed].get(peer, {})
+        if up.get(spi_out) is permission.up:
+            del up[spi_out]
+        if not up:
+            self.up.pop(at, None)
+        if down.get(spi_in) is permission.down:
+            del down[spi_in]
+        if not down:
+            self.down[client.relayed].pop(peer, None)
 
     def _remove(self, client: Client, named: Named) -> None:
         self._unfile(client, named, self._permissions[client.pair].pop(named))

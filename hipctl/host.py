@@ -302,6 +302,13 @@ class LocalHost:
         if self._open:
             self._driver.feed(lambda now: self.engine.disclose(local or self._hits[0], peer, now))
 
+    def befriend(self, peers: Collection[Hit], *, local: Hit | None = None) -> None:
+        """See ``interface.Host``."""
+        if self._open:
+            chosen = list(peers)
+            self.engine.befriend(local or self._hits[0], chosen, self._now())
+            self._driver.feed(lambda now: [])  # its timer may be nearer now
+
     def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
         """See ``interface.Host``."""
         return self.engine.credentials(local or self._hits[0], peer)

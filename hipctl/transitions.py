@@ -41,6 +41,7 @@ class Rule(Enum):
     READ_R2 = ("check R2", State.ESTABLISHED)
     COUNT_NOTIFY = ("count NOTIFY",)
     READ_UPDATE = ("check UPDATE, answer it; it also ends doubts", State.ESTABLISHED)
+    KEEP_UPDATE = ("keep it until R2 has come: a check may overtake it",)
     ANSWER_CLOSE = ("check CLOSE, answer with CLOSE_ACK", State.CLOSED)
     READ_CLOSE_ACK = ("check CLOSE_ACK", State.UNASSOCIATED)
 
@@ -104,7 +105,7 @@ _ROWS: Final[dict[Input, tuple[Rule | Drop, ...]]] = {
         Drop.UNASKED, Drop.UNASKED, Drop.UNASKED, Drop.FAILED,
     ),
     PacketType.UPDATE: (  # in I1-SENT while an old pair of SAs is in doubt
-        Drop.NO_KEYS, Rule.READ_UPDATE, Drop.NO_KEYS, Rule.READ_UPDATE,
+        Drop.NO_KEYS, Rule.READ_UPDATE, Rule.KEEP_UPDATE, Rule.READ_UPDATE,
         Rule.READ_UPDATE, Drop.LATE, Drop.LATE, Drop.FAILED,
     ),
     PacketType.NOTIFY: (

@@ -22,7 +22,7 @@ from hipctl.wire import frame
 _IV_LENGTH: Final = 16
 _ROOM: Final = 720  # bytes of our locators in an UPDATE
 _SLOW_LOOK: Final = 2.0  # seconds between looks at one in use that is no call
-_PERMITTED_MAX: Final = 8  # addresses of a peer that we have a data relay let in before it speaks
+_PERMITTED_MAX: Final = 32  # addresses of a peer that our data relays let in
 _REFRESH: Final = 4 * 60.0  # seconds after which a permission is refreshed, RFC 9028 §4.12.1
 _TELLING_MAX: Final = 4  # paths on which a move is told
 _POKE_GAP: Final = 2.0  # seconds between two looks at our servers
@@ -171,7 +171,6 @@ class Traversal:
         return self._shared.candidates(self._pair[0], disclosed=self.disclosed)
 
     def _begin(self, now: float) -> None:
-        self._permit_theirs(now)
         self.checks.start(self._candidates, self._theirs, now)
 
     def move(self, ours: tuple[Address, ...], now: float) -> None:
@@ -238,8 +237,8 @@ class Traversal:
 
     def on_request(self, path: Path, shown: int, nominated: bool, now: float) -> Ask | None:
         """A check of the peer's has come; see Checks."""
-        if isinstance(path.to, Relayed):
-            self._permit(path.to, now)
+        if nominated and isinstance(path.to, Relayed):
+            self._permit(path.to, now, again=True)
         ask = self.checks.on_request(path, shown, nominated, now)
         self.choose(now)
         return ask
@@ -258,17 +257,13 @@ class Traversal:
     def asks(self, now: float) -> list[Ask]:
         """Checks to send now."""
         found = self.checks.on_time(now)
+        for ask in found:  # the peer may send as soon as it has this (RFC 9028 §4.12.1)
+            if ask.nominate and isinstance(ask.path.to, Relayed):
+                self._permit(ask.path.to, now, again=True)
         self.choose(now)
         return found
 
     # -- our data relays -----------------------------------------------------------------------
-
-    def _permit_theirs(self, now: float) -> None:
-        """Have our data relays let in what the peer may come from (RFC 9028 §4.12.1)."""
-        vias = dict.fromkeys(c.via for c in self._candidates if c.via is not None)
-        for candidate in self._theirs[:_PERMITTED_MAX]:
-            for via in vias:
-                self._permit(Relayed(candidate.address, via), now)
 
     def _permit_selected(self, now: float) -> None:
         selected = self.checks.selected
@@ -283,7 +278,7 @@ class Traversal:
         if relayed is None or (":" in relayed[0]) is not (":" in to[0]):
             return
         self._permitted[to] = now
-        while len(self._permitted) > 4 * _PERMITTED_MAX:
+        while len(self._permitted) > _PERMITTED_MAX:
             del self._permitted[next(iter(self._permitted))]
         sas = self._sas
         permission = params.PeerPermission(

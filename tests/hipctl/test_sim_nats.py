@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ async def filtering_of(client: Client, stun: Stun) -> Behaviour:
     return AD if await client.ask(stun.addresses[0], b"port") else APD
 
 
-def run(scenario: Callable[[Internet], Awaitable[None]], **kwargs: float) -> Internet:
+def run(scenario: Callable[[Internet], Awaitable[None]], **kwargs: Any) -> Internet:
     internet = Internet(seed=1, **kwargs)
 
     async def main() -> None:

@@ -181,6 +181,7 @@ class SimHost:
         self.showed: dict[tuple[Hit, Hit], Shown] = {}  # by us
         self.discloses: Discloses | None = None
         self.disclosed: set[Hit] = set()
+        self.friends: tuple[Hit, ...] = ()
 
         self.site: str | None = None
         self.mapped = False
@@ -315,6 +316,9 @@ class SimHost:
         mapped = (("PCP", ("192.0.2.1", 10500)),) if self.mapped else ()
         where = (self.site or "internet", 10500)
         return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]))
+
+    def befriend(self, peers: Collection[Hit], *, local: Hit | None = None) -> None:
+        self.friends = tuple(peers)
 
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
