@@ -46,6 +46,7 @@ class Pair:
         rtt: seconds that the newest answer took, or None.
         valid_at: when it was answered; None before, and after doubts.
         valid_since: the same, of the first answer.
+        heard_at: when the peer's newest check came along the pair.
         nominated: the peer has nominated it, and we have not selected it yet.
     """
 
@@ -60,6 +61,7 @@ class Pair:
     rtt: float | None = None
     valid_at: float | None = None
     valid_since: float = 0.0
+    heard_at: float = float("-inf")
     nominated: bool = False
 
     @property
@@ -150,6 +152,19 @@ class Checklist:
         self._pairs[path] = pair
         return pair
 
+    def beside(self, pair: Pair) -> None:
+        """A new candidate that was learned through a relay may be reached directly, too.
+
+        It is so when the peer's NAT has lost its mappings, and gives the same new one to all.
+        """
+        if not pair.learned or pair.local.via is None:
+            return
+        for local in self.ours:
+            path = _path(local, pair.remote)
+            if local.via is None and _match(local, pair.remote) and self.find(path) is None:
+                self._make_room()
+                self._pairs[path] = Pair(path, local, pair.remote, local, learned=True)
+
     def _local(self, path: Path) -> Candidate | None:
         """Our candidate at which a check along ``path`` came."""
         if isinstance(path.to, Relayed):
@@ -173,8 +188,10 @@ class Checklist:
             self._drop(sorted(self._pairs.values(), key=self.priority))
 
     def _drop(self, pairs: Iterable[Pair]) -> None:
-        """Drop the first of those of least use."""
-        victim = min(pairs, key=lambda pair: (pair.valid_at is not None, _USE[pair.state]))
+        """Drop the first of those of least use; what the peer's checks show is of some."""
+        victim = min(
+            pairs, key=lambda pair: (pair.valid_at is not None, _USE[pair.state], pair.heard_at)
+        )
         victim.state = PairState.FROZEN  # wherever it is still queued
         victim.forget()
         del self._pairs[victim.path]
@@ -234,9 +251,9 @@ def _match(local: Candidate, remote: Candidate) -> bool:
         return False
     if is_loopback(ours[0]) is not is_loopback(remote.address[0]):
         return False
-    if local.via is None:
-        return True  # who knows which private networks are joined
-    return not _public(ours) or _public(remote.address)
+    if local.via is None and is_ipv6(ours):
+        return True
+    return not _public(ours) or _public(remote.address)  # no way back, nor there
 
 
 def _public(address: Address) -> bool:

@@ -24,43 +24,20 @@ from typing import Final
 from hipctl.actions import Address, Path
 from hipctl.candidates import Candidate
 from hipctl.checklist import Checklist, Pair, PairState, same
-from hipctl.constants import CandidateKind
 from hipctl.sansio import Timers
+from hipctl.settings import CheckConfig
 
 PACING_MIN: Final = 0.005  # seconds, RFC 9028 §4.4
 PACING: Final = 0.05  # seconds, if neither side says otherwise, RFC 9028 §4.4
 RTO_MIN: Final = 1.0  # seconds, RFC 9028 §4.6.2
 _TURNS: Final = 3  # one of so many checks goes to the kind of pair that had the fewest
 _HEARD_MAX: Final = 16  # checks of the peer's that we remember for a (re)start
-_HEARD_FOR: Final = 5.0  # seconds
+_HEARD_FOR: Final = 10.0  # seconds
 _CALM: Final = 3.0  # seconds after the conclusion in which late checks raise no doubts, §8.3.1
 _ROUND_GAP: Final = 2.0  # seconds at least between the beginnings of two rounds
 _ROUND_PAIRS: Final = 12  # that are checked in one
 _LIKELY: Final = 3  # pairs that worked before, checked first when the selected one is lost
 _OPEN: Final = frozenset({PairState.WAITING, PairState.IN_PROGRESS})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckConfig:
-    """Times in seconds.
-
-    Attributes:
-        settle: how long a valid direct pair waits for a better one at most.
-        patience: how long after the start we wait for a direct pair where a relayed one is valid.
-        give_up: after so long without a valid pair the checks have failed.
-        rounds: pauses between looks for a direct pair; the last one is repeated.
-        limit: transmissions of a check.
-        limit_nominating: of one that nominates, along a pair that is known to work.
-        limit_round: of one in a later look.
-    """
-
-    settle: float = 0.1
-    patience: float = 0.4
-    give_up: float = 10.0
-    rounds: tuple[float, ...] = (2.0, 5.0, 15.0, 30.0, 60.0)
-    limit: int = 4
-    limit_nominating: int = 5
-    limit_round: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +150,7 @@ class Checks:
             "relayed": self.relayed,
             "pairs": dict(Counter(pair.state.name for pair in self._list)),
             "valid": [[path.source, list(path.to)] for path in self.valid()],
-            "seen as": sorted(
-                {
-                    pair.seen.address
-                    for pair in self._list
-                    if pair.seen.kind is CandidateKind.PEER_REFLEXIVE
-                }
-            ),
+            "seen as": sorted({pair.seen.address for pair in self._list if pair.valid_at}),
         }
 
     def deadline(self) -> float | None:
@@ -222,7 +193,10 @@ class Checks:
         if pair is None:
             return None
         if self.state is State.FAILED:
-            self._resume(now)
+            self._run(now, searching=False)
+        if self.selected is not None:
+            self._list.beside(pair)
+        pair.heard_at = now
         ask = None
         if self._controlling:
             self._question(pair, nominated, now)
@@ -259,7 +233,7 @@ class Checks:
         if current or pair is not self._nominating:
             pair.state, pair.number = PairState.SUCCEEDED, 0
         if self.state is State.FAILED:
-            self._resume(now)
+            self._run(now, searching=False)
         nominating = ask.nominate and pair is self._nominating
         found_again = self._searching and not self._controlling and self._is_selected(pair)
         if pair.nominated or nominating or found_again:
@@ -273,10 +247,15 @@ class Checks:
         pair = self._list.find(ask.path)
         if pair is None or pair.number != ask.number:
             return
+        promising = self._promising(pair, now) or pair is self._nominating
+        nominated = pair.nominated
         pair.forget()
         pair.state = PairState.FAILED
         if pair is self._nominating:
             self._nominating = None
+        if promising and self.state is State.RUNNING:
+            self._trigger(pair)
+            pair.nominated = nominated
         if self.state is State.COMPLETED and self._is_selected(pair):
             self._search(now)
         self._decide(now)
@@ -293,7 +272,7 @@ class Checks:
         asks: list[Ask] = []
         due = self._timers.expired(now)
         if _Alarm.GIVE_UP in due:
-            self._fail()
+            self._give_up(now)
         if _Alarm.ROUND in due:
             self._begin_round(now)
         self._decide(now)
@@ -312,11 +291,6 @@ class Checks:
         self._nominating = None
         self._triggered.clear()
         self._timers.stop(_Alarm.ROUND)
-        self._timers.set(_Alarm.GIVE_UP, now + self._config.give_up)
-
-    def _resume(self, now: float) -> None:
-        """Something comes through after all."""
-        self.state, self._since = State.RUNNING, now
         self._timers.set(_Alarm.GIVE_UP, now + self._config.give_up)
 
     def _remember(self, path: Path, shown: int, nominated: bool, now: float) -> None:
@@ -350,19 +324,22 @@ class Checks:
         self._turn += 1
         return self._list.next_waiting(varied=self._turn % _TURNS == 0)
 
+    def _promising(self, pair: Pair, now: float) -> bool:
+        """Packets get through, one way at least: what fails was lost rather than filtered."""
+        return now - pair.heard_at <= _HEARD_FOR
+
     def _ask(self, pair: Pair, nominate: bool, now: float) -> Ask:
         self._numbers += 1
         pair.state, pair.number, pair.asked_at = PairState.IN_PROGRESS, self._numbers, now
         busy = sum(pair.state in _OPEN for pair in self._list)
-        config = self._config
-        limit = config.limit if self.state is State.RUNNING else config.limit_round
+        quick = nominate or self.state is State.COMPLETED or self._promising(pair, now)
         return Ask(
             self._numbers,
             pair.path,
             pair.local.reflexive_priority,
             nominate,
             max(RTO_MIN, self._pacing * busy),
-            config.limit_nominating if nominate else limit,
+            self._config.limit_quick if quick else self._config.limit,
         )
 
     # -- conclusion ----------------------------------------------------------------------------
@@ -445,8 +422,16 @@ class Checks:
         if not self.relayed:
             self._timers.stop(_Alarm.ROUND)
 
-    def _fail(self) -> None:
-        """None works, or the peer has nominated none of those that do."""
+    def _give_up(self, now: float) -> None:
+        """No pair works, or the peer nominates none of those that do."""
+        here = self._find_selected()
+        if here is not None and here.valid_at is not None:
+            return self._select(here, now)  # only we have begun anew
+        hopeful = any(pair.valid_at is not None or pair.nominated for pair in self._list)
+        at_last = self._since + 2 * self._config.give_up
+        if hopeful and now < at_last:
+            self._timers.set(_Alarm.GIVE_UP, at_last)
+            return
         for pair in self._list:
             pair.forget()
             pair.state = PairState.FAILED
@@ -471,7 +456,10 @@ class Checks:
         likely = sorted(
             (pair for pair in self._list if pair.valid_at is not None), key=self._list.rank
         )
-        relayed = sorted((pair for pair in self._list if pair.relays), key=self._list.rank)
+        relayed = sorted(
+            (pair for pair in self._list if pair.relays),
+            key=lambda pair: (pair.heard_at < 0, self._list.rank(pair)),
+        )
         here = self._find_selected()
         self._run(now, searching=True)
         for pair in self._list:
@@ -493,10 +481,12 @@ class Checks:
         rounds = self._config.rounds
         self._round, self._round_at = min(self._round + 1, len(rounds) - 1), now
         self._timers.set(_Alarm.ROUND, now + rounds[self._round])
+        if self._nominating is not None and now - self._nominating.asked_at > _HEARD_FOR:
+            self._nominating = None  # its owner has forgotten it
         fewer = [pair for pair in self._list if pair.relays < self._relays]
         for pair in sorted(fewer, key=self._list.rank)[:_ROUND_PAIRS]:
-            if pair.state not in _OPEN:
-                pair.state = PairState.WAITING
+            if pair.state is not PairState.IN_PROGRESS or now - pair.asked_at >= _ROUND_GAP:
+                pair.state, pair.number = PairState.WAITING, 0
         selected = self._find_selected()
         if selected is not None:
             self._trigger(selected, first=True)

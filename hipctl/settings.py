@@ -149,3 +149,26 @@ class EngineConfig:
     to_client_burst: int = 1024
     queue_datagrams: int = 128
     queue_bytes: int = 262_144
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckConfig:
+    """How the connectivity checks of RFC 9028 run and conclude; times in seconds.
+
+    Attributes:
+        settle: how long a valid direct pair waits for a better one at most.
+        patience: how long after the start we wait for a direct pair where a relayed one is valid.
+        give_up: after so long without a valid pair the checks have failed; after twice as long
+            without a nomination.
+        rounds: pauses between looks for a direct pair; the last one is repeated.
+        limit: transmissions of a check.
+        limit_quick: of one along a pair on which something came through, which then gets a new
+            check, and of one in a later look.
+    """
+
+    settle: float = 0.1
+    patience: float = 0.4
+    give_up: float = 10.0
+    rounds: tuple[float, ...] = (2.0, 5.0, 15.0, 30.0, 60.0)
+    limit: int = 4
+    limit_quick: int = 2

@@ -1,0 +1,349 @@
+"""One side's checks: when which is sent, and what is concluded from which answers."""
+
+import pytest
+
+from hipctl.actions import Address, Path, Relayed
+from hipctl.candidates import Candidate, gather
+from hipctl.checks import Ask, Checks, State
+from hipctl.constants import CandidateKind
+from hipctl.settings import CheckConfig
+
+HOME, SEEN = ("192.168.1.5", 10500), ("203.0.113.1", 4001)
+RELAY, RELAYED = ("198.51.100.1", 10500), ("198.51.100.1", 40001)
+PEER, PEER_SEEN, PEER_RELAYED = ("10.1.1.1", 10500), ("192.0.2.9", 7), ("198.51.100.2", 8)
+OURS = gather([HOME], [(SEEN, None)], [(RELAYED, RELAY, None)])
+THEIRS = (
+    Candidate(PEER, CandidateKind.HOST, 126 << 24),
+    Candidate(PEER_SEEN, CandidateKind.SERVER_REFLEXIVE, 100 << 24),
+    Candidate(PEER_RELAYED, CandidateKind.RELAYED, 255),
+)
+DIRECT, RELAY_PATH = Path(HOME, PEER_SEEN), Path(HOME, PEER_RELAYED)
+STRANGER = Path(HOME, ("192.0.2.77", 5))
+PRFLX = 110 << 24 | 5
+
+
+def started(controlling: bool = True, **config: float) -> Checks:
+    checks = Checks(controlling, config=CheckConfig(**config))  # type: ignore[arg-type]
+    checks.start(OURS, THEIRS, 0.0)
+    return checks
+
+
+def run(checks: Checks, until: float) -> list[tuple[float, Ask]]:
+    """What is asked until then."""
+    asked: list[tuple[float, Ask]] = []
+    while (at := checks.deadline()) is not None and at <= until:
+        asked += [(at, ask) for ask in checks.on_time(at)]
+    return asked
+
+
+def find(asked: list[tuple[float, Ask]], path: Path) -> Ask:
+    return next(ask for _, ask in asked if ask.path == path)
+
+
+def answer(checks: Checks, ask: Ask, now: float, mapped: Address = SEEN) -> None:
+    assert checks.on_response(ask, ask.path, mapped, now)
+
+
+def conclude(checks: Checks, path: Path, now: float) -> float:
+    """Have the controlling side select ``path``; return when."""
+    asked = run(checks, now)
+    answer(checks, find(asked, path), now)
+    while checks.state is not State.COMPLETED:
+        at = checks.deadline()
+        assert at is not None
+        for ask in checks.on_time(at):
+            if ask.nominate:
+                answer(checks, ask, at)
+    return checks._completed_at
+
+
+def test_faster_than_five_milliseconds_is_refused() -> None:
+    with pytest.raises(ValueError, match="pacing"):
+        Checks(True, 0.004)
+    with pytest.raises(ValueError, match="pacing"):
+        Checks(True, float("nan"))
+
+
+def test_nothing_is_asked_before_the_peer_has_told_its_candidates() -> None:
+    checks = Checks(True)
+    assert checks.on_request(STRANGER, PRFLX, False, 0.0) is None
+    assert (checks.deadline(), checks.on_time(5.0), checks.state) == (None, [], State.IDLE)
+
+
+def test_checks_are_paced_and_in_order_of_priority() -> None:
+    asked = run(started(), 0.5)
+    assert [at for at, _ in asked] == pytest.approx([0.05 * i for i in range(6)])
+    assert [ask.path for _, ask in asked[:2]] == [Path(HOME, PEER), DIRECT]
+    assert len({ask.path for _, ask in asked}) == len({ask.number for _, ask in asked}) == 6
+
+
+def test_a_check_shows_the_priority_of_a_peer_reflexive_candidate() -> None:
+    asked = run(started(), 0.5)
+    assert {ask.priority for _, ask in asked} == {110 << 24 | 65535 << 8 | 255}
+    assert not any(ask.nominate for _, ask in asked)
+
+
+def test_the_rto_is_a_second_or_as_long_as_all_checks_take() -> None:
+    assert {ask.rto for _, ask in run(started(), 0.5)} == {1.0}
+    slow = Checks(True, 0.4)
+    slow.start(OURS, THEIRS, 0.0)
+    assert [ask.rto for _, ask in run(slow, 2.0)] == pytest.approx([2.4] * 6)
+
+
+def test_a_check_that_comes_has_ours_sent_before_the_others() -> None:
+    checks = started()
+    first = run(checks, 0.0)
+    assert [ask.path for _, ask in first] == [Path(HOME, PEER)]
+    checks.on_request(STRANGER, PRFLX, False, 0.01)
+    assert [ask.path for _, ask in run(checks, 0.05)] == [STRANGER]
+
+
+def test_a_check_in_progress_is_repeated_no_more_when_the_peer_asks_but_asked_anew() -> None:
+    checks = started()
+    (_, ask) = run(checks, 0.05)[1]
+    assert checks.wanted(ask)
+    checks.on_request(DIRECT, PRFLX, False, 0.06)
+    assert not checks.wanted(ask)
+    again = find(run(checks, 0.1), DIRECT)
+    assert checks.wanted(again)
+    checks.on_given_up(ask, 0.2)  # says nothing: another check is on its way
+    answer(checks, ask, 0.3)  # but its answer does
+    assert checks.valid() == [DIRECT]
+    assert not checks.wanted(again)
+
+
+def test_checks_that_came_before_the_candidates_are_answered_with_ours_first() -> None:
+    checks = Checks(False)
+    checks.on_request(STRANGER, PRFLX, False, 0.0)
+    checks.on_request(DIRECT, PRFLX, False, 0.01)
+    checks.start(OURS, THEIRS, 0.1)
+    assert [ask.path for _, ask in run(checks, 0.2)][:2] == [STRANGER, DIRECT]
+
+
+def test_an_answer_along_another_path_is_refused() -> None:
+    checks = started()
+    ask = find(run(checks, 0.5), DIRECT)
+    assert not checks.on_response(ask, Path(HOME, PEER), SEEN, 0.5)
+    assert not checks.on_response(ask, Path(SEEN, PEER_SEEN), SEEN, 0.5)
+    assert not checks.on_response(ask, Path(HOME, Relayed(PEER_SEEN, RELAY)), SEEN, 0.5)
+    assert checks.valid() == []
+    assert checks.on_response(ask, Path(None, PEER_SEEN), SEEN, 0.5)
+
+
+def test_the_best_pair_is_nominated_at_once() -> None:
+    checks = started()
+    ask = find(run(checks, 0.0), Path(HOME, PEER))
+    answer(checks, ask, 0.01, HOME)
+    ((at, nominating),) = run(checks, 0.05)
+    assert (at, nominating.path, nominating.nominate) == (0.05, Path(HOME, PEER), True)
+    assert checks.selected is None
+    answer(checks, nominating, 0.06, HOME)
+    described = checks.describe()
+    assert (described["state"], described["relayed"]) == ("COMPLETED", False)
+    assert described["selected"] == [HOME, list(PEER)]
+    assert checks.deadline() is None
+
+
+def test_a_direct_pair_waits_for_better_ones_but_not_long() -> None:
+    checks = started()
+    asked = run(checks, 0.05)
+    answer(checks, find(asked, DIRECT), 0.06)  # it took 10 ms, and the better one has had more
+    assert run(checks, 0.1)[0][1].nominate
+
+    slow = started(settle=0.02)
+    asked = run(slow, 0.05)
+    answer(slow, find(asked, DIRECT), 0.25)
+    assert run(slow, 0.269)[-1][1].nominate is False
+    assert any(ask.nominate for _, ask in run(slow, 0.33))
+
+
+def test_a_relayed_pair_is_nominated_when_patience_ends() -> None:
+    checks = started(patience=0.7)
+    at = conclude(checks, RELAY_PATH, 0.3)
+    assert at == pytest.approx(0.7)
+    assert checks.relayed
+    assert checks.selected == RELAY_PATH
+
+
+def test_a_direct_pair_that_works_later_is_nominated_anew() -> None:
+    checks = started()
+    asked = run(checks, 0.3)
+    at = conclude(started(), RELAY_PATH, 0.3)
+    answer(checks, find(asked, RELAY_PATH), 0.3)
+    while checks.state is not State.COMPLETED:
+        for _, ask in run(checks, checks.deadline() or 0.0):
+            answer(checks, ask, at)
+    assert checks.wanted(find(asked, DIRECT))  # it is still tried
+    assert not checks.wanted(find(asked, Path(None, Relayed(PEER_SEEN, RELAY))))
+    answer(checks, find(asked, DIRECT), 1.0)
+    ask = next(ask for _, ask in run(checks, 1.2) if ask.nominate)
+    assert (ask.path, checks.selected) == (DIRECT, RELAY_PATH)
+    answer(checks, ask, 1.3)
+    assert (checks.selected, checks.relayed, checks.deadline()) == (DIRECT, False, None)
+
+
+def test_a_direct_pair_that_works_overtakes_a_nomination_under_way() -> None:
+    checks = started()
+    asked = run(checks, 0.3)
+    answer(checks, find(asked, RELAY_PATH), 0.3)
+    relaying = next(ask for _, ask in run(checks, 0.5) if ask.nominate)
+    answer(checks, find(asked, DIRECT), 0.55)
+    ask = next(ask for _, ask in run(checks, 0.7) if ask.nominate)
+    assert (relaying.path, ask.path) == (RELAY_PATH, DIRECT)
+    answer(checks, relaying, 0.75)  # too late to be selected
+    assert checks.selected is None
+    answer(checks, ask, 0.8)
+    assert checks.selected == DIRECT
+
+
+def test_the_controlled_side_selects_what_is_nominated_once_its_own_check_was_answered() -> None:
+    checks = started(False)
+    asked = run(checks, 0.3)
+    confirm = checks.on_request(DIRECT, PRFLX, True, 0.4)
+    assert confirm is not None
+    assert (confirm.nominate, confirm.path) == (True, DIRECT)
+    assert checks.selected is None
+    answer(checks, confirm, 0.5)
+    assert checks.selected == DIRECT
+
+    other = started(False)
+    asked = run(other, 0.3)
+    answer(other, find(asked, DIRECT), 0.35)
+    assert other.selected is None
+    assert other.on_request(DIRECT, PRFLX, True, 0.4) is not None
+    assert other.selected == DIRECT
+
+
+def test_the_controlled_side_nominates_nothing() -> None:
+    checks = started(False)
+    for _, ask in run(checks, 0.3):
+        answer(checks, ask, 0.4)
+    assert run(checks, 9.0) == []
+    assert checks.selected is None
+    assert len(checks.valid()) == 6
+    assert checks.valid()[0] == Path(HOME, PEER)
+
+
+def test_the_controlling_side_sets_a_nomination_right_that_was_overtaken() -> None:
+    checks = started()
+    conclude(checks, DIRECT, 0.3)
+    assert checks.on_request(RELAY_PATH, PRFLX, True, 1.0) is None
+    ask = next(ask for _, ask in run(checks, 1.1) if ask.nominate)
+    assert ask.path == DIRECT
+
+
+def test_when_no_pair_works_the_checks_fail_and_a_check_that_comes_revives_them() -> None:
+    checks = started(False)
+    asked = run(checks, 9.9)
+    for _, ask in asked:
+        checks.on_given_up(ask, 9.9)
+    assert not checks.failed
+    run(checks, 10.0)
+    assert checks.failed
+    assert checks.deadline() is None
+    checks.on_request(STRANGER, PRFLX, False, 20.0)
+    assert not checks.failed
+    assert [ask.path for _, ask in run(checks, 20.0)] == [STRANGER]
+
+
+def test_valid_pairs_that_nobody_nominates_fail_later() -> None:
+    checks = started(False)
+    answer(checks, find(run(checks, 0.3), DIRECT), 0.3)
+    run(checks, 19.9)
+    assert not checks.failed
+    run(checks, 20.0)
+    assert checks.failed
+
+
+def test_a_restart_that_the_controlling_side_knows_nothing_of_ends_with_the_pair_in_use() -> None:
+    checks = started(False)
+    confirm = checks.on_request(DIRECT, PRFLX, True, 0.1)
+    assert confirm is not None
+    answer(checks, confirm, 0.2)
+    checks.start(OURS, THEIRS, 50.0)
+    answer(checks, find(run(checks, 50.3), DIRECT), 50.3)
+    run(checks, 60.0)
+    assert (checks.state, checks.selected) == (State.COMPLETED, DIRECT)
+    assert checks.deadline() is None
+
+
+def test_without_any_pair_the_peer_has_its_chance() -> None:
+    checks = Checks(True)
+    checks.start(OURS, [Candidate(("2001:db8::9", 1), CandidateKind.HOST, 1)], 0.0)
+    assert run(checks, 9.0) == []
+    assert not checks.failed
+    checks.on_request(STRANGER, PRFLX, False, 9.0)
+    assert [ask.path for _, ask in run(checks, 9.1)] == [STRANGER]
+
+
+def test_a_relayed_association_looks_for_a_direct_pair_again_and_again() -> None:
+    checks = started()
+    at = conclude(checks, RELAY_PATH, 0.3)
+    times = [when - at for when, ask in run(checks, at + 200) if ask.path == DIRECT]
+    assert times == pytest.approx([2, 7, 22, 52, 112, 172], abs=0.2)
+
+
+def test_a_check_along_the_relayed_pair_in_use_has_us_look_too() -> None:
+    checks = started(False)
+    run(checks, 0.3)
+    confirm = checks.on_request(RELAY_PATH, PRFLX, True, 0.4)
+    assert confirm is not None
+    answer(checks, confirm, 0.5)
+    assert checks.state is State.COMPLETED
+    run(checks, 30.0)  # rounds at 2.5, 7.5, 22.5
+    for _ in range(3):
+        checks.on_request(RELAY_PATH, PRFLX, False, 31.0)
+    assert {ask.path for _, ask in run(checks, 31.5)} == {
+        RELAY_PATH,
+        Path(HOME, PEER),
+        DIRECT,
+    }
+
+
+def test_silence_has_the_selected_pair_and_the_relays_checked_first() -> None:
+    checks = started()
+    conclude(checks, DIRECT, 0.3)
+    checks.on_silence(50.0)
+    assert checks.selected == DIRECT
+    paths = [ask.path for _, ask in run(checks, 50.1)]
+    assert paths[0] == DIRECT
+    assert isinstance(paths[1].to, Relayed)
+
+
+def test_a_selected_pair_that_works_after_all_is_nominated_again() -> None:
+    checks = started()
+    conclude(checks, DIRECT, 0.3)
+    checks.on_silence(50.0)
+    answer(checks, find(run(checks, 50.0), DIRECT), 50.1)
+    ask = next(ask for _, ask in run(checks, 50.2) if ask.nominate)
+    answer(checks, ask, 50.3)
+    assert (checks.selected, checks.state, checks.deadline()) == (DIRECT, State.COMPLETED, None)
+
+
+def test_a_check_from_elsewhere_long_after_the_conclusion_raises_doubts() -> None:
+    checks = started()
+    at = conclude(checks, DIRECT, 0.3)
+    checks.on_request(STRANGER, PRFLX, False, at + 1.0)
+    assert checks.describe()["state"] == "COMPLETED"
+    assert [ask.path for _, ask in run(checks, at + 1.0)] == [STRANGER]
+    checks.on_request(Path(HOME, ("192.0.2.77", 6)), PRFLX, False, at + 5.0)
+    assert checks.state is State.RUNNING
+    assert checks.selected == DIRECT
+
+
+def test_a_restart_keeps_the_selected_path_until_another_is_nominated() -> None:
+    checks = started()
+    conclude(checks, DIRECT, 0.3)
+    new = ("192.0.2.200", 9)
+    checks.start(OURS, [Candidate(new, CandidateKind.HOST, 5)], 60.0)
+    assert (checks.selected, checks.state) == (DIRECT, State.RUNNING)
+    conclude(checks, Path(HOME, new), 60.1)
+    assert checks.selected == Path(HOME, new)
+
+
+def test_what_it_says_of_itself_is_json() -> None:
+    checks = started()
+    conclude(checks, DIRECT, 0.3)
+    described = checks.describe()
+    assert described["state"] == "COMPLETED"
+    assert described["selected"] == [HOME, list(PEER_SEEN)]
