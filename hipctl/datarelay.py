@@ -186,7 +186,7 @@ class DataRelay:
             self._remove(client, other)
         path = client.path
         flow = self.up.get(path.to, {}).get(spi_out) if path is not None else None
-        if flow is not None and flow.to != peer:  # another HIT of the same host was faster
+        if flow is not None and not _shared(flow, client, peer):
             raise Rejected("SPI conflict")
 
     def _file(self, client: Client, named: Named, permission: Permission) -> None:
@@ -195,7 +195,7 @@ class DataRelay:
         if path is None or client.relayed is None:
             return
         flows = self.up.setdefault(path.to, {})
-        if spi_out in flows and flows[spi_out].to != peer:  # as in ``_check``
+        if spi_out in flows and not _shared(flows[spi_out], client, peer):
             self._counters["SPI conflict"] += 1
             return
         flows[spi_out] = permission.up
@@ -273,3 +273,9 @@ class DataRelay:
                 self._remove(owner, named)
             else:
                 self._alarm(permission, pair, named)
+
+
+def _shared(flow: Flow, client: Client, peer: Address) -> bool:
+    """Whether it is the client's own, and not another HIT's of the same host that was faster."""
+    account = client.accounts.get(RegistrationType.RELAY_UDP_ESP)
+    return flow.to == peer and flow.account is account
