@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -192,6 +193,10 @@ class Side:
         overlays = (await self.status())["overlays"].values()
         return any(self.aor in overlay["published"] for overlay in overlays)
 
+    async def kill(self) -> None:
+        """The peer dies without a word."""
+        os.kill(self.peer.pid, signal.SIGKILL)
+
     async def status(self) -> dict[str, Any]:
         found: dict[str, Any] = await command(
             "p2psip", "status", "--wait", str(JOIN), "--profile", str(self.folder)
@@ -225,14 +230,14 @@ async def talk(lab: Lab, kind: Kind, folder: Path) -> dict[str, Heard]:
     away = counts - first if kind.move is break_before_make else 0.0
     speakers = {"alice": "bob", "bob": "alice"}
     return {
-        name: _heard(
+        name: heard_by(
             said[name], said[speaker], TUNES[speaker], (talking, first, counts, last), away
         )
         for name, speaker in speakers.items()
     }
 
 
-def _heard(
+def heard_by(
     listener: dict[str, Any],
     speaker: dict[str, Any],
     tune: int,
