@@ -445,6 +445,7 @@ class Association:
 
     def _on_early_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
         """A connectivity check may overtake R2 (RFC 9028 §4.6.2)."""
+        packet.need(params.HipMac)
         if len(self._early) >= _EARLY_MAX:
             raise Rejected(f"UPDATE in {self.state.value}")
         self._early.append((packet, source, self._shared.here))
