@@ -12,6 +12,7 @@ from hipctl.certs import (
     spki_of,
     verify_certificate,
 )
+from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.contact import contact_from_addresses
 from hipctl.control import Answer, ControlServer, parse_request, socket_path
 from hipctl.control import ask as ask_control
@@ -26,6 +27,7 @@ from hipctl.errors import (
     MalformedPacket,
     NotRunning,
     PortInUse,
+    RegistrationRefused,
     Rejected,
 )
 from hipctl.host import LocalHost
@@ -41,7 +43,13 @@ from hipctl.interface import (
     Endpoint,
     Event,
     Host,
+    Nat,
+    Offer,
     OnDatagram,
+    Reachability,
+    Registered,
+    RegistrationEnded,
+    Served,
     Shown,
 )
 from hipctl.settings import EngineConfig
@@ -73,11 +81,20 @@ __all__ = [
     "KeyFileRefused",
     "LocalHost",
     "MalformedPacket",
+    "Nat",
     "NotRunning",
+    "Offer",
     "OnDatagram",
     "PacketSizes",
     "PortInUse",
+    "Reachability",
+    "Registered",
+    "RegistrationEnded",
+    "RegistrationFailure",
+    "RegistrationRefused",
+    "RegistrationType",
     "Rejected",
+    "Served",
     "Shown",
     "ask_control",
     "contact_from_addresses",

@@ -27,7 +27,7 @@ from hipctl.host import LocalHost
 from hipctl.hostconfig import HIP_PORT, HostConfig
 from hipctl.hostcontrol import HostControl
 from hipctl.identity import Hit, HostIdentity
-from hipctl.interface import AssociationUp, ContactChanged, Event
+from hipctl.interface import AssociationDown, AssociationUp, Event
 
 R = TypeVar("R")
 Address = tuple[str, int]
@@ -201,7 +201,7 @@ async def _listen(
     identity: HostIdentity, config: HostConfig, control: Path | None, as_json: bool
 ) -> None:
     def on_event(event: Event) -> None:
-        if isinstance(event, ContactChanged):
+        if not isinstance(event, AssociationUp | AssociationDown):
             return
         up = isinstance(event, AssociationUp)
         if as_json:

@@ -4,6 +4,7 @@
     * MalformedPacket     bytes that no conforming peer sends              -> drop, count
     * Rejected            well formed, but a check failed (MAC, puzzle …)  -> drop, count
     * AssociationFailed   the peer said no, or never answered              -> tell the caller
+    * RegistrationRefused the server said no                               -> tell the caller
     * KeyFileRefused      a key file that cannot or must not be used       -> tell the user
     * PortInUse           an Endpoint's (HIT, port) is taken               -> tell the caller
     * HostConfigRefused   a host cannot start as configured                -> tell the user
@@ -54,6 +55,18 @@ class Rejected(HipError):
 
 class AssociationFailed(HipError):
     """The base exchange reached E-FAILED, timed out, or the association ended."""
+
+
+class RegistrationRefused(HipError):
+    """A server grants nothing of what we asked for.
+
+    Attributes:
+        failure: a RegistrationFailure, or a number that we don't know.
+    """
+
+    def __init__(self, message: str, failure: int) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class KeyFileRefused(HipError):

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Self, assert_never
 
@@ -27,9 +27,16 @@ from hipctl.actions import (
     SolvePuzzle,
     Transmit,
 )
+from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.echo import Echoes
 from hipctl.engine import Engine, Inbound, Outbound
-from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse, Rejected
+from hipctl.errors import (
+    AssociationFailed,
+    MalformedPacket,
+    PortInUse,
+    RegistrationRefused,
+    Rejected,
+)
 from hipctl.esp import SUITES, CreditExhausted, SequenceExhausted, payload_limit
 from hipctl.hostconfig import HostConfig, check, open_keylog
 from hipctl.identity import Hit, HostIdentity
@@ -53,7 +60,11 @@ from hipctl.interface import (
     ContactChanged,
     CredentialPolicy,
     Event,
+    Offer,
     OnDatagram,
+    Reachability,
+    Registered,
+    Served,
     Shown,
 )
 from hipctl.interfaces import Interfaces, OnChange
@@ -307,6 +318,53 @@ class LocalHost:
         own = {"ESP packets sent": self._sent, "ESP packets received": self._received}
         given_up = {"fragmented datagrams given up": self._reassembly.given_up}
         return own | given_up | dict(self._counters) | dict(self.engine.counters)
+
+    # registrations: to be replaced by what serves and registers
+
+    def offer(self, offers: Mapping[RegistrationType, Offer]) -> None:
+        """See ``interface.Host``."""
+
+    def offered(
+        self, server: Hit, *, local: Hit | None = None
+    ) -> frozenset[RegistrationType] | None:
+        """See ``interface.Host``."""
+        return frozenset() if self.connected(server) else None
+
+    async def register(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType],
+        *,
+        local: Hit | None = None,
+        timeout: float = 5.0,
+    ) -> list[Registered]:
+        """See ``interface.Host``."""
+        raise RegistrationRefused("not yet", RegistrationFailure.TYPE_UNAVAILABLE)
+
+    async def unregister(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType] | None = None,
+        *,
+        local: Hit | None = None,
+    ) -> None:
+        """See ``interface.Host``."""
+
+    def registrations(self) -> Sequence[Registered]:
+        """See ``interface.Host``."""
+        return ()
+
+    def served(self) -> Sequence[Served]:
+        """See ``interface.Host``."""
+        return ()
+
+    async def knock(self, peer: Hit, contact: bytes, timeout: float = 2.0) -> bool:
+        """See ``interface.Host``."""
+        raise Rejected("no knocks yet")
+
+    def reachability(self) -> Reachability:
+        """See ``interface.Host``."""
+        return Reachability(tuple(self.addresses), direct=self.contact(self._hits[0]))
 
     # more than the interface
 

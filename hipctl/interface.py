@@ -4,12 +4,16 @@ The real side is ``hipctl.host.LocalHost``; the simulated one is ``tests/sim/hit
 crypto. Code in overlay and sipgw is typed against these Protocols and nothing else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from hipctl.constants import RegistrationType
 from hipctl.identity import Hit
+
+Address = tuple[str, int]
+"""IP address as text and UDP port."""
 
 OnDatagram = Callable[[bytes, Hit, int], None]
 """``on_datagram(data, source HIT, source port)``; the source is proven by the association."""
@@ -42,7 +46,120 @@ class ContactChanged:
     """Event: ``Host.contact`` says something else now, for this machine's addresses are others."""
 
 
-Event = AssociationUp | AssociationDown | ContactChanged
+@dataclass(frozen=True, slots=True)
+class RegistrationEnded:
+    """Event: ``server`` does not serve us any more, or not for the moment.
+
+    Attributes:
+        local: our HIT.
+        server: with which we were registered.
+        type: for what.
+        reason: refused, expired, cancelled, or the association is gone.
+    """
+
+    local: Hit
+    server: Hit
+    type: RegistrationType
+    reason: str
+
+
+Event = AssociationUp | AssociationDown | ContactChanged | RegistrationEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What we do for others, of one RegistrationType.
+
+    Attributes:
+        clients: registrations at most.
+        lifetime: seconds, the longest granted.
+        packets: a second and client; 0: no limit.
+        bandwidth: bytes a second and client; 0: no limit.
+        total_bandwidth: bytes a second of all clients together; 0: no limit.
+        credentials: only for those who have shown some that our policy accepts.
+    """
+
+    clients: int = 1_024
+    lifetime: float = 600.0
+    packets: float = 0.0
+    bandwidth: float = 0.0
+    total_bandwidth: float = 0.0
+    credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One registration of ours.
+
+    Attributes:
+        local: our HIT.
+        server: with whom.
+        type: for what.
+        expires: when it ends unless it is refreshed, seconds of ``LocalHost.now``.
+        address: where the server is.
+        reflexive: where the server sees us, if it has said so.
+        relayed: the address that it has opened for us, if it has.
+        rtt: seconds to the server and back; None: not measured yet.
+    """
+
+    local: Hit
+    server: Hit
+    type: RegistrationType
+    expires: float
+    address: Address | None = None
+    reflexive: Address | None = None
+    relayed: Address | None = None
+    rtt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What we have done for one client, since it registered.
+
+    Attributes:
+        client: its HIT.
+        type: for what it is registered.
+        expires: when that ends, as in Registered.
+        packets: forwarded, both ways.
+        bytes: their UDP payloads.
+        dropped: packets beyond its limits, or that it must not send.
+    """
+
+    client: Hit
+    type: RegistrationType
+    expires: float
+    packets: int
+    bytes: int
+    dropped: int
+
+
+class Nat(Enum):
+    """What stands between us and those who see us, as far as we know (RFC 4787 §4.1)."""
+
+    UNKNOWN = "unknown"
+    NONE = "none"
+    ENDPOINT_INDEPENDENT = "endpoint-independent"
+    ENDPOINT_DEPENDENT = "endpoint-dependent"
+
+
+@dataclass(frozen=True, slots=True)
+class Reachability:
+    """Where we are, as far as the host knows; shown to people, but for ``direct``.
+
+    Attributes:
+        addresses: of this machine, at which we listen.
+        reflexive: (who says so, where it sees us).
+        mapped: (protocol, outer address) of each port that a router maps to us.
+        nat: what lies between.
+        direct: a contact that names our own, mapped and announced addresses and no server:
+            what another may knock at. Empty: there is none that could be told.
+    """
+
+    addresses: tuple[Address, ...] = ()
+    reflexive: tuple[tuple[Hit, Address], ...] = ()
+    mapped: tuple[tuple[str, Address], ...] = ()
+    nat: Nat = Nat.UNKNOWN
+    direct: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +301,62 @@ class Host(Protocol):
 
     def shows(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
         """What we have shown to ``peer``; without an association, what we shall show."""
+
+    def offer(self, offers: Mapping[RegistrationType, Offer]) -> None:
+        """Serve others like this from now on; {} ends it, and registrations with us."""
+
+    def offered(
+        self, server: Hit, *, local: Hit | None = None
+    ) -> frozenset[RegistrationType] | None:
+        """What ``server`` offers; None where there is no association with it."""
+
+    async def register(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType],
+        *,
+        local: Hit | None = None,
+        timeout: float = 5.0,
+    ) -> list[Registered]:
+        """Register, and stay registered until ``unregister``; associates if need be.
+
+        Returns:
+            What was granted; what was refused is not asked again.
+
+        Raises:
+            AssociationFailed: the server did not answer in time.
+            RegistrationRefused: nothing was granted; it says why.
+        """
+
+    async def unregister(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType] | None = None,
+        *,
+        local: Hit | None = None,
+    ) -> None:
+        """Tell the server that we don't need it any more; None: for anything."""
+
+    def registrations(self) -> Sequence[Registered]:
+        """Our registrations in force."""
+
+    def served(self) -> Sequence[Served]:
+        """Whom we serve."""
+
+    async def knock(self, peer: Hit, contact: bytes, timeout: float = 2.0) -> bool:
+        """Whether a stranger's I1 to ``contact`` draws an R1 of ``peer``.
+
+        It is sent from a port and by a HIT that nobody has seen before, so that no NAT or
+        firewall lets it pass for what was said earlier. Only a locator is tried whose IP address
+        is the one from which our association with ``peer`` comes: nobody can make us knock
+        elsewhere.
+
+        Raises:
+            Rejected: ``contact`` has no such locator, or too many knocks are under way.
+        """
+
+    def reachability(self) -> Reachability:
+        """Where we are, as far as is known now."""
 
     def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``on_event`` for every event from now on; returns what ends it."""

@@ -11,7 +11,6 @@ from hipctl import (
     AssociationDown,
     AssociationFailed,
     AssociationUp,
-    ContactChanged,
     Endpoint,
     Event,
     Hit,
@@ -185,10 +184,9 @@ class SipService:
             self._perform(self._router.on_datagram(data, source, self._loop.time()))
 
     def _on_event(self, event: Event) -> None:
-        if self._router is None or isinstance(event, ContactChanged):
+        if self._router is None or not isinstance(event, AssociationUp | AssociationDown):
             return
         up = isinstance(event, AssociationUp)
-        assert up or isinstance(event, AssociationDown)  # noqa: S101
         self._perform(self._router.on_association(event.peer, up, self._loop.time()))
 
     def _on_timer(self) -> None:

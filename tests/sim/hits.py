@@ -11,6 +11,10 @@ overlay and sipgw see of it (``hipctl.interface.Host``). Time is the running loo
 
 An association costs ``exchange`` round trips the first time two HITs speak; datagrams wait for
 it. It fails after ``timeout`` seconds when the peer is down, unknown or refuses.
+
+A host may be at home (``site``) behind a NAT: nobody outside reaches it at its own contact, only
+through a server with which it is registered (see ``sim.registry``), or at a port that its router
+maps (``mapped``).
 """
 
 import asyncio
@@ -18,26 +22,36 @@ import hashlib
 import random
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from hipctl.errors import AssociationFailed, PortInUse
+from hipctl.constants import RegistrationType
+from hipctl.errors import AssociationFailed, PortInUse, Rejected
 from hipctl.identity import Hit
 from hipctl.interface import (
     Admission,
     AssociationDown,
     AssociationUp,
+    ContactChanged,
     CredentialPolicy,
     Event,
+    Nat,
+    Offer,
     OnDatagram,
+    Reachability,
+    Registered,
+    Served,
     Shown,
 )
+from sim.registry import Registry
 
 LONGEST = 65_527  # bytes of one datagram
 FIRST_FREE_PORT = 49_152
 QUEUE = 32  # datagrams that wait for one association
 CONTACT = b"sim:"
+SERVED = b"srv:"  # then HITs of servers
+HIT_LENGTH = 16
 
 
 @dataclass(slots=True)
@@ -145,6 +159,11 @@ class SimHost:
         up: set it with ``stop`` and ``start``; a host that is down neither sends nor hears.
         peers: HITs with which an association is ESTABLISHED.
         strict: whether a peer must have been learnt (or be associated) before it is reached.
+        site: the LAN where it is, behind a NAT; None: on the Internet itself.
+        mapped: its router maps a port to it.
+        firewalled: nothing that it did not ask for comes in.
+        registry: what it offers, and where it is registered.
+        knocks: whom it has knocked at.
     """
 
     def __init__(self, net: HitNet, hits: Sequence[Hit], group: bytes | None) -> None:
@@ -159,8 +178,14 @@ class SimHost:
         self.wall: Callable[[], float] = lambda: 0.0
         self.shown: dict[tuple[Hit, Hit], Shown] = {}  # (local, peer) -> by the peer
         self.showed: dict[tuple[Hit, Hit], Shown] = {}  # by us
+        self.site: str | None = None
+        self.mapped = False
+        self.firewalled = False
+        self.registry = Registry(self)
+        self.knocks: list[Hit] = []
         self._hits = tuple(hits)
         self._group = group
+        self._told = b""
         self._waiting: dict[Hit, list[Callable[[], None]]] = {}
         self._done: dict[Hit, asyncio.Future[None]] = {}
         self._watchers: dict[object, Callable[[Event], None]] = {}
@@ -182,16 +207,22 @@ class SimHost:
         return endpoint
 
     def learn(self, hit: Hit, contact: bytes) -> None:
-        if contact.startswith(CONTACT):
+        if contact.startswith((CONTACT, SERVED)):
             self.learnt[hit] = contact
         else:
             self.counts["malformed contact"] += 1
 
     def contact(self, hit: Hit) -> bytes:
+        through = self.registry.through()
+        return SERVED + b"".join(through) if through else self._direct(hit)
+
+    def _direct(self, hit: Hit) -> bytes:
         return CONTACT + hit + (self._group or b"")
 
     def groups(self, contact: bytes) -> frozenset[bytes]:
-        group = contact[len(CONTACT) + 16 :]
+        if contact.startswith(SERVED):
+            return frozenset(b"s" + server for server in _servers(contact))
+        group = contact[len(CONTACT) + HIT_LENGTH :]
         return frozenset((group,)) if group else frozenset()
 
     def connected(self, peer: Hit) -> bool:
@@ -224,15 +255,91 @@ class SimHost:
             return self.showed.get((local, peer))
         return self._show(local, peer) or None
 
+    def offer(self, offers: Mapping[RegistrationType, Offer]) -> None:
+        self.registry.offer(offers)
+
+    def offered(
+        self, server: Hit, *, local: Hit | None = None
+    ) -> frozenset[RegistrationType] | None:
+        return frozenset(self.net.hosts[server].registry.offers) if server in self.peers else None
+
+    async def register(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType],
+        *,
+        local: Hit | None = None,
+        timeout: float = 5.0,
+    ) -> list[Registered]:
+        return await self.registry.register(local or self._hits[0], server, types, timeout)
+
+    async def unregister(
+        self,
+        server: Hit,
+        types: Collection[RegistrationType] | None = None,
+        *,
+        local: Hit | None = None,
+    ) -> None:
+        await self.registry.unregister(server, types)
+
+    def registrations(self) -> Sequence[Registered]:
+        return list(self.registry.ours.values())
+
+    def served(self) -> Sequence[Served]:
+        return self.registry.served()
+
+    async def knock(self, peer: Hit, contact: bytes, timeout: float = 2.0) -> bool:
+        other = self.net.hosts.get(peer)
+        if other is None or peer not in self.peers or contact[: len(CONTACT)] != CONTACT:
+            raise Rejected("no such locator")
+        if other.site is not None and other.site != self.site and not other.mapped:
+            raise Rejected("no such locator")  # a private address, and it comes from its NAT's
+        self.knocks.append(peer)
+        cut = self.net.reaches is not None and not self.net.reaches(self._hits[0], peer)
+        heard = other.up and not cut and other.open_to(self)
+        await asyncio.sleep(2 * self.net.delay(self._hits[0], peer) if heard else timeout)
+        return heard
+
+    def reachability(self) -> Reachability:
+        nat = Nat.NONE if self.site is None else Nat.ENDPOINT_INDEPENDENT
+        mapped = (("PCP", ("192.0.2.1", 10500)),) if self.mapped else ()
+        where = (self.site or "internet", 10500)
+        return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]))
+
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
 
     # What only tests call.
 
+    def open_to(self, other: "SimHost") -> bool:
+        """Whether what ``other`` sends to our own addresses comes in though we asked nothing."""
+        if self.site is not None and self.site == other.site:
+            return True
+        return (self.site is None or self.mapped) and not self.firewalled
+
+    def contact_changed(self) -> None:
+        """Tell it if ``contact`` says something else than when it was told last."""
+        contact = self.contact(self._hits[0])
+        if contact != self._told:
+            self._told = contact
+            self.emit(ContactChanged())
+
+    def move(self, site: str | None) -> None:
+        """Go to another network; associations follow."""
+        self.site, self.mapped = site, False
+        self.emit(ContactChanged())
+
+    def drop(self, peer: Hit, reason: str) -> None:
+        """Notice that ``peer`` is gone."""
+        if peer in self.peers:
+            del self.peers[peer]
+            self.emit(AssociationDown(self._hits[0], peer, reason))
+
     def stop(self) -> None:
         """Vanish without a word, as when the power goes."""
         self.up = False
         self.peers.clear()
+        self.registry.clear()
         self._waiting.clear()
 
     def start(self) -> None:
@@ -243,8 +350,7 @@ class SimHost:
         """End the association on both sides."""
         for host, other in ((self, peer), (self.net.hosts.get(peer), self._hits[0])):
             if host and other in host.peers:
-                del host.peers[other]
-                host._emit(AssociationDown(host._hits[0], other, reason))
+                host.drop(other, reason)
 
     def send(self, local: Hit, port: int, data: bytes, to: Hit, to_port: int) -> None:
         if not self.up:
@@ -279,15 +385,27 @@ class SimHost:
         self._waiting[peer] = []
         other = self.net.hosts.get(peer)
         refused = self.strict and peer not in self.learnt
+        steps = self._way(peer, other) if other is not None else None
         self.counts["exchanges"] += 1
         if refused:
             loop.call_soon(self._fail, local, peer, "no contact is known")
-        elif other is None or not other.up:
+        elif other is None or not other.up or steps is None:
             loop.call_later(self.net.timeout, self._fail, local, peer, "no answer")
         else:
-            seconds = self.net.exchange * 2 * self.net.delay(local, peer)
+            seconds = self.net.exchange * 2 * self.net.delay(local, peer) + 2 * steps
             loop.call_later(seconds, self._establish, local, peer, seconds)
         return done
+
+    def _way(self, peer: Hit, other: "SimHost") -> float | None:
+        """Seconds of the detour that an I1 takes to ``peer``; None: it does not get there."""
+        learnt = self.learnt.get(peer, self._direct(peer))
+        if not learnt.startswith(SERVED):
+            return 0.0 if other.open_to(self) else None
+        for server in _servers(learnt):
+            between = self.net.hosts.get(server)
+            if between and between.up and between.open_to(self) and between.registry.serves(peer):
+                return self.net.delay(self._hits[0], server) + self.net.delay(server, peer)
+        return None
 
     def _show(self, local: Hit, peer: Hit, theirs: Shown | None = None) -> Shown:
         return self.policy.shown(local, peer, self.wall(), theirs) if self.policy else Shown()
@@ -330,7 +448,7 @@ class SimHost:
         for host, mine, theirs in ((self, local, peer), (other, peer, local)):
             if theirs not in host.peers:
                 host.peers[theirs] = None
-                host._emit(AssociationUp(mine, theirs, seconds))
+                host.emit(AssociationUp(mine, theirs, seconds))
         self._finish(peer, None)
 
     def _fail(self, local: Hit, peer: Hit, reason: str) -> None:
@@ -339,7 +457,7 @@ class SimHost:
             return
         self._finish(peer, AssociationFailed(reason))
         if self.up:
-            self._emit(AssociationDown(local, peer, reason))
+            self.emit(AssociationDown(local, peer, reason))
 
     def _finish(self, peer: Hit, error: AssociationFailed | None) -> None:
         done = self._done.pop(peer, None)
@@ -353,6 +471,16 @@ class SimHost:
             for carry in queue:
                 carry()
 
-    def _emit(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
+        """Tell all who watch."""
+        if isinstance(event, AssociationDown):
+            self.registry.on_down(event)
         for on_event in list(self._watchers.values()):
             on_event(event)
+
+
+def _servers(contact: bytes) -> list[Hit]:
+    """The servers that a contact names."""
+    return [
+        Hit(contact[at : at + HIT_LENGTH]) for at in range(len(SERVED), len(contact), HIT_LENGTH)
+    ]
