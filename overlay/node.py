@@ -23,7 +23,7 @@ from hipctl import (
     contact_from_addresses,
 )
 from overlay.admission import Admitted, Credentials, admit
-from overlay.errors import LookupFailed
+from overlay.errors import LookupFailed, NotStored
 from overlay.kademlia import (
     Action,
     Environment,
@@ -249,7 +249,8 @@ class Node:
             How many hold it now, we among them perhaps; at least 1.
 
         Raises:
-            LookupFailed: nobody holds it; the message says why.
+            NotStored: nobody holds it; the message says why.
+            LookupFailed: this node has stopped.
         """
         await self._wait_for_join()
         future = self._expect()
@@ -258,8 +259,7 @@ class Node:
         outcome = await future
         if outcome.receipts:
             return outcome.receipts
-        why = ", ".join(f"{reason} ({n})" for reason, n in outcome.reasons.most_common(3))
-        raise LookupFailed(f"nobody stored the record: {why or 'nobody answered'}")
+        raise NotStored(outcome.reasons)
 
     async def greet(
         self, hit: Hit, timeout: float = 1.0, *, anew: bool = False
@@ -305,9 +305,17 @@ class Node:
         """What corrects our clock, seconds; None as long as our neighbours have not told."""
         return self.engine.offset if self.engine.rpc.calibrated else None
 
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._loop.time()
+
     def wall(self) -> float:
         """Unix seconds, corrected by the neighbours' clocks."""
         return self._clock() + self.engine.offset
+
+    def estimated_size(self) -> float:
+        """About how many nodes the overlay has, ours among them."""
+        return self.engine.table.estimated_size()
 
     def status(self) -> dict[str, Any]:
         """What ``p2psip status`` shows; JSON-ready."""

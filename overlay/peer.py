@@ -42,8 +42,11 @@ from overlay.errors import (
 from overlay.kademlia import Settings
 from overlay.node import Node
 from overlay.policy import Evidence, Policy, Verdict
+from overlay.providers import Providers
+from overlay.publisher import Publisher
 from overlay.reception import Reception
-from overlay.services import Contacts, Service, Target, Trace, load_services
+from overlay.seat import Seat
+from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
 from overlay.trace import TraceRing
 
@@ -52,7 +55,7 @@ _log = logging.getLogger(__name__)
 NAMES_AGE: Final = 10.0  # seconds for which the names that an account holds aren't worked out anew
 STOP_ALL: Final = 2.7  # seconds that stopping may take altogether; each layer has its share:
 STOP_SERVICE: Final = 0.8
-STOP_DIRECTORY: Final = 1.8
+STOP_PUBLISHER: Final = 1.8
 STOP_NODE: Final = 0.2
 STOP_HOST: Final = 0.6
 LEAST_STOP: Final = 0.1
@@ -72,12 +75,14 @@ class _Membership:
         hit: by which of our HITs we take part.
         node: our node in it.
         directory: names in it.
+        providers: services in it.
     """
 
     joined: JoinedOverlay
     hit: Hit
     node: Node
     directory: Directory
+    providers: Providers
 
 
 class LocalPeer:
@@ -246,15 +251,21 @@ class LocalPeer:
         )
         self._reception.attach(identity.hit, info, node.knows, node.offset)
         await self._enter(stack, node, STOP_NODE, f"overlay {joined.name}")
-        directory = Directory(node, identity, joined.account)
-        await self._enter(stack, directory, STOP_DIRECTORY, f"registrations in {joined.name}")
-        self._memberships[info.domain] = _Membership(joined, identity.hit, node, directory)
+        publisher = Publisher(node, identity)
+        await self._enter(stack, publisher, STOP_PUBLISHER, f"registrations in {joined.name}")
+        directory = Directory(node, publisher, joined.account)
+        await self._enter(stack, directory, LEAST_STOP, f"names in {joined.name}")
+        providers = Providers(node, publisher, shown)
+        self._memberships[info.domain] = _Membership(
+            joined, identity.hit, node, directory, providers
+        )
 
     async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""
         tables = joined.table.services
+        seat = Seat(self, self._memberships[joined.info.domain].providers)
         try:
-            services = load_services(self, tables, self._installed)
+            services = load_services(seat, tables, self._installed)
             for name, service in zip(tables, services, strict=True):
                 await service.start()
                 stack.push_async_callback(self._end, service.stop, STOP_SERVICE, f"service {name}")
@@ -357,6 +368,37 @@ class LocalPeer:
         except NotFound:
             return
         await member.directory.withdraw(aor)
+
+    def advertise(self, kind: str, port: int = 0, capacity: Callable[[], int] = lambda: 0) -> None:
+        """Say in every overlay that this peer offers ``kind``; services have their own, see Seat.
+
+        Raises:
+            ConfigError: ``kind`` is no type of service.
+        """
+        for member in self._memberships.values():
+            member.providers.advertise(kind, port, capacity)
+
+    async def unadvertise(self, kind: str) -> None:
+        """Take it out of every overlay; harmless when it is not in."""
+        for member in self._memberships.values():
+            await member.providers.unadvertise(kind)
+
+    async def find(self, kind: str) -> list[Provider]:
+        """Who offers ``kind`` in any of our overlays.
+
+        Raises:
+            LookupFailed: none of them could be asked.
+        """
+        found: dict[Hit, Provider] = {}
+        failed = 0
+        for member in self._memberships.values():
+            try:
+                found |= {each.hit: each for each in await member.providers.find(kind)}
+            except LookupFailed:
+                failed += 1
+                if failed == len(self._memberships):
+                    raise
+        return list(found.values())
 
     def judge(self, evidence: Evidence) -> Verdict:
         """What to do with who knocks; petnames and the block list are looked up here."""
