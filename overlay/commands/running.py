@@ -104,8 +104,12 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
         for aor in overlay["aors"]:
             yield f"  {aor}" + ("  published" if aor in overlay["published"] else "")
     for name, service in value["services"].items():
-        shown = "  ".join(f"{key}={_plain(item)}" for key, item in service.items())
+        rows = [(key, item) for key, item in service.items() if isinstance(item, list)]
+        plain = {key: item for key, item in service.items() if not isinstance(item, list)}
+        shown = "  ".join(f"{key}={_plain(item)}" for key, item in plain.items())
         yield f"service {name}: {shown}"
+        for key, items in rows:
+            yield from (f"  {key} {_plain(item)}" for item in items[:MAX_ROWS])
     yield f"associations: {len(value['associations'])}"
     for row in value["associations"][:MAX_ROWS]:
         address, port = row["address"]
