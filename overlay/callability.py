@@ -5,6 +5,7 @@ the neighbours, tests and registers; asks neighbours to knock; watches the host.
 """
 
 import asyncio
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -39,6 +40,7 @@ from overlay.servers import (
     RENDEZVOUS_SERVERS,
     THROUGH,
     Found,
+    Server,
     Wants,
 )
 
@@ -136,29 +138,45 @@ class Callability:
         """What is missing where nobody can call us; empty where somebody can."""
         return why_nobody_calls(self._seen()) if self.reach is Reach.NONE else []
 
-    def limits(self) -> list[Advice]:
-        """What else could be better."""
-        served = self.reach is Reach.SERVED
-        return what_limits(self._seen()) if served else []
-
-    def servers(self) -> list[dict[str, Any]]:
-        """Who serves us; JSON-ready."""
-        return [
-            {
-                "hit": str(server.hit),
-                "for": sorted(NAMES[type_] for type_ in server.held),
-                "rtt_ms": None if server.rtt is None else round(server.rtt * 1000, 1),
-            }
-            for server in self.keeper.serving(*NAMES)
-        ]
-
     def status(self) -> dict[str, Any]:
         """What ``p2psip status`` shows; JSON-ready."""
         return {
             "callable": self.callable,
             "reach": self.reach.value,
             "why": [advice.to_json() for advice in self.why()],
-            "servers": self.servers(),
+            "servers": [_row(each, each.rtt) for each in self.keeper.serving(*NAMES)],
+        }
+
+    async def check(self) -> dict[str, Any]:
+        """What ``p2psip netcheck`` shows: asks neighbours and servers now. JSON-ready."""
+        servers = self.keeper.serving(*NAMES)
+        knocks, rtts = await asyncio.gather(
+            self._ask(reachable.ASKED),
+            asyncio.gather(*(self._ping(server.hit) for server in servers)),
+        )
+        place = self._place or Reachability()
+        verdicts = Counter(verdict for _, verdict in knocks)
+        seen = dataclasses.replace(self._seen(), verdicts=verdicts or self.reachable.verdicts)
+        if self.reach is Reach.NONE:
+            problems = why_nobody_calls(seen)
+        else:
+            problems = what_limits(seen) if self.reach is Reach.SERVED else []
+        return {
+            "hit": str(self._local),
+            "callable": self.callable,
+            "reach": self.reach.value,
+            "nat": place.nat.value,
+            "addresses": [_text(address) for address in place.addresses],
+            "mapped": [
+                {"protocol": protocol, "address": _text(address)}
+                for protocol, address in place.mapped
+            ],
+            "reflexive": [
+                {"by": str(hit), "address": _text(address)} for hit, address in place.reflexive
+            ],
+            "knocks": [{"by": str(hit), "result": said.value} for hit, said in knocks],
+            "servers": [_row(each, rtt) for each, rtt in zip(servers, rtts, strict=True)],
+            "problems": [advice.to_json() for advice in problems],
         }
 
     def _seen(self) -> Seen:
@@ -225,6 +243,8 @@ class Callability:
         )
         if facts != self.reachable.facts:
             self._examiner.feed(lambda now: self.reachable.on_facts(facts, now))
+        for home in self._homes:
+            home.providers.open(self.reachable.proven is not False)
         ways = self._ways()
         self._driver.feed(lambda now: self.keeper.want(ways, now))
 
@@ -412,6 +432,20 @@ class Callability:
             *(home.node.ask_to_knock(contact.hit, place.direct) for home, contact in chosen)
         )
         return [(contact.hit, said) for (_, contact), said in zip(chosen, answers, strict=True)]
+
+
+def _row(server: Server, rtt: float | None) -> dict[str, Any]:
+    """One server, JSON-ready."""
+    return {
+        "hit": str(server.hit),
+        "for": sorted(NAMES[type_] for type_ in server.held),
+        "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
+    }
+
+
+def _text(address: tuple[str, int]) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"
 
 
 def _is_elsewhere(place: Reachability, before: Reachability) -> bool:

@@ -64,8 +64,17 @@ class Providers:
         enrolled = node.overlay.admission == "enrolled" and credentials is not None
         self._credentials = credentials.encode() if credentials and enrolled else b""
         self._now = node.now
+        self._open = True
         self._id = node_id(node.overlay.id, node.local)
         self._advertised: dict[str, _Advertised] = {}
+
+    def open(self, open_: bool) -> None:
+        """Advertise only while strangers reach us, as far as is known; they do at first."""
+        if open_ is not self._open:
+            self._open = open_
+            for kind in self._advertised:
+                self._publisher.hurry(_root(kind))
+                self._publisher.hurry(_deep(kind))
 
     def advertise(self, kind: str, port: int, capacity: Callable[[], int]) -> None:
         """Say in the overlay that we offer ``kind``, until ``unadvertise``; retried, refreshed.
@@ -115,7 +124,7 @@ class Providers:
         return self._draft(kind, entry, depth, contact) if depth else None
 
     def _draft(self, kind: str, entry: _Advertised, depth: int, contact: bytes) -> Draft | None:
-        if not contact:
+        if not contact or not self._open:
             return None
         bucket = bucket_of(self._id, depth)
         capacity = min(max(entry.capacity(), 0), MOST_CAPACITY)

@@ -44,7 +44,7 @@ class Draft(NamedTuple):
 
 
 Make = Callable[[bytes], Draft | None]
-"""``make(contact)``: what the record shall say now; None: nothing yet.
+"""``make(contact)``: what the record shall say now; None: nothing, and what it said is over.
 
 It raises NotFound where we have no right to it any more.
 """
@@ -236,8 +236,11 @@ class Publisher:
         old, entry.contact = entry.record, contact
         entry.due = entry.again = float("inf")  # ``publish`` and ``hurry`` may set it anew
         draft = entry.make(contact)
-        if draft is None:  # nothing to tell yet
+        if draft is None:
             entry.failed, entry.due = True, self._loop.time() + LOOK
+            if old is not None and contact:  # without a contact there is nobody to tell
+                entry.record = None
+                await self._bury(name, old)
             return
         record = await self._sign(draft)
         if self._entries.get(name) is not entry:
