@@ -28,7 +28,7 @@ from hipctl.host import LocalHost
 from hipctl.hostconfig import HostConfig
 from hipctl.hostcontrol import HostControl
 from hipctl.identity import Hit, HostIdentity
-from hipctl.interface import AssociationUp, ContactChanged, Event, RegistrationEnded
+from hipctl.interface import AssociationDown, AssociationUp, Event
 
 R = TypeVar("R")
 Address = tuple[str, int]
@@ -202,7 +202,7 @@ async def _listen(
     identity: HostIdentity, config: HostConfig, control: Path | None, as_json: bool
 ) -> None:
     def on_event(event: Event) -> None:
-        if isinstance(event, ContactChanged | RegistrationEnded):
+        if not isinstance(event, AssociationUp | AssociationDown):
             return
         up = isinstance(event, AssociationUp)
         if as_json:

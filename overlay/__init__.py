@@ -10,7 +10,7 @@ from overlay.errors import (
     OverlayError,
 )
 from overlay.policy import Evidence, Policy, Verdict
-from overlay.services import Contacts, Peer, Service, Target, Trace
+from overlay.services import Contacts, Peer, Provider, Service, Target, Trace
 
 __all__ = [
     "ConfigError",
@@ -23,6 +23,7 @@ __all__ = [
     "OverlayError",
     "Peer",
     "Policy",
+    "Provider",
     "Service",
     "Target",
     "Trace",

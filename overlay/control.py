@@ -69,7 +69,7 @@ def ask(path: Path, what: str, *, timeout: float = 10.0, **arguments: Any) -> di
 
     Args:
         path: of the control socket.
-        what: ``status``, ``resolve``, ``trace``, ``contacts`` or ``stop``.
+        what: ``status``, ``netcheck``, ``resolve``, ``trace``, ``contacts`` or ``stop``.
         timeout: seconds for each step.
         arguments: JSON-ready.
 

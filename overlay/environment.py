@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from hipctl import Hit
 from overlay.admission import Admitted
 from overlay.constants import ALPHA, REPLICAS, K
+from overlay.knocking import KnockAt
 from overlay.operations import Outcome
 from overlay.records import Record
 from overlay.rpc import Send
@@ -40,7 +41,7 @@ class Joined(NamedTuple):
     contacts: int
 
 
-Action = Send | Learn | Remember | Finished | Joined | Persist | Forget
+Action = Send | Learn | Remember | Finished | Joined | KnockAt | Persist | Forget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,13 @@
     * MalformedAor        text that names nobody                            -> tell the user
     * NotFound            nobody is registered under this name              -> 404
     * LookupFailed        the overlay could not be asked                    -> 480
+        * NotStored           nobody took a record                              -> try again
     * CredentialsRefused  a delegation, certificate or overlay file is wrong -> tell the user
     * ConfigError         a profile is wrong                                -> tell the user
         * ServiceNotInstalled
 """
+
+from collections import Counter
 
 
 class OverlayError(Exception):
@@ -47,6 +50,15 @@ class NotFound(OverlayError):
 
 class LookupFailed(OverlayError):
     """The overlay could not be asked: not joined, or nobody answered."""
+
+
+class NotStored(LookupFailed):
+    """Nobody took a record; ``reasons`` says why not, and how often each."""
+
+    def __init__(self, reasons: Counter[str]) -> None:
+        why = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
+        super().__init__(f"nobody stored the record: {why or 'nobody answered'}")
+        self.reasons = reasons
 
 
 class CredentialsRefused(OverlayError):

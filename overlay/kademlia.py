@@ -22,13 +22,14 @@ from overlay.environment import (
     Remember,
     Settings,
 )
+from overlay.knocking import KnockAt, Knocking
 from overlay.lookup import Candidate, Lookup
 from overlay.messages import (
     Code,
     Field,
     Kind,
 )
-from overlay.operations import SILENT, Find, Get, Greet, Operation, Outcome, Put
+from overlay.operations import SILENT, Ask, Find, Get, Operation, Outcome, Put
 from overlay.records import Record
 from overlay.routing import Contact, Table
 from overlay.rpc import (
@@ -107,6 +108,7 @@ class Kademlia:
         )
         self.storage = Storage(environment.overlay_id, environment.check, self.settings.limits)
         self._serving = Serving(self.table, self.storage, self.settings.replicas, self.counters)
+        self._knocking = Knocking(self.counters)
         self.rpc = Rpc(
             greeting,
             environment.contact,
@@ -224,10 +226,27 @@ class Kademlia:
         self._start(Put(self, lookup, record, self.settings.replicas), handle)
         return self._leave()
 
-    def greet(self, handle: Any, hit: Hit, now: float, wall: float) -> list[Action]:
-        """Exchange HELLO with ``hit``; Finished carries ``handle``, whatever it came to."""
+    def ask_one(  # noqa: PLR0917
+        self,
+        handle: Any,
+        hit: Hit,
+        kind: Kind,
+        fields: dict[int, Any],
+        now: float,
+        wall: float,
+    ) -> list[Action]:
+        """Ask ``hit`` one thing; Finished carries ``handle``, whatever it came to."""
         self._enter(now, wall)
-        self._start(Greet(self, hit), handle)
+        self._start(Ask(self, hit, kind, fields), handle)
+        return self._leave()
+
+    def on_knocked(
+        self, knock: KnockAt, reached: bool | None, now: float, wall: float
+    ) -> list[Action]:
+        """What a knock came to; None: the host would not knock there."""
+        self._enter(now, wall)
+        answer = self._knocking.on_knocked(knock.hit, knock.request_id, reached)
+        self._out.append(Send(knock.hit, answer))
         return self._leave()
 
     def has_others(self) -> bool:
@@ -577,9 +596,21 @@ class Kademlia:
 
     def _on_asked(self, event: Asked) -> None:
         self._heard(event.session)
+        if event.message.kind == Kind.KNOCK:
+            self._on_knock(event)
+            return
         answer, changes = self._serving.answer(event, self._wall)
         self._out.extend(changes)
         self._out.append(Send(event.session.hit, answer))
+
+    def _on_knock(self, event: Asked) -> None:
+        hit, message = event.session.hit, event.message
+        contact = message.fields.get(_CONTACT, b"")
+        asked = self._knocking.on_asked(hit, message.request_id, contact, self._now)
+        if isinstance(asked, bytes):
+            self._out.append(Send(hit, asked))
+        elif asked is not None:
+            self._out.append(asked)
 
     # --- for status
 
@@ -601,4 +632,4 @@ def _code_name(code: int) -> str:
         return "unknown code"
 
 
-_RECORD: Final = int(Field.RECORD)
+_RECORD, _CONTACT = int(Field.RECORD), int(Field.CONTACT)

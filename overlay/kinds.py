@@ -1,11 +1,13 @@
 """The kinds of records: what each payload holds, who may write it where, and for how long."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from hipctl import Hit, MalformedPacket, Rejected
 from overlay.accounts import Delegation, canonical_aor, hit_of_user, is_reserved, split_aor
+from overlay.admission import Credentials, admit
 from overlay.canonical import NotCanonical, decode, encode
 from overlay.constants import (
     DELEGATION_LIFE,
@@ -13,14 +15,18 @@ from overlay.constants import (
     MAIL_LIFE,
     MAX_CERTIFICATE,
     MAX_CONTACT,
+    MAX_CREDENTIALS,
     MAX_RECORD,
     NODE_LIFE,
     REG_LIFE,
     SERVICE_LIFE,
 )
 from overlay.errors import CredentialsRefused, MalformedAor, MalformedRecord, RecordRefused
+from overlay.keys import MAX_DEPTH, bucket_of, node_id, service_place
 from overlay.overlayfile import OverlayInfo
 from overlay.proofs import certified, delegation_signed
+
+SERVICE_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,15}", re.ASCII)
 
 
 class Payload(Protocol):
@@ -331,6 +337,105 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class Svc:
+    """SVC: this device offers something to whoever may come.
+
+    In an enrolled overlay it carries what admits its owner, so that storers and readers can judge
+    by the record alone; whoever is let in could else fill all slots with HITs that nobody is.
+
+    Attributes:
+        type: what is offered: ``rvs``, ``relay``, ``voicemail`` …: 1–16 of a–z, 0–9 and ``-``.
+        depth: how many bits of the owner's node id tell the bucket, 0–16.
+        bucket: these bits.
+        port: of its HIT; 0 where the host itself serves.
+        contact: how to reach it, at most 80 bytes, opaque; empty in a tombstone.
+        capacity: about how many more it could serve, 0–65,535.
+        credentials: of overlay.admission; empty in an open overlay.
+    """
+
+    type: str
+    depth: int
+    bucket: int
+    port: int
+    contact: bytes
+    capacity: int = 0
+    credentials: bytes = b""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is offered no more."""
+        return not self.contact
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        place = (self.type, self.depth, self.bucket)
+        return encode([*place, self.port, self.contact, self.capacity, self.credentials])
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read the canonical bytes; fields behind the known ones are passed over.
+
+        Raises:
+            MalformedRecord: they are none.
+        """
+        match _decode(data):
+            case [
+                str(type_),
+                int(depth),
+                int(bucket),
+                int(port),
+                bytes(contact),
+                int(capacity),
+                bytes(credentials),
+                *_,
+            ]:
+                pass
+            case _:
+                raise MalformedRecord("bad payload")
+        if not SERVICE_TYPE.fullmatch(type_):
+            raise MalformedRecord("bad service type")
+        numbers = (depth, bucket, port, capacity)
+        limits = (MAX_DEPTH + 1, 1 << min(max(depth, 0), MAX_DEPTH), 65_536, 65_536)
+        if not all(
+            type(number) is int and 0 <= number < limit
+            for number, limit in zip(numbers, limits, strict=True)
+        ):
+            raise MalformedRecord("bad payload")
+        if len(contact) > MAX_CONTACT or len(credentials) > MAX_CREDENTIALS:
+            raise MalformedRecord("bad payload")
+        return cls(type_, depth, bucket, port, contact, capacity, credentials)
+
+    def tombstone(self) -> Self:
+        """The same, without a contact."""
+        place = (self.type, self.depth, self.bucket)
+        return type(self)(*place, self.port, b"", 0, self.credentials)
+
+    def ceiling(self, overlay: OverlayInfo, wall: float) -> int:
+        """None of its own: who is let in no more is refused when it shows its credentials."""
+        return FOREVER
+
+    def place(self, owner: Hit) -> tuple[str, bytes]:
+        """With others of its type, those of its bucket."""
+        return "svc", service_place(self.type, self.depth, self.bucket)
+
+    def check(
+        self, owner: Hit, subkey: bytes, expires: int, overlay: OverlayInfo, wall: float
+    ) -> None:
+        """See Payload: any HIT that is let in, once under a key."""
+        if subkey:
+            raise RecordRefused("bad subkey")
+        if self.bucket != bucket_of(node_id(overlay.id, owner), self.depth):
+            raise RecordRefused("another bucket")
+        if overlay.admission == "open" and not self.credentials:
+            return
+        try:
+            shown = Credentials.parse(self.credentials) if self.credentials else Credentials()
+            admit(shown, overlay, owner, wall)
+        except CredentialsRefused as error:
+            raise RecordRefused(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """One row of KINDS.
 
@@ -349,7 +454,7 @@ KINDS: Final[dict[str, Kind]] = {
     "REG": Kind(16, REG_LIFE, Reg.decode),
     "REVOKE": Kind(32, DELEGATION_LIFE, Revoke.decode),
     "NODE": Kind(1, NODE_LIFE, NodeInfo.decode),
-    "SVC": Kind(64, SERVICE_LIFE),
+    "SVC": Kind(64, SERVICE_LIFE, Svc.decode),
     "MAIL": Kind(32, MAIL_LIFE),
 }
 """All kinds that this version knows."""

@@ -39,6 +39,7 @@ class Kind(IntEnum):
     FIND_NODE = 3
     GET = 4
     STORE = 5
+    KNOCK = 6
     ERROR = 127  # an answer that fits any request
 
 
@@ -50,7 +51,7 @@ class Field(IntEnum):
 
     VERSION = 1  # HELLO
     FEATURES = 2  # HELLO: bits, see Feature
-    CONTACT = 4  # HELLO
+    CONTACT = 4  # HELLO; KNOCK: what to knock at
     CREDENTIALS = 6  # HELLO; absent where the base exchange has shown them
     WALL = 8  # HELLO: the sender's clock, Unix seconds
     BOOT = 10  # HELLO: differs after a restart
@@ -67,6 +68,7 @@ class Field(IntEnum):
     CODE = 20  # STORE answer, ERROR
     REASON = 22  # the same in words, at most 80 characters
     COUNT = 24  # FIND_NODE: how many nodes are wanted; 8 without it
+    REACHED = 28  # KNOCK answer: 1 if it was heard, else 0
 
 
 class Feature(IntFlag):
@@ -296,5 +298,6 @@ _FIELDS: Final[dict[int, Callable[[Any], bool]]] = {
     Field.TOTAL: _is_uint,
     Field.CODE: _is_uint,
     Field.COUNT: _is_uint,
+    Field.REACHED: lambda value: type(value) is int and 0 <= value <= 1,
     Field.REASON: lambda value: type(value) is str and value.isprintable(),  # it is logged
 }

@@ -20,10 +20,11 @@ from hipctl import (
     Event,
     Hit,
     Host,
+    Rejected,
     contact_from_addresses,
 )
 from overlay.admission import Admitted, Credentials, admit
-from overlay.errors import LookupFailed
+from overlay.errors import LookupFailed, NotStored
 from overlay.kademlia import (
     Action,
     Environment,
@@ -34,7 +35,8 @@ from overlay.kademlia import (
     Remember,
     Settings,
 )
-from overlay.messages import OVERLAY_PORT, TAG_LENGTH, overlay_tag
+from overlay.knocking import KNOCK_SECONDS, KnockAt, Knocked, knocked
+from overlay.messages import OVERLAY_PORT, TAG_LENGTH, Field, Kind, overlay_tag
 from overlay.operations import Outcome
 from overlay.overlayfile import OverlayInfo, Seed
 from overlay.reception import shown_for
@@ -154,6 +156,7 @@ class Node:
         self._armed = float("inf")
         self._waiting: set[asyncio.Future[Outcome]] = set()
         self._joining: asyncio.Task[None] | None = None
+        self._knocks: set[asyncio.Task[None]] = set()
         self._running = False
 
     # --- starting and stopping
@@ -175,9 +178,10 @@ class Node:
 
     async def __aexit__(self, *_exc: object) -> None:
         self._running = False
-        if self._joining is not None:
-            self._joining.cancel()
-            await asyncio.gather(self._joining, return_exceptions=True)
+        tasks = [*self._knocks, *([self._joining] if self._joining else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._unwatch()
         self._board.leave(self._tag)
         if self._handle is not None:
@@ -249,7 +253,8 @@ class Node:
             How many hold it now, we among them perhaps; at least 1.
 
         Raises:
-            LookupFailed: nobody holds it; the message says why.
+            NotStored: nobody holds it; the message says why.
+            LookupFailed: this node has stopped.
         """
         await self._wait_for_join()
         future = self._expect()
@@ -258,8 +263,7 @@ class Node:
         outcome = await future
         if outcome.receipts:
             return outcome.receipts
-        why = ", ".join(f"{reason} ({n})" for reason, n in outcome.reasons.most_common(3))
-        raise LookupFailed(f"nobody stored the record: {why or 'nobody answered'}")
+        raise NotStored(outcome.reasons)
 
     async def greet(
         self, hit: Hit, timeout: float = 1.0, *, anew: bool = False
@@ -272,14 +276,59 @@ class Node:
             anew: also if it has greeted before: it may have got new credentials since.
         """
         if anew or self.engine.session(hit) is None:
-            future = self._expect()
             try:
                 async with asyncio.timeout(timeout):
-                    self._perform(self.engine.greet(future, hit, self._loop.time(), self._clock()))
-                    await future
+                    await self._ask(hit, Kind.HELLO, {})
             except (TimeoutError, LookupFailed):
                 return None
         return self.credentials_of(hit)
+
+    async def ping(self, hit: Hit, timeout: float = 3.0) -> float | None:
+        """Seconds that ``hit`` takes to answer; None: it doesn't.
+
+        Args:
+            hit: whom; an association is made if need be.
+            timeout: seconds, for exchange and HELLO too where they are due.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                if self.engine.session(hit) is None:
+                    await self._ask(hit, Kind.HELLO, {})
+                began = self._loop.time()
+                outcome = await self._ask(hit, Kind.PING, {})
+        except (TimeoutError, LookupFailed):
+            return None
+        return self._loop.time() - began if outcome.answered else None
+
+    async def ask_to_knock(self, hit: Hit, contact: bytes, timeout: float = 7.0) -> Knocked:
+        """Whether ``hit``, a neighbour, reaches us as a stranger would.
+
+        Args:
+            hit: whom to ask.
+            contact: ours, with the locators that it shall try.
+            timeout: seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                outcome = await self._ask(hit, Kind.KNOCK, {int(Field.CONTACT): contact})
+        except (TimeoutError, LookupFailed):
+            return Knocked.SILENT
+        return knocked(outcome.fields.get(Field.REACHED), outcome.reasons)
+
+    async def _ask(self, hit: Hit, kind: Kind, fields: dict[int, Any]) -> Outcome:
+        future = self._expect()
+        now, wall = self._loop.time(), self._clock()
+        self._perform(self.engine.ask_one(future, hit, kind, fields, now, wall))
+        return await future
+
+    async def _knock(self, knock: KnockAt) -> None:
+        try:
+            reached = await self.host.knock(knock.hit, knock.contact, KNOCK_SECONDS)
+        except Rejected:
+            reached = None
+        if self._running:
+            now, wall = self._loop.time(), self._clock()
+            self._perform(self.engine.on_knocked(knock, reached, now, wall))
 
     def credentials_of(self, hit: Hit) -> Admitted | None:
         """What ``hit`` proved in its HELLO, as long as it holds; None without one."""
@@ -305,9 +354,17 @@ class Node:
         """What corrects our clock, seconds; None as long as our neighbours have not told."""
         return self.engine.offset if self.engine.rpc.calibrated else None
 
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._loop.time()
+
     def wall(self) -> float:
         """Unix seconds, corrected by the neighbours' clocks."""
         return self._clock() + self.engine.offset
+
+    def estimated_size(self) -> float:
+        """About how many nodes the overlay has, ours among them."""
+        return self.engine.table.estimated_size()
 
     def status(self) -> dict[str, Any]:
         """What ``p2psip status`` shows; JSON-ready."""
@@ -394,6 +451,10 @@ class Node:
                 self.store.remember(self.overlay.id, hit, contact, self._clock())
             case Joined():
                 self._joined.set()
+            case KnockAt():
+                task = asyncio.create_task(self._knock(action), name="knock")
+                self._knocks.add(task)
+                task.add_done_callback(self._knocks.discard)
             case Persist() | Forget():
                 changes.append(action)
 

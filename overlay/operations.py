@@ -5,7 +5,7 @@ to the engine through ``Asker``, so that it can be tested against a list.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from hipctl import Hit
@@ -38,12 +38,14 @@ class Outcome(NamedTuple):
         receipts: of a put: how many nodes hold the record.
         answered: how many nodes answered at all.
         reasons: why not, and how often.
+        fields: of the answer, where one node was asked one thing.
     """
 
     records: tuple[Record, ...] = ()
     receipts: int = 0
     answered: int = 0
     reasons: Counter[str] = Counter()  # noqa: RUF012  never written to
+    fields: Mapping[int, Any] = {}
 
 
 class Asker(Protocol):
@@ -470,24 +472,26 @@ class Put:
         self._asker.end(self)
 
 
-class Greet(Silent):
-    """Exchange HELLO with one node."""
+class Ask(Silent):
+    """Ask one node one thing."""
 
-    def __init__(self, asker: Asker, hit: Hit) -> None:
+    def __init__(self, asker: Asker, hit: Hit, kind: int, fields: dict[int, Any]) -> None:
         self._asker = asker
         self._hit = hit
+        self._kind = kind
+        self._fields = fields
 
     def start(self) -> None:
         """See Operation."""
-        self._asker.ask(self, None, self._hit, Kind.HELLO, {})
+        self._asker.ask(self, None, self._hit, self._kind, self._fields)
 
     def on_answered(self, what: Any, hit: Hit, fields: dict[int, Any]) -> None:
         """See Operation."""
-        self._asker.finish(self, Outcome(answered=1))
+        self._asker.finish(self, Outcome(answered=1, fields=fields))
 
     def on_failed(self, what: Any, hit: Hit, reason: str) -> None:
         """See Operation."""
-        self._asker.finish(self, Outcome())
+        self._asker.finish(self, Outcome(reasons=Counter((reason,))))
 
 
 SILENT: Final = Silent()

@@ -5,14 +5,13 @@ Host, a Node or a Service. ``p2psip run`` is this class with a control socket be
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -26,24 +25,23 @@ from hipctl import (
     HostIdentity,
     LocalHost,
 )
-from overlay.accounts import canonical_aor, split_aor
-from overlay.admission import Credentials, admit
+from overlay.accounts import split_aor
+from overlay.admission import Credentials
+from overlay.answering import Answering
+from overlay.callability import Callability, Home
 from overlay.config import JoinedOverlay, Profile, parse_address
-from overlay.constants import DAY
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
-from overlay.errors import (
-    ConfigError,
-    CredentialsRefused,
-    LookupFailed,
-    NotFound,
-    OverlayError,
-)
+from overlay.errors import ConfigError, LookupFailed, NotFound, OverlayError
 from overlay.kademlia import Settings
+from overlay.membership import Membership, credentials_in, load_policy
 from overlay.node import Node
-from overlay.policy import Evidence, Policy, Verdict
+from overlay.policy import Evidence, Verdict
+from overlay.providers import Providers
+from overlay.publisher import Publisher
 from overlay.reception import Reception
-from overlay.services import Contacts, Service, Target, Trace, load_services
+from overlay.seat import Seat
+from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
 from overlay.trace import TraceRing
 
@@ -52,32 +50,11 @@ _log = logging.getLogger(__name__)
 NAMES_AGE: Final = 10.0  # seconds for which the names that an account holds aren't worked out anew
 STOP_ALL: Final = 2.7  # seconds that stopping may take altogether; each layer has its share:
 STOP_SERVICE: Final = 0.8
-STOP_DIRECTORY: Final = 1.8
+STOP_PUBLISHER: Final = 1.8
 STOP_NODE: Final = 0.2
 STOP_HOST: Final = 0.6
 LEAST_STOP: Final = 0.1
 PER_GROUP: Final = 2  # contacts of a bucket in one /24, /48 or behind one server, where all may in
-MOST_WAIT: Final = 60.0  # seconds for which a status may wait until all overlays are joined
-EXPIRES_SOON: Final = 30 * DAY
-RENEW: Final = "p2psip account restore, or a new certificate of the CA"
-POLICIES: Final = "p2psip.policies"
-
-
-@dataclasses.dataclass(slots=True)
-class _Membership:
-    """One overlay that this peer takes part in.
-
-    Attributes:
-        joined: its tables and files.
-        hit: by which of our HITs we take part.
-        node: our node in it.
-        directory: names in it.
-    """
-
-    joined: JoinedOverlay
-    hit: Hit
-    node: Node
-    directory: Directory
 
 
 class LocalPeer:
@@ -117,11 +94,11 @@ class LocalPeer:
         self._stop = stop
         self._now, self._wall, self._rng = now, wall, rng
         self._stack = AsyncExitStack()
-        self._memberships: dict[str, _Membership] = {}  # by domain
+        self._memberships: dict[str, Membership] = {}  # by domain
         self._services: dict[str, Service] = {}
         self._names: dict[str, Hit] = {}
         self._names_until = float("-inf")
-        self._began = 0.0
+        self._callable: dict[Hit, Callability] = {}
         self._ready = False
         self._stop_by = float("inf")
 
@@ -135,12 +112,25 @@ class LocalPeer:
             HipError: a key file or the host's address cannot be used.
         """
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
         self._trace = TraceRing(self._now, self._wall)
         self._contacts = ContactBook(self._profile.peer.contacts)
-        self._policy = _load_policy(self._profile.peer.policy)
+        self._policy = load_policy(self._profile.peer.policy)
+        began = self._now()
         async with AsyncExitStack() as stack:
             await self._build(stack)
+            self._answering = Answering(
+                peer=self,
+                profile=self._profile,
+                host=self._host,
+                identities=self._identities,
+                members=self._memberships,
+                callable=self._callable,
+                services=self._services,
+                trace=self._trace,
+                contacts=self._contacts,
+                now=self._now,
+                began=began,
+            )
             self._stack = stack.pop_all()
         self._ready = True
         return self
@@ -168,6 +158,8 @@ class LocalPeer:
             stack.callback(store.close)
         for joined in self._profile.overlays.values():
             await self._join(stack, joined, store, credentials[joined.name])
+        for hit in dict.fromkeys(member.hit for member in self._memberships.values()):
+            await self._keep_callable(stack, hit)
         for joined in self._profile.overlays.values():
             await self._start_services(stack, joined)
 
@@ -184,7 +176,7 @@ class LocalPeer:
         found: dict[str, Credentials] = {}
         for joined in self._profile.overlays.values():
             identity = self._identities[joined.table.identity]
-            shown = found[joined.name] = _credentials(joined, identity.hit, self._wall())
+            shown = found[joined.name] = credentials_in(joined, identity.hit, self._wall())
             try:
                 fits = reception.open(identity, joined.info, shown)
             except HostConfigRefused as error:
@@ -246,15 +238,34 @@ class LocalPeer:
         )
         self._reception.attach(identity.hit, info, node.knows, node.offset)
         await self._enter(stack, node, STOP_NODE, f"overlay {joined.name}")
-        directory = Directory(node, identity, joined.account)
-        await self._enter(stack, directory, STOP_DIRECTORY, f"registrations in {joined.name}")
-        self._memberships[info.domain] = _Membership(joined, identity.hit, node, directory)
+        publisher = Publisher(node, identity)
+        await self._enter(stack, publisher, STOP_PUBLISHER, f"registrations in {joined.name}")
+        directory = Directory(node, publisher, joined.account)
+        await self._enter(stack, directory, LEAST_STOP, f"names in {joined.name}")
+        providers = Providers(node, publisher, shown)
+        self._memberships[info.domain] = Membership(
+            joined, identity.hit, node, directory, providers
+        )
+
+    async def _keep_callable(self, stack: AsyncExitStack, hit: Hit) -> None:
+        """Let one of our HITs be called, by whatever way there is."""
+        members = [member for member in self._memberships.values() if member.hit == hit]
+        kept = Callability(
+            self._host,
+            hit,
+            [Home(member.node, member.providers) for member in members],
+            visible=self._profile.host.visible,
+            rng=self._rng,
+        )
+        await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")
+        self._callable[hit] = kept
 
     async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""
         tables = joined.table.services
+        seat = Seat(self, self._memberships[joined.info.domain].providers)
         try:
-            services = load_services(self, tables, self._installed)
+            services = load_services(seat, tables, self._installed)
             for name, service in zip(tables, services, strict=True):
                 await service.start()
                 stack.push_async_callback(self._end, service.stop, STOP_SERVICE, f"service {name}")
@@ -358,6 +369,37 @@ class LocalPeer:
             return
         await member.directory.withdraw(aor)
 
+    def advertise(self, kind: str, port: int = 0, capacity: Callable[[], int] = lambda: 0) -> None:
+        """Say in every overlay that this peer offers ``kind``; services have their own, see Seat.
+
+        Raises:
+            ConfigError: ``kind`` is no type of service.
+        """
+        for member in self._memberships.values():
+            member.providers.advertise(kind, port, capacity)
+
+    async def unadvertise(self, kind: str) -> None:
+        """Take it out of every overlay; harmless when it is not in."""
+        for member in self._memberships.values():
+            await member.providers.unadvertise(kind)
+
+    async def find(self, kind: str) -> list[Provider]:
+        """Who offers ``kind`` in any of our overlays.
+
+        Raises:
+            LookupFailed: none of them could be asked.
+        """
+        found: dict[Hit, Provider] = {}
+        failed = 0
+        for member in self._memberships.values():
+            try:
+                found |= {each.hit: each for each in await member.providers.find(kind)}
+            except LookupFailed:
+                failed += 1
+                if failed == len(self._memberships):
+                    raise
+        return list(found.values())
+
     def judge(self, evidence: Evidence) -> Verdict:
         """What to do with who knocks; petnames and the block list are looked up here."""
         evidence = dataclasses.replace(
@@ -367,7 +409,7 @@ class LocalPeer:
         )
         return self._policy.judge(evidence)
 
-    def _member(self, aor: str) -> _Membership:
+    def _member(self, aor: str) -> Membership:
         domain = split_aor(aor)[1]
         member = self._memberships.get(domain)
         if member is None:
@@ -388,132 +430,12 @@ class LocalPeer:
             return {"stopping": True}
         if not self._ready:
             raise LookupFailed("the peer is starting or stopping; try again in a moment")
-        match what:
-            case "status":
-                await self._wait(arguments.get("wait", 0))
-                return self.status()
-            case "resolve":
-                return await self._answer_resolve(str(arguments.get("aor", "")))
-            case "trace":
-                found = self._trace.calls(str(arguments.get("call", "")))
-                return {"calls": [call.to_json() for call in found]}
-            case "contacts":
-                self._contacts.reload()
-                return {"contacts": len(self._contacts.names()), "problem": self._contacts.problem}
-            case _:
-                raise ConfigError(f"{what!r}: this peer does not know that request")
-
-    async def _wait(self, seconds: object) -> None:
-        """Return once every overlay is joined, or so many seconds have passed."""
-        if not isinstance(seconds, int | float) or not 0 < seconds <= MOST_WAIT:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                for member in self._memberships.values():
-                    await member.node.joined()
-
-    async def _answer_resolve(self, text: str) -> dict[str, Any]:
-        aor = self._contacts.uri(text) or canonical_aor(text if "@" in text else f"sip:{text}")
-        began = self._now()
-        targets = await self.resolve(aor)
-        return {
-            "aor": aor,
-            "ms": round((self._now() - began) * 1000, 3),
-            "targets": [
-                {
-                    "hit": str(target.hit),
-                    "port": target.port,
-                    "account": str(target.account),
-                    "expires": target.expires,
-                    "connected": self._host.connected(target.hit),
-                }
-                for target in targets
-            ],
-        }
+        return await self._answering.answer(what, arguments)
 
     def summary(self) -> dict[str, Any]:
         """Who and where this peer is, in few words: what ``ready`` tells."""
-        return {
-            "profile": str(self._profile.path),
-            "pid": os.getpid(),
-            "hits": [str(hit) for hit in self._host.hits],
-            "aors": sorted(self.aors()),
-            "services": list(self._services),
-        }
+        return self._answering.summary()
 
     def status(self) -> dict[str, Any]:
         """Everything that ``p2psip status`` shows; JSON-ready."""
-        return {
-            **self.summary(),
-            "uptime": round(self._loop.time() - self._began, 3),
-            "identities": {
-                name: {"hit": str(identity.hit), "listen": list(self._profile.host.places)}
-                for name, identity in self._identities.items()
-            },
-            "overlays": {
-                member.joined.name: self._overlay_status(member)
-                for member in self._memberships.values()
-            },
-            "services": {name: dict(service.status()) for name, service in self._services.items()},
-            "associations": self._associations(),
-            "counters": self._host.counters(),
-            "contacts_problem": self._contacts.problem,
-        }
-
-    def _associations(self) -> list[dict[str, object]]:
-        """The ESTABLISHED associations; a simulated host does not tell."""
-        return self._host.status() if isinstance(self._host, LocalHost) else []
-
-    def _overlay_status(self, member: _Membership) -> dict[str, Any]:
-        aors = [aor for aor in self.aors() if split_aor(aor)[1] == member.joined.info.domain]
-        return {
-            **member.node.status(),
-            "admission": member.joined.info.admission,
-            "id": member.joined.info.id.hex(),
-            "aors": sorted(aors),
-            "published": sorted(member.directory.published()),
-        }
-
-
-def _credentials(joined: JoinedOverlay, device: Hit, wall: float) -> Credentials:
-    """What our device shows to be let in.
-
-    Raises:
-        ConfigError: the overlay would not let it in; the message says what to do.
-    """
-    where, account, info = f"overlay.{joined.name}.account", joined.account, joined.info
-    if account is None:
-        if info.admission == "enrolled":
-            raise ConfigError(f"{where}: missing, but the overlay lets in only certified accounts")
-        return Credentials()
-    shown = account.credentials(device, info, wall)
-    if shown.delegation is None:
-        raise ConfigError(
-            f"{where}: account {account.hit} does not speak through this device, {device}, now; "
-            "type: p2psip account restore"
-        )
-    try:
-        admitted = admit(shown, info, device, wall)
-    except CredentialsRefused as error:
-        raise ConfigError(
-            f"{where}: the overlay would not let you in ({error}); have its CA certify a name: "
-            "p2psip account export, p2psip ca issue, p2psip account add-certificate"
-        ) from None
-    if admitted.expires < wall + EXPIRES_SOON:
-        days = int(admitted.expires - wall) // DAY
-        _log.warning("%s: ends in %d days; renew it: %s", where, days, RENEW)
-    return shown
-
-
-def _load_policy(name: str, installed: Iterable[EntryPoint] | None = None) -> Policy:
-    """Construct the policy that a profile names.
-
-    Raises:
-        ConfigError: no installed package brings it.
-    """
-    points = entry_points(group=POLICIES) if installed is None else installed
-    by_name = {point.name: point for point in points}
-    if name not in by_name:
-        raise ConfigError(f"peer.policy: {name!r} is not installed; have {sorted(by_name)}")
-    policy: Policy = by_name[name].load()()
-    return policy
+        return self._answering.status()

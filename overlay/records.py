@@ -12,16 +12,15 @@ from hipctl import Hit, HostId, HostIdentity, MalformedPacket
 from overlay.canonical import NotCanonical, decode, encode
 from overlay.constants import (
     CLOCK_TOLERANCE,
-    KEY_CONTEXT,
     KEY_LENGTH,
     MAX_RECORD,
     MAX_SUBKEY,
-    NODE_ID_CONTEXT,
     OVERLAY_ID_LENGTH,
     RECORD_CONTEXT,
 )
 from overlay.errors import MalformedRecord, RecordRefused
-from overlay.kinds import KINDS, Kind, NodeInfo, Payload, Reg, Revoke
+from overlay.keys import aor_key, node_id, node_key, record_key, service_key
+from overlay.kinds import KINDS, Kind, NodeInfo, Payload, Reg, Revoke, Svc
 from overlay.overlayfile import OverlayInfo
 from overlay.proofs import SIGNATURES
 
@@ -33,6 +32,7 @@ __all__ = [
     "Record",
     "Reg",
     "Revoke",
+    "Svc",
     "aor_key",
     "check_record",
     "equivocates",
@@ -40,33 +40,13 @@ __all__ = [
     "node_id",
     "node_key",
     "record_key",
+    "service_key",
     "sign_record",
     "sign_tombstone",
 ]
 
 VERSION: Final = 1
 _SIGNATURE_HEADER: Final = 2  # bytes of msgpack before 64 or 96 bytes of signature
-
-
-def record_key(overlay_id: bytes, kind: str, x: bytes) -> bytes:
-    """Return the 20-byte key of ``x`` ("aor" of an AoR, "node" of a HIT, "svc" of a type …)."""
-    covered = b"".join((KEY_CONTEXT, overlay_id, kind.encode(), b"\0", x))
-    return hashlib.sha256(covered).digest()[:KEY_LENGTH]
-
-
-def aor_key(overlay_id: bytes, aor: str) -> bytes:
-    """Return the key under which an AoR's REG and REVOKE records stand."""
-    return record_key(overlay_id, "aor", aor.encode())
-
-
-def node_key(overlay_id: bytes, hit: bytes) -> bytes:
-    """Return the key under which a HIT's NODE record stands."""
-    return record_key(overlay_id, "node", hit)
-
-
-def node_id(overlay_id: bytes, hit: bytes) -> bytes:
-    """Return the 20-byte Kademlia id of a HIT in an overlay."""
-    return hashlib.sha256(NODE_ID_CONTEXT + overlay_id + hit).digest()[:KEY_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from overlay.messages import (
 from overlay.session import Bucket, Session
 
 TRIES: Final = 3
+SLOW: Final = {int(Kind.KNOCK): 1.0}  # seconds until it is asked again, for what takes its time
 MAX_PENDING: Final = 1_000
 MAX_PENDING_EACH: Final = 128
 MAX_SESSIONS: Final = 4_096
@@ -248,7 +249,8 @@ class Rpc:
             self._ids = self._rng(512)
         request_id, self._ids = self._ids[:8], self._ids[8:]
         data = encode_request(kind, request_id, fields)
-        pending = _Pending(session, kind, data, token, now, session.timeout())
+        wait = max(session.timeout(), SLOW.get(int(kind), 0.0))
+        pending = _Pending(session, kind, data, token, now, wait)
         self._pending[request_id] = pending
         session.pending[request_id] = None
         heapq.heappush(self._heap, (pending.at, request_id))
@@ -398,7 +400,7 @@ class Rpc:
         if message.kind != pending.kind:
             self.counters["answer of another kind"] += 1
             return self._settle(message.request_id, pending, "answer of another kind")
-        if pending.tries == 1:
+        if pending.tries == 1 and pending.kind not in SLOW:
             session.sample(now - pending.sent)
         if message.kind == Kind.HELLO:
             return self._on_welcome(message, pending, now, wall)

@@ -5,7 +5,7 @@ if it is wrong. Services never call each other in process: they send datagrams t
 be their own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -32,6 +32,27 @@ class Target:
     port: int
     account: Hit
     expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One device that offers a kind of service: what a verified SVC record says.
+
+    Attributes:
+        hit: the device.
+        kind: type of service.
+        port: of its HIT; 0 where its host itself serves.
+        capacity: about how many more it could serve, when it said so.
+        expires: Unix seconds.
+        contact: how it is reached; the host has learnt it.
+    """
+
+    hit: Hit
+    kind: str
+    port: int
+    capacity: int
+    expires: int
+    contact: bytes
 
 
 class Contacts(Protocol):
@@ -100,6 +121,32 @@ class Peer(Protocol):
 
     async def withdraw(self, aor: str) -> None:
         """Take ``aor`` out of the DHT (a tombstone); harmless when it is not in."""
+
+    def advertise(self, kind: str, port: int = 0, capacity: Callable[[], int] = lambda: 0) -> None:
+        """Say in the service's overlay that this peer offers ``kind``, until ``unadvertise``.
+
+        Returns at once: the put goes on behind, is retried, and refreshed.
+
+        Args:
+            kind: type of service, 1–16 of a–z, 0–9 and ``-``.
+            port: of our HIT; 0 where the host itself serves.
+            capacity: about how many more it could serve, asked at each refresh.
+
+        Raises:
+            ConfigError: ``kind`` is no type of service.
+        """
+
+    async def unadvertise(self, kind: str) -> None:
+        """Take it out of the DHT (a tombstone); harmless when it is not in."""
+
+    async def find(self, kind: str) -> list[Provider]:
+        """Who offers ``kind``, verified, roomy ones first, without ourselves.
+
+        ``host.learn`` was called for each.
+
+        Raises:
+            LookupFailed: the overlay could not be asked.
+        """
 
     def judge(self, evidence: Evidence) -> Verdict:
         """What to do with who knocks; see overlay.policy."""

@@ -27,6 +27,7 @@ MAX_BATCH = 2_000
 MAX_QUEUE = 20_000
 LOCKED_SECONDS = 1.0  # for which we wait when another program has locked the file
 MAX_CONTACTS = 200  # an overlay, newest first
+MAX_SERVERS = 16  # an overlay, newest first
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -39,6 +40,9 @@ CREATE TABLE IF NOT EXISTS own (
 CREATE TABLE IF NOT EXISTS contacts (
     overlay BLOB, hit BLOB, contact BLOB, heard INTEGER,
     PRIMARY KEY (overlay, hit)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS servers (
+    overlay BLOB, hit BLOB, contact BLOB, types BLOB, served INTEGER,
+    PRIMARY KEY (overlay, hit)) WITHOUT ROWID;
 """
 _PUT = "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REMOVE = "DELETE FROM records WHERE overlay=? AND key=? AND kind=? AND owner=? AND subkey=?"
@@ -47,6 +51,15 @@ _RESERVE = """INSERT INTO own VALUES (?, ?, ?, ?, ?, ?, NULL)
 _CONTACT = "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?, ?)"
 _OLD_CONTACTS = """DELETE FROM contacts WHERE overlay = ?1 AND hit NOT IN
     (SELECT hit FROM contacts WHERE overlay = ?1 ORDER BY heard DESC LIMIT ?2)"""
+
+_SERVER = "INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?, ?)"
+_SERVERS = """SELECT hit, contact, types FROM servers WHERE overlay = ?
+    ORDER BY served DESC LIMIT ?"""
+_OLD_SERVERS = """DELETE FROM servers WHERE overlay = ?1 AND hit NOT IN
+    (SELECT hit FROM servers WHERE overlay = ?1 ORDER BY served DESC LIMIT ?2)"""
+
+KnownServer = tuple[Hit, bytes, bytes]
+"""(HIT, contact, a byte for each type of registration)."""
 
 
 class Store(Protocol):
@@ -63,6 +76,14 @@ class Store(Protocol):
 
     def remember(self, overlay_id: bytes, hit: Hit, contact: bytes, wall: float) -> None:
         """Note a contact; written soon."""
+
+    def servers(self, overlay_id: bytes) -> list[KnownServer]:
+        """Who made us callable before, the latest first."""
+
+    def keep_server(
+        self, overlay_id: bytes, hit: Hit, contact: bytes, types: Iterable[int], wall: float
+    ) -> None:
+        """Note a server that serves us well; written soon."""
 
     async def reserve(  # noqa: PLR0917
         self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
@@ -86,6 +107,7 @@ class MemoryStore:
         self._records: dict[tuple[Any, ...], tuple[int, bytes]] = {}
         self._seqs: dict[tuple[Any, ...], int] = {}
         self._contacts: dict[bytes, dict[Hit, tuple[float, bytes]]] = {}
+        self._servers: dict[bytes, dict[Hit, KnownServer]] = {}
 
     def load(self, overlay_id: bytes, wall: float) -> list[bytes]:
         """See Store."""
@@ -117,6 +139,20 @@ class MemoryStore:
         known[hit] = (wall, contact)
         if len(known) > 2 * MAX_CONTACTS:
             del known[min(known, key=lambda h: known[h][0])]
+
+    def servers(self, overlay_id: bytes) -> list[KnownServer]:
+        """See Store."""
+        return list(self._servers.get(overlay_id, {}).values())[::-1]
+
+    def keep_server(
+        self, overlay_id: bytes, hit: Hit, contact: bytes, types: Iterable[int], wall: float
+    ) -> None:
+        """See Store."""
+        known = self._servers.setdefault(overlay_id, {})
+        known.pop(hit, None)
+        known[hit] = (hit, contact, bytes(sorted(types)))
+        if len(known) > MAX_SERVERS:
+            del known[next(iter(known))]
 
     async def reserve(  # noqa: PLR0917
         self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float
@@ -256,6 +292,19 @@ class SqliteStore:
         self._remembered += 1
         if self._remembered % MAX_CONTACTS == 0:
             self._submit(_statement(_OLD_CONTACTS, (overlay_id, MAX_CONTACTS)))
+
+    def servers(self, overlay_id: bytes) -> list[KnownServer]:
+        """See Store."""
+        rows = self._rows(_SERVERS, (overlay_id, MAX_SERVERS))
+        return [(Hit(hit), bytes(contact), bytes(types)) for hit, contact, types in rows]
+
+    def keep_server(
+        self, overlay_id: bytes, hit: Hit, contact: bytes, types: Iterable[int], wall: float
+    ) -> None:
+        """See Store."""
+        row = (overlay_id, bytes(hit), contact, bytes(sorted(types)), int(wall))
+        self._submit(_statement(_SERVER, row))
+        self._submit(_statement(_OLD_SERVERS, (overlay_id, MAX_SERVERS)))
 
     async def reserve(  # noqa: PLR0917
         self, overlay_id: bytes, key: bytes, kind: str, owner: Hit, subkey: bytes, wall: float

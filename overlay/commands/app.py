@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hipctl import HipError
-from overlay.commands import account, contact, init, overlays, running
+from overlay.commands import account, contact, init, netcheck, overlays, running
 from overlay.errors import OverlayError
 
 GROUP = "p2psip.commands"
@@ -36,6 +36,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
     app.command("init")(init.command)
     app.command("run", context_settings={"help_option_names": []})(_run)
     running.register(app)
+    app.command("netcheck")(netcheck.command)
     app.add_typer(account.app, name="account")
     app.add_typer(overlays.overlay_app, name="overlay")
     app.add_typer(overlays.ca_app, name="ca")

@@ -1,7 +1,7 @@
 """What is asked of the peer that runs: ``status``, ``resolve``, ``trace``, ``stop``."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +34,7 @@ def status(
     """
     path = control_path(peer_table(profile).state)
     value = ask(path, "status", timeout=10 + wait, wait=wait)
-    with _readable():
+    with readable():
         emit(value, status_lines(value), as_json=as_json)
 
 
@@ -49,7 +49,7 @@ def resolve(
     """
     path = control_path(peer_table(profile).state)
     value = ask(path, "resolve", timeout=RESOLVE_TIMEOUT, aor=aor)
-    with _readable():
+    with readable():
         emit(value, resolve_lines(value), as_json=as_json)
 
 
@@ -66,7 +66,7 @@ def trace(
     calls = value.get("calls", [])
     if call and not calls:
         raise ConfigError(f"no call whose name starts with {call!r}; list all with: p2psip trace")
-    with _readable():
+    with readable():
         lines = [line for c in calls for line in (*waterfall(CallTrace.from_json(c)), "")]
     emit(value, lines or ["no calls yet"], as_json=as_json)
 
@@ -80,7 +80,7 @@ def stop(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
 
 @contextlib.contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Drawing what another version of the peer answers may fail in many ways: one sentence."""
     try:
         yield
@@ -93,8 +93,10 @@ def _readable() -> Iterator[None]:
 def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
     """The human form of a status."""
     yield f"up {_span(value['uptime'])}, process {value['pid']}, profile {value['profile']}"
+    yield from callable_lines(value)
     for name, identity in value["identities"].items():
         yield f"identity {name}: {identity['hit']} at {', '.join(identity['listen'])}"
+        yield from server_lines(identity.get("servers", ()))
     for name, overlay in value["overlays"].items():
         state = "joined" if overlay["joined"] else "not joined yet, goes on trying"
         yield (
@@ -104,8 +106,12 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
         for aor in overlay["aors"]:
             yield f"  {aor}" + ("  published" if aor in overlay["published"] else "")
     for name, service in value["services"].items():
-        shown = "  ".join(f"{key}={_plain(item)}" for key, item in service.items())
+        rows = [(key, item) for key, item in service.items() if isinstance(item, list)]
+        plain = {key: item for key, item in service.items() if not isinstance(item, list)}
+        shown = "  ".join(f"{key}={_plain(item)}" for key, item in plain.items())
         yield f"service {name}: {shown}"
+        for key, items in rows:
+            yield from (f"  {key} {_plain(item)}" for item in items[:MAX_ROWS])
     yield f"associations: {len(value['associations'])}"
     for row in value["associations"][:MAX_ROWS]:
         address, port = row["address"]
@@ -116,6 +122,33 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
     busy = {key: count for key, count in value["counters"].items() if count}
     if busy:
         yield "counters: " + "  ".join(f"{key}={count}" for key, count in sorted(busy.items()))
+
+
+def callable_lines(value: Mapping[str, Any]) -> Iterator[str]:
+    """Whether this peer can be called, and what is missing."""
+    match value.get("callable"):
+        case True:
+            ways = {identity.get("reach") for identity in value["identities"].values()}
+            yield f"you can be called {' and '.join(sorted(way for way in ways if way))}"
+        case False:
+            yield "nobody can call you"
+            yield from advice_lines(value["why"])
+        case _:
+            yield "whether you can be called is not known yet"
+
+
+def advice_lines(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """What is missing, and what to do about it."""
+    for row in rows:
+        yield f"  {row['missing']};"
+        yield f"    do: {row['do']}"
+
+
+def server_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Who makes this peer callable."""
+    for row in rows:
+        rtt = "no answer" if row["rtt_ms"] is None else f"{row['rtt_ms']:.1f} ms"
+        yield f"  {' and '.join(row['for'])} {row['hit']}, {rtt}"
 
 
 def resolve_lines(value: Mapping[str, Any]) -> Iterator[str]:

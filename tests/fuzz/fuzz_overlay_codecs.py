@@ -19,7 +19,7 @@ from overlay.kinds import KINDS
 from overlay.messages import overlay_tag
 from overlay.overlayfile import format_overlay, parse_overlay
 from overlay.reception import Reception, pack, unpack
-from overlay.records import NodeInfo, Record, Reg, aor_key, check_record, sign_record
+from overlay.records import NodeInfo, Record, Reg, Svc, aor_key, check_record, sign_record
 from sim.people import ALICE, ALICE_AOR, BOB, CA, ENROLLED, WALL, certificate
 
 Reader = Callable[[bytes], None]
@@ -128,6 +128,7 @@ RECEPTION = Reception(EngineConfig())
 RECEPTION.open(BOB.device, ENROLLED, Credentials())
 RECEPTION.attach(BOB.device.hit, ENROLLED, lambda hit: False, lambda: 0.0)
 REG = Reg(ALICE_AOR, ALICE.delegation, CERTIFICATE, 5060, b"contact").encode()
+SVC = Svc("relay", 3, 5, 5060, b"contact", 100, Credentials(ALICE.delegation).encode()).encode()
 KEY = aor_key(ENROLLED.id, ALICE_AOR)
 RECORD = sign_record(ALICE.device, ENROLLED.id, "REG", KEY, b"", 1, WALL, WALL + 3600, REG)
 GOOD: tuple[tuple[Reader, bytes], ...] = (
@@ -135,6 +136,7 @@ GOOD: tuple[tuple[Reader, bytes], ...] = (
     (_record, RECORD.raw),
     (_payloads, REG),
     (_payloads, NodeInfo(b"contact").encode()),
+    (_payloads, SVC),
     (_delegation, ALICE.delegation.raw),
     (_credentials, Credentials(ALICE.delegation, (CERTIFICATE,)).encode()),
     (_certificate, CERTIFICATE),

@@ -12,6 +12,7 @@ from hipctl import Hit
 from overlay.admission import Credentials, admit
 from overlay.errors import MalformedMessage
 from overlay.kademlia import Environment, Kademlia
+from overlay.knocking import KnockAt
 from overlay.messages import Field, Kind, encode_answer, encode_request, parse
 from overlay.records import check_record, node_id
 from overlay.rpc import Greeting, Send
@@ -40,6 +41,8 @@ SEEDS = [
     encode_answer(Kind.GET, _ID, {16: [[FRIEND, b"", 1, bytes(8)]], 18: 40}),
     encode_answer(Kind.STORE, _ID, {20: 0, 22: "stored"}),
     encode_answer(Kind.ERROR, _ID, {20: 16}),
+    encode_request(Kind.KNOCK, _ID, {4: b"sim:" + FRIEND}),
+    encode_answer(Kind.KNOCK, _ID, {28: 1}),
 ]
 
 
@@ -68,6 +71,7 @@ def engine() -> Kademlia:
     node.on_datagram(encode_request(Kind.HELLO, _ID, HELLO), FRIEND, 0.1, EPOCH)
     node.get("get", "NODE", RECORD.key, 0.2, EPOCH)
     node.put("put", RECORD, 0.2, EPOCH)
+    node.ask_one("knock", FRIEND, Kind.KNOCK, {4: b"sim:" + HERE}, 0.2, EPOCH)
     return node
 
 
@@ -79,6 +83,11 @@ def test_one_input(data: bytes) -> None:
             if isinstance(action, Send):
                 assert len(action.data) <= 1_220
                 parse(action.data)
+            elif isinstance(action, KnockAt):
+                assert action.hit == source == FRIEND  # who greeted, and nobody else
+                for send in node.on_knocked(action, None, 0.3, EPOCH):
+                    assert isinstance(send, Send)
+                    parse(send.data)
     now = 0.4
     while (at := node.deadline()) is not None and now < 30:
         now = max(at, now + 0.01)

@@ -26,6 +26,7 @@ COMMANDS = [
     ["init"],
     ["run"],
     ["status"],
+    ["netcheck"],
     ["resolve"],
     ["trace"],
     ["stop"],
@@ -44,7 +45,7 @@ COMMANDS = [
     ["contact", "block"],
     ["contact", "unblock"],
 ]
-RUNNING = [["status"], ["resolve", "sip:a@b.c"], ["trace"], ["stop"]]
+RUNNING = [["status"], ["netcheck"], ["resolve", "sip:a@b.c"], ["trace"], ["stop"]]
 
 
 @pytest.fixture

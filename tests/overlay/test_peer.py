@@ -13,8 +13,7 @@ import msgspec
 import pytest
 
 from hipctl import Hit, HostIdentity
-from overlay import ConfigError, Evidence, LookupFailed, NotFound, Verdict
-from overlay import peer as peer_module
+from overlay import ConfigError, Evidence, LookupFailed, NotFound, Verdict, membership
 from overlay.commands.init import ACCOUNT_NAME, make
 from overlay.commands.running import status_lines
 from overlay.config import Profile, load_profile
@@ -375,7 +374,7 @@ def test_a_policy_is_told_who_is_a_contact(
             return Verdict.RING if evidence.contact else Verdict.KNOCK
 
     points = [Point("contacts", OnlyContacts)]
-    monkeypatch.setattr(peer_module, "entry_points", lambda group: points)
+    monkeypatch.setattr(membership, "entry_points", lambda group: points)
 
     async def main() -> None:
         of = profile(tmp_path / "p")

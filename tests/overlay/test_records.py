@@ -289,7 +289,7 @@ FORGED: dict[str, Callable[[], Record]] = {
     "bad port": lambda: signed(replace(ALICE_REG, port=65_536)),
     "bad contact": lambda: signed(replace(ALICE_REG, contact=bytes(81))),
     "unknown kind": lambda: signed(ALICE_REG, kind="REGX"),
-    "kind not served yet": lambda: signed(ALICE_REG, kind="SVC"),
+    "kind not served yet": lambda: signed(ALICE_REG, kind="MAIL"),
     "bad payload": lambda: signed(NodeInfo(b"x"), kind="REG"),
     # signatures
     "high s": lambda: Record.parse(

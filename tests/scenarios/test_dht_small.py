@@ -13,6 +13,7 @@ from overlay.admission import Account, Credentials
 from overlay.directory import Directory
 from overlay.node import Node
 from overlay.overlayfile import OverlayInfo, Seed
+from overlay.publisher import Publisher
 from overlay.store import MemoryStore, SqliteStore, Store
 from sim.hits import HitNet, SimHost
 from sim.loop import simulate
@@ -54,21 +55,25 @@ class Device:
             seeds=[Seed(seed, "192.0.2.1", 10500) for seed in seeds],
             wall=lambda: EPOCH + loop.time(),
         )
-        self.directory = Directory(self.node, self.identity, Account((self.delegation,)))
+        self.publisher = Publisher(self.node, self.identity)
+        self.directory = Directory(self.node, self.publisher, Account((self.delegation,)))
 
     async def start(self) -> "Device":
         self.host.start()
         await self.node.__aenter__()
+        await self.publisher.__aenter__()
         await self.directory.__aenter__()
         return self
 
     async def stop(self) -> None:
         await self.directory.__aexit__(None, None, None)
+        await self.publisher.__aexit__(None, None, None)
         await self.node.__aexit__(None, None, None)
 
     async def die(self) -> None:
         self.host.stop()
         await self.directory.__aexit__(None, None, None)
+        await self.publisher.__aexit__(None, None, None)
         await self.node.__aexit__(None, None, None)
 
 

@@ -148,8 +148,7 @@ def test_a_registration_that_only_we_held_is_put_again_when_others_are_back() ->
         one, two, three = await devices(net, 3)
         await asyncio.sleep(600)
         cut(net, {one.identity.hit})
-        one.directory._published[one.aor].due = 0.0  # refreshed while it is cut off
-        one.directory._kick.set()
+        one.publisher.hurry(one.aor)  # refreshed while it is cut off
         await asyncio.sleep(20)
         net.reaches = None
         two.node.engine.storage._keys.clear()  # and what the others hold is over
@@ -461,8 +460,8 @@ def test_one_slow_put_does_not_hold_up_the_other_names() -> None:
             return await put(record)
 
         directory._node.put = slow  # type: ignore[method-assign]
-        for entry in directory._published.values():
-            entry.due = 0.0
+        for name in ("NODE", everybody[1].aor):
+            everybody[1].publisher.hurry(name)
         await directory.withdraw(everybody[1].aor)
         await directory.publish(everybody[1].aor, 5070)
         await asyncio.sleep(5)

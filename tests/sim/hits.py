@@ -163,6 +163,7 @@ class SimHost:
         site: the LAN where it is, behind a NAT; None: on the Internet itself.
         mapped: its router maps a port to it.
         firewalled: nothing that it did not ask for comes in.
+        offline: its cable is out.
         registry: what it offers, and where it is registered.
         knocks: whom it has knocked at.
     """
@@ -186,6 +187,7 @@ class SimHost:
         self.site: str | None = None
         self.mapped = False
         self.firewalled = False
+        self.offline = False
         self.registry = Registry(self)
         self.knocks: list[Hit] = []
         self._hits = tuple(hits)
@@ -312,6 +314,8 @@ class SimHost:
         return heard
 
     def reachability(self) -> Reachability:
+        if self.offline:
+            return Reachability()
         nat = Nat.NONE if self.site is None else Nat.ENDPOINT_INDEPENDENT
         mapped = (("PCP", ("192.0.2.1", 10500)),) if self.mapped else ()
         where = (self.site or "internet", 10500)

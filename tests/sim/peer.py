@@ -6,11 +6,20 @@ service = SipService(alice, {})
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hipctl import Hit, Host
-from overlay import Contacts, Evidence, LookupFailed, NotFound, Target, Trace, Verdict
+from overlay import (
+    Contacts,
+    Evidence,
+    LookupFailed,
+    NotFound,
+    Provider,
+    Target,
+    Trace,
+    Verdict,
+)
 from overlay.policy import ContactsFirst, Policy
 from sim.hits import HitNet, SimHost
 
@@ -58,6 +67,7 @@ class World:
     hangs: bool = False
     held: dict[str, set[Hit]] = field(default_factory=dict)
     published: dict[str, dict[Hit, int]] = field(default_factory=dict)
+    offered: dict[str, dict[Hit, int]] = field(default_factory=dict)
 
     def peer(self, *aors: str) -> "SimPeer":
         return SimPeer(self, self.net.host(), aors)
@@ -130,6 +140,22 @@ class SimPeer:
     async def withdraw(self, aor: str) -> None:
         self.puts.append(("withdraw", aor))
         self.world.published.get(aor, {}).pop(self.hit, None)
+
+    def advertise(self, kind: str, port: int = 0, capacity: Callable[[], int] = lambda: 0) -> None:
+        self.world.offered.setdefault(kind, {})[self.hit] = port
+
+    async def unadvertise(self, kind: str) -> None:
+        self.world.offered.get(kind, {}).pop(self.hit, None)
+
+    async def find(self, kind: str) -> list[Provider]:
+        await self.world.ask()
+        found = self.world.offered.get(kind, {}).items()
+        hosts = self.world.net.hosts
+        return [
+            Provider(hit, kind, port, 0, LIFETIME, hosts[hit].contact(hit))
+            for hit, port in found
+            if hit != self.hit
+        ]
 
     def judge(self, evidence: Evidence) -> Verdict:
         self.judged.append(evidence)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sim.hits import SimHost
 
 LIFETIME = 600.0  # seconds that clients ask for
+UNANSWERED = 2.0  # seconds after which an association is given up
 THROUGH = (RegistrationType.RENDEZVOUS, RegistrationType.RELAY_UDP_HIP)  # an I1 may come so
 EXCLUSIVE = frozenset(THROUGH)  # never both at one server, RFC 9028 §7.8
 
@@ -139,13 +140,19 @@ class Registry:
         loop.call_later(answer / 2, self._refresh, again)
 
     async def unregister(self, server: Hit, types: Collection[RegistrationType] | None) -> None:
-        other = self._host.net.hosts[server]
+        host, other = self._host, self._host.net.hosts[server]
         for held, type_ in list(self.ours):
             if held == server and (types is None or type_ in types):
                 local = self.ours.pop((held, type_)).local
                 if other.up:
                     other.registry.clients.pop((local, type_), None)
-        self._host.contact_changed()
+        host.contact_changed()
+        local = host.hits[0]
+        await asyncio.sleep(2 * host.net.delay(local, server))
+        if not other.up or local not in other.peers:  # an UPDATE that nobody acknowledges
+            await asyncio.sleep(UNANSWERED)
+            if not other.up or local not in other.peers:
+                host.drop(server, "no answer")
 
     def end(self, server: Hit, type_: RegistrationType, reason: str) -> None:
         """A registration of ours is over, and not by us."""

@@ -1,0 +1,49 @@
+"""``p2psip netcheck``: what this network lets the running peer do, and what would help."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from overlay.commands.running import advice_lines, callable_lines, readable, server_lines
+from overlay.commands.terminal import JsonOption, ProfileOption, emit, peer_table
+from overlay.control import ask, control_path
+
+TIMEOUT: Final = 20.0  # seconds: neighbours knock, and silence takes its time
+
+NATS: Final[Mapping[str, str]] = {
+    "unknown": "not known: at least two servers must say where they see this peer",
+    "none": "none: others see this machine's own address",
+    "endpoint-independent": "a NAT that shows everybody the same port (endpoint-independent)",
+    "endpoint-dependent": "a NAT that shows each of them another port (endpoint-dependent)",
+}
+
+
+def command(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """Find out how this network lets others reach the running peer, and what would help.
+
+    Asks other peers to knock at this one, and measures the way to its servers.
+
+    Example: p2psip netcheck --json
+    """
+    value = ask(control_path(peer_table(profile).state), "netcheck", timeout=TIMEOUT)
+    with readable():
+        emit(value, netcheck_lines(value), as_json=as_json)
+
+
+def netcheck_lines(value: Mapping[str, Any]) -> Iterator[str]:
+    """The human form of a network check."""
+    yield from callable_lines(value)
+    for name, report in value["identities"].items():
+        yield f"identity {name}: {report['hit']}"
+        yield f"  NAT: {NATS.get(report['nat'], report['nat'])}"
+        yield f"  addresses: {', '.join(report['addresses']) or 'none'}"
+        for row in report["mapped"]:
+            yield f"  mapped by the router: {row['address']} ({row['protocol']})"
+        for row in report["reflexive"]:
+            yield f"  seen at {row['address']} by {row['by']}"
+        if not report["knocks"]:
+            yield "  no other peer could be asked to knock"
+        for row in report["knocks"]:
+            yield f"  knock by {row['by']}: {row['result']}"
+        yield from server_lines(report["servers"])
+        if value["callable"] is not False:
+            yield from advice_lines(report["problems"])

@@ -1,0 +1,337 @@
+"""Peers that can always be called: servers are found and kept, and where none are, it is said."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from scenarios.town import RELAY, RVS, Resident, Town
+
+from hipctl import RegistrationType
+from overlay.reachable import Reach
+from sim.loop import simulate
+
+CONTROL, DATA = RegistrationType.RELAY_UDP_HIP, RegistrationType.RELAY_UDP_ESP
+RENDEZVOUS = RegistrationType.RENDEZVOUS
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> float:
+    """Wait for it; the seconds it took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  in virtual time
+            await asyncio.sleep(0.05)
+    return loop.time() - began
+
+
+def scenario(main: Callable[[Town], Awaitable[None]], *, seed: int = 1) -> None:
+    async def run() -> None:
+        town = Town(seed)
+        await main(town)
+        await town.stop()
+
+    simulate(run)
+
+
+def why(resident: Resident) -> str:
+    return " / ".join(f"{a.missing}: {a.do}" for a in resident.callability.why())
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_ten_behind_nats_and_two_on_the_internet_any_calls_any(seed: int) -> None:
+    async def main(town: Town) -> None:
+        relays = [town.relay(), town.relay()]
+        homes = town.homes(10)
+        await town.wake()
+        await asyncio.sleep(30)
+        for relay in relays:
+            assert relay.reach is Reach.DIRECT
+            assert relay.servers() == set()
+        for home in homes:
+            assert home.reach is Reach.SERVED
+            assert home.servers(CONTROL) == home.servers(DATA) == {r.hit for r in relays}
+        for one in town.residents:
+            for other in town.residents:
+                if one is not other:
+                    assert await one.calls(other)
+
+    scenario(main, seed=seed)
+
+
+def test_who_wakes_is_callable_within_seconds() -> None:
+    async def main(town: Town) -> None:
+        town.relay()
+        town.relay()
+        homes = town.homes(8)
+        await town.wake()
+        await asyncio.sleep(90)
+        took = []
+        for home in homes:
+            await home.sleep()
+            await asyncio.sleep(300)
+            await home.wake()
+            took.append(await until(lambda h=home: h.callability.callable, 5.0))  # type: ignore[misc]
+            assert len(home.servers(CONTROL)) >= 1
+        assert sorted(took)[-1] < 1.0  # it remembers who served it
+
+    scenario(main)
+
+
+def test_a_relay_that_dies_is_replaced_and_its_clients_stay_callable() -> None:
+    async def main(town: Town) -> None:
+        relays = [town.relay() for _ in range(4)]
+        homes = town.homes(4)
+        await town.wake()
+        await asyncio.sleep(60)
+        victim = max(relays[1:], key=lambda r: sum(r.hit in h.servers() for h in homes))
+        bereft = [home for home in homes if victim.hit in home.servers()]
+        assert bereft
+        await victim.sleep()
+        for _ in range(16):
+            await asyncio.sleep(1)
+            assert {home.reach for home in homes} == {Reach.SERVED}
+        for home in bereft:
+            assert victim.hit not in home.servers()
+            assert len(home.servers(CONTROL)) == len(home.servers(DATA)) == 2
+        await asyncio.sleep(5)
+        for home in homes:
+            assert await relays[0].calls(home)
+
+    scenario(main)
+
+
+def test_two_relays_in_one_place_are_avoided_where_another_is_elsewhere() -> None:
+    async def main(town: Town) -> None:
+        here = [town.relay(group=b"here"), town.relay(group=b"here")]
+        there = town.relay(group=b"there")
+        homes = town.homes(3)
+        await town.wake()
+        await asyncio.sleep(100)
+        for home in homes:
+            assert there.hit in home.servers()
+            assert len(home.servers() & {r.hit for r in here}) == 1
+
+    scenario(main)
+
+
+def test_a_server_that_only_its_exchange_tells_of_is_found_too() -> None:
+    async def main(town: Town) -> None:
+        quiet = town.add(offers=RELAY)  # no SVC record
+        home = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(20)
+        assert home.servers() == {quiet.hit}
+
+    scenario(main)
+
+
+def test_who_lets_strangers_see_its_address_uses_rendezvous_servers() -> None:
+    async def main(town: Town) -> None:
+        both = [town.add(offers={**RELAY, **RVS}, advertised=("relay", "rvs")) for _ in range(2)]
+        shown = town.homes(1, visible=True)[0]
+        hidden = town.add(site="cave")
+        await town.wake()
+        await asyncio.sleep(30)
+        hits = {server.hit for server in both}
+        assert shown.servers(RENDEZVOUS) == hits
+        assert shown.servers(CONTROL, DATA) == set()
+        assert hidden.servers(CONTROL) == hits
+        assert hidden.servers(RENDEZVOUS) == set()
+        assert await both[0].calls(shown)
+        assert await shown.calls(hidden)
+
+    scenario(main)
+
+
+def test_who_must_not_be_seen_is_told_that_rendezvous_servers_would_show_it() -> None:
+    async def main(town: Town) -> None:
+        town.add(offers=RVS, advertised=("rvs",))
+        hidden = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        assert hidden.reach is Reach.NONE
+        assert hidden.servers() == set()
+        assert "visible = true" in why(hidden)
+
+    scenario(main)
+
+
+def test_a_mapped_port_makes_callable_without_anybody_s_server() -> None:
+    async def main(town: Town) -> None:
+        one, other = town.homes(2)
+        one.host.mapped = other.host.mapped = True
+        await town.wake()
+        await asyncio.sleep(30)
+        assert one.reach is other.reach is Reach.DIRECT
+        assert await one.calls(other)
+        assert await other.calls(one)
+
+    scenario(main)
+
+
+def test_on_one_lan_nobody_needs_anything() -> None:
+    async def main(town: Town) -> None:
+        people = [town.add(site="home") for _ in range(3)]
+        await town.wake()
+        await asyncio.sleep(30)
+        assert {p.reach for p in people} == {Reach.DIRECT}
+        assert await people[1].calls(people[2])
+
+    scenario(main)
+
+
+def test_a_relay_that_strangers_do_not_reach_is_not_advertised() -> None:
+    async def main(town: Town) -> None:
+        good = town.relay()
+        bad = town.relay()
+        bad.host.firewalled = True
+        home = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        assert [p.hit for p in await home.providers.find("relay")] == [good.hit]
+        bad.host.firewalled = False
+        await asyncio.sleep(400)
+        assert len(await home.providers.find("relay")) == 2
+
+    scenario(main)
+
+
+# --- nobody can call you
+
+
+async def fall(town: Town, home: Resident, cause: Callable[[], Awaitable[None]]) -> float:
+    """Seconds from the cause until it is said that nobody can call."""
+    await asyncio.sleep(town.random.uniform(0, 60))
+    assert home.callability.callable
+    await cause()
+    return await until(lambda: home.callability.callable is False, 60.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_end_of_all_relays_is_told_within_a_minute(seed: int) -> None:
+    async def main(town: Town) -> None:
+        first = town.add()
+        relays = [town.relay(), town.relay()]
+        home = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+
+        async def cause() -> None:
+            for relay in relays:
+                await relay.sleep()
+
+        await fall(town, home, cause)
+        assert "relay" in why(home)
+        assert "behind a NAT" in why(home)
+        assert first.reach is Reach.DIRECT
+        await relays[0].wake()
+        await until(lambda: home.callability.callable is True, 120.0)
+
+    scenario(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("what", ["mapping", "firewall", "network", "partition"])
+def test_what_ends_without_a_word_is_told_within_a_minute(what: str, seed: int) -> None:
+    async def main(town: Town) -> None:
+        others = [town.add() for _ in range(5)]
+        home = town.add(site="home")
+        home.host.mapped = True
+        await town.wake()
+        await asyncio.sleep(100)
+        assert home.reach is Reach.DIRECT
+
+        async def cause() -> None:
+            match what:
+                case "mapping":
+                    home.host.mapped = False
+                case "firewall":
+                    home.host.firewalled = True
+                case "network":
+                    home.host.offline = True
+                case _:
+                    town.net.reaches = lambda a, b: home.hit not in (a, b)
+
+        await fall(town, home, cause)
+        said = why(home)
+        expected = {
+            "mapping": "maps no port",
+            "firewall": "others don't get through",
+            "network": "no network address",
+            "partition": "no other peer of the overlay answers",
+        }[what]
+        assert expected in said
+        assert {o.reach for o in others} == {Reach.DIRECT}
+
+    scenario(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_that_wake_on_different_lans_are_told_within_half_a_minute(seed: int) -> None:
+    async def main(town: Town) -> None:
+        two = town.homes(2)
+        for one in two:
+            one.host.site = "together"
+        await town.wake()
+        await asyncio.sleep(100)
+        assert await two[0].calls(two[1])
+        for one in two:
+            await one.sleep()
+        await asyncio.sleep(3600)
+        for number, one in enumerate(two):
+            one.host.site = f"hotel {number}"
+        await town.wake()
+        for one in two:
+            await until(lambda o=one: o.callability.callable is False, 30.0)  # type: ignore[misc]
+            said = why(one)
+            assert "no other peer of the overlay answers" in said
+            assert "relay" in said
+            assert "PCP" in said or "tried again" in said
+
+    scenario(main, seed=seed)
+
+
+def test_who_is_alone_is_told_so_and_hears_when_somebody_comes() -> None:
+    async def main(town: Town) -> None:
+        first, second = town.add(), town.add()
+        first.seeds = ()
+        await first.wake()
+        await until(lambda: first.callability.callable is False, 30.0)
+        assert "nobody else is known" in why(first)
+        await second.wake()
+        await until(lambda: first.callability.callable is True, 10.0)
+
+    scenario(main)
+
+
+def test_after_a_move_the_servers_are_kept_or_found_anew() -> None:
+    async def main(town: Town) -> None:
+        relays = [town.relay() for _ in range(3)]
+        home = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        for place in ("café", None, "hotel"):
+            home.host.move(place)
+            await asyncio.sleep(30)
+            assert home.callability.callable
+            assert await relays[0].calls(home)
+        assert home.reach is Reach.SERVED
+
+    scenario(main)
+
+
+def test_idle_peers_behind_nats_send_little() -> None:
+    async def main(town: Town) -> None:
+        town.relay()
+        town.relay()
+        home = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(600)
+        town.net.logging = True
+        since = len(town.net.log)
+        await asyncio.sleep(600)
+        sent = [entry for entry in town.net.log[since:] if entry[1] == home.hit]
+        # two servers' probes are 12 a minute; the overlay's own upkeep beside them
+        assert len(sent) / 10 <= 12 + 12
+
+    scenario(main)
