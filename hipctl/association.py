@@ -217,13 +217,13 @@ class Association:
         """Show our credentials again if they are others now."""
         if self._upkeep is None or self.state not in (State.R2_SENT, State.ESTABLISHED):
             return []
-        return self._upkeep.show(now)
+        return self._upkeep.outbox.show(now)
 
     def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action] | None:
         """Say something in an UPDATE, if it isn't nothing; None: it is not the time to."""
         if self._upkeep is None or self.state not in (State.R2_SENT, State.ESTABLISHED):
             return None
-        return self._upkeep.tell(parameters, now) if parameters else []
+        return self._upkeep.outbox.tell(parameters, now) if parameters else []
 
     @property
     def rtt(self) -> float | None:
@@ -556,12 +556,12 @@ class Association:
         return self._keys
 
     def permit(self, permissions: Sequence[params.PeerPermission], now: float) -> list[Action]:
-        """Our peer is a data relay of ours: see ``Upkeep.permit``."""
-        return self._upkeep.permit(permissions, now) if self._upkeep is not None else []
+        """Our peer is a data relay of ours: see ``Outbox.permit``."""
+        return self._upkeep.outbox.permit(permissions, now) if self._upkeep is not None else []
 
     def poke(self, now: float) -> list[Action]:
-        """See ``Upkeep.poke``."""
-        return self._upkeep.poke(now) if self._upkeep is not None else []
+        """See ``Outbox.poke``."""
+        return self._upkeep.outbox.poke(now) if self._upkeep is not None else []
 
     def disclose(self, now: float) -> list[Action]:
         """The peer may learn where we are."""

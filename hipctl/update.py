@@ -1,6 +1,6 @@
 """Which UPDATEs wait for an ACK, and which of the peer's we have seen (RFC 7401 §6.11, §6.12).
 
-Nothing here signs, sends or reads a parameter; ``upkeep`` does.
+Nothing here signs, sends or reads a parameter: ``outbox`` and ``upkeep`` do.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,7 +1,7 @@
 """What keeps an association that is up: rekeying, mobility, multihoming (RFC 7402, 8046, 8047).
 
-All of it travels in UPDATEs, whose packets are made and read here; ``update`` numbers them,
-``rekey`` draws keys, ``locators`` knows the peer's addresses. Choices of ours:
+All of it travels in UPDATEs: ``outbox`` makes ours, the peer's are read here; ``rekey`` draws
+keys, ``mobility`` and ``traversal`` know between which addresses we speak. Choices of ours:
 
 - One pair of SAs serves all addresses of both sides: only one path is used at a time, ESP rides
   in UDP, and the replay window is wide enough for packets of the path before (RFC 8047 §4.3).
@@ -12,40 +12,34 @@ All of it travels in UPDATEs, whose packets are made and read here; ``update`` n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from hipctl import credentials, exchange, params
+from hipctl import exchange, params
 from hipctl.actions import Action, Address, Pair, Path, Relayed, Transmit
-from hipctl.checklist import same
 from hipctl.checks import Ask
 from hipctl.constants import (
     HEADER_LENGTH,
-    PROBE_RETRANSMIT_MAX,
-    UPDATE_RETRANSMIT_INITIAL,
-    UPDATE_RETRANSMIT_MIN,
     NotifyType,
-    PacketType,
     RegistrationFailure,
 )
 from hipctl.crypto import Keys, Material
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import HostId, HostIdentity
+from hipctl.keepalive import Keepalive
 from hipctl.limits import Limiter
 from hipctl.locators import read_locator_set
 from hipctl.mobility import Mobility
-from hipctl.packet import Packet, header
+from hipctl.outbox import NO_ECHO, Answers, Outbox
+from hipctl.packet import Packet
 from hipctl.registrar import Asked
 from hipctl.rekey import Rekeying
 from hipctl.sansio import Timers
 from hipctl.sas import SaPair
 from hipctl.state import Shared
 from hipctl.traversal import Traversal
-from hipctl.update import Arrival, Outstanding, Updates
+from hipctl.update import Arrival, Outstanding
 
-_NONCE_LENGTH: Final = 16  # bytes
-_SPREAD_MAX: Final = 3  # more paths on which a move is told once the first does not answer
 _REKEY_PATIENCE: Final = 15.0  # seconds that an acknowledged rekey waits for the peer's half
 _UNUSED_OLD_SA: Final = 6  # times old_sa_lifetime, where the new SA is not used at all
 _ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
@@ -53,7 +47,6 @@ _ANSWERS_BURST: Final = 10
 _PROBES_RATE: Final = 2.0  # addresses a second that a peer can have us ask, and their victims
 _PROBES_BURST: Final = 16
 _FIRST_LOOK: Final = 1.0  # seconds after the association came up
-_NO_ECHO: Final = exchange.Echo((), ())
 
 
 class Chore(Enum):
@@ -72,15 +65,15 @@ class Upkeep:
     """The part of an association that lives as long as its keys.
 
     Attributes:
+        outbox: what we say to the peer.
         broken: nobody has acknowledged something important: the association is in doubt.
-        idle: it crosses a NAT, nobody uses it, and others are worth more to be kept open.
     """
 
     __slots__ = (
         "_answered",
         "_answers",
         "_host_id",
-        "_identity",
+        "_keepalive",
         "_keys",
         "_listed_by",
         "_pair",
@@ -90,10 +83,8 @@ class Upkeep:
         "_sas",
         "_shared",
         "_timers",
-        "_updates",
-        "_used",
         "broken",
-        "idle",
+        "outbox",
     )
 
     def __init__(  # noqa: PLR0917 - the fields of an association
@@ -108,23 +99,20 @@ class Upkeep:
         paths: Mobility | Traversal,
         now: float,
     ) -> None:
-        config = shared.config
-        self.broken = self.idle = False
-        self._used = (now, 0, 0)  # when, packets sent, packets received
-        self._identity = identity
+        self.broken = False
         self._pair = pair
         self._host_id = host_id
         self._keys = keys
         self._sas = sas
         self._shared = shared
-        initial = min(config.retransmit_initial, UPDATE_RETRANSMIT_INITIAL)
-        self._updates = Updates(initial, UPDATE_RETRANSMIT_MIN)
         self._paths = paths
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
         self._probes = Limiter(_PROBES_RATE, _PROBES_BURST, 1)
         self._answered: tuple[int, Sequence[params.Parameter]] = (-1, ())  # of registrations
         self._listed_by = 0  # Update ID of the LOCATOR_SET in force
         self._rekeying = Rekeying(pair, material, sas, shared, now)
+        self.outbox = Outbox(identity, pair, keys, sas, shared, paths, self._rekeying)
+        self._keepalive = Keepalive(identity, pair, sas, shared, paths, now)
         self._timers = Timers[Chore]()
         self.resume(now)
 
@@ -137,7 +125,12 @@ class Upkeep:
     @property
     def rtt(self) -> float | None:
         """Seconds of a round trip, if any was measured."""
-        return self._updates.rtt
+        return self.outbox.updates.rtt
+
+    @property
+    def idle(self) -> bool:
+        """It crosses a NAT, nobody uses it, and others are worth more to be kept open."""
+        return self._keepalive.idle
 
     @property
     def reachable(self) -> bool:
@@ -162,7 +155,7 @@ class Upkeep:
     def pause(self) -> None:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
         self.broken = False
-        self._updates.outstanding.clear()
+        self.outbox.updates.outstanding.clear()
         for chore in (Chore.LOOK, Chore.REKEY, Chore.ANNOUNCE, Chore.PATIENCE, Chore.KEEPALIVE):
             self._timers.stop(chore)
 
@@ -174,7 +167,7 @@ class Upkeep:
         self._watch_nat(now)
         actions: list[Action] = []
         if self._rekeying.unsaid:
-            actions.append(self._say_rekey(now))
+            actions.append(self.outbox.say_rekey(now))
         elif self._rekeying.pending is not None:
             self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
         return actions
@@ -182,12 +175,12 @@ class Upkeep:
     def end(self) -> None:
         """The keys are gone; remove what only we know of."""
         self._rekeying.end()
-        self._updates.outstanding.clear()
+        self.outbox.updates.outstanding.clear()
         self._timers = Timers()
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
-        times = self._timers.deadline(), self._updates.deadline(), self._paths.deadline()
+        times = self._timers.deadline(), self.outbox.updates.deadline(), self._paths.deadline()
         return min((at for at in times if at is not None), default=None)
 
     def on_time(self, now: float) -> list[Action]:
@@ -195,17 +188,11 @@ class Upkeep:
         actions: list[Action] = []
         for chore in self._timers.expired(now):
             actions += _CHORES[chore](self, now)
-        self._updates.drop_idle(self._paths.wanted, now)
-        again, given_up = self._updates.expired(now)
-        for update in again:
-            if update.rekeys and not update.nonce:
-                update.path = self._paths.path()
-            actions.append(_transmit(update))
-            if update.announces and update.attempt == 2:
-                actions += self._announce_elsewhere(update, now)
+        again, given_up = self.outbox.repeat(now)
+        actions += again
         for update in given_up:
             self._judge_given_up(update, now)
-        actions += [self._check(ask, now) for ask in self._paths.asks(now)]
+        actions += [self.outbox.check(ask, now) for ask in self._paths.asks(now)]
         self.broken |= self._paths.lost
         return actions
 
@@ -213,7 +200,7 @@ class Upkeep:
         if update.ask is not None:
             self._paths.on_given_up(update.ask, now)
             return
-        others = self._updates.outstanding.values()
+        others = self.outbox.updates.outstanding.values()
         self.broken |= update.vital
         if update.rekeys and self._rekeying.unsaid:
             self.broken |= not any(other.rekeys for other in others)
@@ -244,12 +231,7 @@ class Upkeep:
             raise Rejected("HOST_ID of another")
         echo = exchange.Echo.of(packet)
         check = packet.get(params.CandidatePriority)
-        answers = _Answers(
-            update_ids,
-            _nonces(packet),
-            Path(self._shared.here, source),
-            packet.get(params.MappedAddress),
-        )
+        answers = Answers.of(packet, update_ids, Path(shared.here, source))
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(answers, now)
             self._finish_rekey(now)
@@ -259,7 +241,7 @@ class Upkeep:
                 shared.counters["UPDATE repeated"] += 1
                 more = list(self._answered[1]) if self._answered[0] == seq.update_id else []
                 more += _seen(source) if check is not None else []
-                actions.append(self._acknowledge((seq.update_id,), echo, source, more))
+                actions.append(self.outbox.acknowledge((seq.update_id,), echo, source, more))
             return actions
         listed = read_locator_set(packet, self._keys)
         said = self._rekeying.read(packet, now)
@@ -268,7 +250,7 @@ class Upkeep:
             self._rekeying.agree(said, now)  # the last thing that may raise
             self._timers.stop(Chore.PATIENCE)
             self._tell_relay()
-        self._updates.note(seq.update_id)
+        self.outbox.updates.note(seq.update_id)
         actions, bad = self._take_credentials(packet, source, now)
         actions += self._take_acks(answers, now)
         if check is not None:
@@ -279,15 +261,17 @@ class Upkeep:
         if listed is not None:
             shared.serving.relocated(self._pair, packet, listed, source)
         actions += self._take_registrations(packet, seq.update_id, bad, source, now)
-        wanted = self._paths.take(_known(listed), source, now)
+        known = None if listed is None else [locator for locator in listed if locator.ip]
+        wanted = self._paths.take(known, source, now)
         wanted = [path for path in wanted if self._probes.allow("", now)]
-        actions += self._answer(seq.update_id, echo, source, wanted, now)
+        acks, owed = (seq.update_id,), self._answered[1]
+        actions += self.outbox.answer(acks, echo, source, now, said=owed, wanted=wanted)
         self._finish_rekey(now)
         if listed is not None:
             self._watch_lifetimes()
             return [*actions, *self._unsupported(listed, source, now)]
-        paths = self._paths.questioned(self._heard_at(), now) if echo != _NO_ECHO else []
-        return [*actions, *(self._probe(path, now) for path in paths)]
+        paths = self._paths.questioned(self._heard_at(), now) if echo != NO_ECHO else []
+        return [*actions, *(self.outbox.probe(path, now) for path in paths)]
 
     def _answer_check(
         self, ask: Ask | None, update_id: int, echo: exchange.Echo, source: Address, now: float
@@ -296,8 +280,8 @@ class Upkeep:
         acks, seen = (update_id,), _seen(source)
         self._finish_rekey(now)
         if ask is None:
-            return self._acknowledge(acks, echo, source, seen)
-        return self._check(ask, now, ack=acks, echo=echo, seen=seen)
+            return self.outbox.acknowledge(acks, echo, source, seen)
+        return self.outbox.check(ask, now, ack=acks, echo=echo, seen=seen)
 
     def _screen(
         self, seq: params.Seq | None, update_ids: Sequence[int], now: float
@@ -306,10 +290,10 @@ class Upkeep:
         if seq is None:
             if not update_ids:
                 raise MalformedPacket("UPDATE without SEQ and ACK")
-            if not self._updates.waits_for(update_ids):
+            if not self.outbox.updates.waits_for(update_ids):
                 raise Rejected("ACK of nothing outstanding")
             return None
-        arrival = self._updates.judge(seq.update_id)
+        arrival = self.outbox.updates.judge(seq.update_id)
         if arrival is Arrival.OUTSIDE:
             raise Rejected("UPDATE outside the window")
         if arrival is Arrival.REPEATED and self._answers.exhausted("", now):
@@ -329,28 +313,6 @@ class Upkeep:
         self._listed_by = update_id
         return listed
 
-    def _answer(
-        self, update_id: int, echo: exchange.Echo, source: Address, wanted: list[Path], now: float
-    ) -> list[Action]:
-        """Acknowledge; what we have to say ourselves goes along if it goes there anyway."""
-        ack, said = (update_id,), self._answered[1]
-        actions: list[Action] = []
-        here = next((path for path in wanted if path.to == source), None)
-        if here is not None:
-            actions.append(self._probe(here, now, ack=ack, echo=echo, more=said))
-        if self._owes_half():
-            to = self._paths.to(source)
-            if here is None:
-                actions.append(self._say_rekey(now, to, ack=ack, echo=echo, more=said))
-            else:  # the probe may go unanswered, this must not
-                actions.append(self._say_rekey(now))
-        elif here is None:
-            actions.append(self._acknowledge(ack, echo, source, said))
-        for path in wanted:
-            if path.to != source:
-                actions.append(self._probe(path, now))
-        return actions
-
     def _take_credentials(
         self, packet: Packet, source: Address, now: float
     ) -> tuple[list[Action], RegistrationFailure | None]:
@@ -363,7 +325,7 @@ class Upkeep:
             if error.data:
                 bad = RegistrationFailure.UNSUPPORTED_CERTIFICATE
             if error.notify is not None:
-                return self._notify(error.notify, error.data, source, now), bad
+                return self.outbox.notify(error.notify, error.data, source, now), bad
             return [], bad
         return [], None
 
@@ -386,43 +348,13 @@ class Upkeep:
         if shared.serving.permit(pair, packet, now):
             return []
         details = packet.raw[:HEADER_LENGTH]
-        return self._notify(NotifyType.MESSAGE_NOT_RELAYED, details, source, now)
+        return self.outbox.notify(NotifyType.MESSAGE_NOT_RELAYED, details, source, now)
 
-    def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action]:
-        """Say this in an UPDATE that wants an ACK."""
-        limit = self._shared.config.update_retransmit_max
-        sent = self._ask(self._paths.path(), now, limit=limit, more=parameters)
-        next(reversed(self._updates.outstanding.values())).vital = True
-        return [sent]
-
-    def show(self, now: float) -> list[Action]:
-        """Show our credentials again if they are others now (RFC 8002 §2)."""
-        shared = self._shared
-        changed = shared.desk.changed(self._pair)
-        if not changed:
-            return []
-        sealed = credentials.sealed(changed, self._keys, shared.rng)
-        limit = shared.config.update_retransmit_max
-        try:
-            return [self._ask(self._paths.path(), now, limit=limit, probes=False, more=sealed)]
-        except ValueError:
-            shared.counters["credentials longer than a packet"] += 1
-            shared.desk.ours.pop(self._pair, None)
-            return []
-
-    def _owes_half(self) -> bool:
-        """Whether the peer has said its half of a rekey and ours is not on its way."""
-        pending = self._rekeying.unsaid
-        if pending is None or pending.theirs is None:
-            return False
-        waiting = self._updates.outstanding.values()
-        return not any(update.rekeys and not update.nonce for update in waiting)
-
-    def _take_acks(self, answers: "_Answers", now: float) -> list[Action]:
+    def _take_acks(self, answers: Answers, now: float) -> list[Action]:
         actions: list[Action] = []
-        outstanding, nonces = self._updates.outstanding, answers.nonces
+        outstanding, nonces = self.outbox.updates.outstanding, answers.nonces
         update_ids = [each for each in answers.update_ids if answers.fit(outstanding.get(each))]
-        for update in self._updates.acknowledged(update_ids, now):
+        for update in self.outbox.updates.acknowledged(update_ids, now):
             if update.ask is not None:
                 mapped = answers.mapped.address if answers.mapped is not None else ("", 0)
                 self._paths.on_response(update.ask, answers.path, mapped, now)
@@ -435,104 +367,10 @@ class Upkeep:
                 if pending.theirs is None:
                     self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
             if update.nonce and update.nonce in nonces and self._paths.answered(update.path, now):
-                self._withdraw()
+                self.outbox.withdraw()
                 self._paths.told = False
                 actions += self._announce(now)
         return actions
-
-    def _make(
-        self, parameters: Sequence[params.Parameter], echo: exchange.Echo = _NO_ECHO
-    ) -> bytes:
-        data = header(PacketType.UPDATE, *self._pair)
-        data += params.encode([*parameters, *echo.signed])
-        return exchange.sign_and_mac(data, self._keys, self._identity, unsigned=echo.unsigned)
-
-    def _acknowledge(
-        self,
-        ack: tuple[int, ...],
-        echo: exchange.Echo,
-        to: Address,
-        more: Sequence[params.Parameter] = (),
-    ) -> Transmit:
-        return Transmit(self._make([params.Ack(ack), *more], echo), to)
-
-    def _check(
-        self,
-        ask: Ask,
-        now: float,
-        *,
-        ack: tuple[int, ...] = (),
-        echo: exchange.Echo = _NO_ECHO,
-        seen: Sequence[params.Parameter] = (),
-    ) -> Transmit:
-        """Send a connectivity check (RFC 9028 §4.6.1); with ``ack`` it answers one, too."""
-        number, nonce = self._updates.number(), self._shared.rng(_NONCE_LENGTH)
-        parameters: list[params.Parameter] = [
-            params.Seq(number),
-            params.EchoRequestSigned(nonce),
-            params.CandidatePriority(ask.priority),
-            *seen,
-        ]
-        if ack:
-            parameters.append(params.Ack(ack))
-        if ask.nominate:
-            parameters.append(params.Nominate())
-        packet = self._make(parameters, echo)
-        update = Outstanding(number, packet, ask.path, ask.limit, nonce, ask=ask, pause=ask.rto)
-        self._updates.sent(update, now)
-        return _transmit(update)
-
-    def _ask(
-        self,
-        path: Path,
-        now: float,
-        *,
-        limit: int,
-        ack: tuple[int, ...] = (),
-        echo: exchange.Echo = _NO_ECHO,
-        announces: bool = False,
-        probes: bool = True,
-        more: Sequence[params.Parameter] = (),
-    ) -> Transmit:
-        """Send an UPDATE that wants an ACK, and an echo if it ``probes`` its path."""
-        pending = self._rekeying.unsaid
-        number = self._updates.number()
-        parameters: list[params.Parameter] = [params.Seq(number), *more]
-        if pending is not None:
-            parameters += pending.parameters()
-        else:
-            spi = self._sas.inbound.sa.spi
-            parameters.append(params.EspInfo(self._rekeying.material.index, spi, spi))
-        if ack:
-            parameters.append(params.Ack(ack))
-        if announces:
-            spi = self._sas.inbound.sa.spi if pending is None else pending.ours.spi
-            parameters.append(self._paths.said(spi, self._keys))
-        nonce = self._shared.rng(_NONCE_LENGTH) if probes else b""
-        if nonce:
-            parameters.append(params.EchoRequestSigned(nonce))
-        packet = self._make(parameters, echo)
-        update = Outstanding(number, packet, path, limit, nonce, announces, pending is not None)
-        self._updates.sent(update, now)
-        return _transmit(update)
-
-    def _probe(
-        self,
-        path: Path,
-        now: float,
-        *,
-        ack: tuple[int, ...] = (),
-        echo: exchange.Echo = _NO_ECHO,
-        announces: bool = False,
-        more: Sequence[params.Parameter] = (),
-    ) -> Transmit:
-        """Ask whether the peer is there; longer where our data goes already."""
-        limit = PROBE_RETRANSMIT_MAX
-        if path.to == self._paths.path().to:
-            limit = self._shared.config.update_retransmit_max
-        return self._ask(
-            path, now, limit=limit, ack=ack, echo=echo, announces=announces, more=more
-        )
 
     # -- rekeying ------------------------------------------------------------------------------
 
@@ -546,7 +384,7 @@ class Upkeep:
         if not self._rekeying.begin(now):
             return []
         self._tell_relay()
-        return [self._say_rekey(now)]
+        return [self.outbox.say_rekey(now)]
 
     def _tell_relay(self) -> None:
         """Our data relay, if we use one, is to let through what comes and goes under new SPIs."""
@@ -555,18 +393,6 @@ class Upkeep:
             theirs = pending.theirs
             spi_out = theirs.spi if theirs is not None else self._sas.outbound.sa.spi
             self._paths.rekeying(spi_out, pending.ours.spi)
-
-    def _say_rekey(
-        self,
-        now: float,
-        path: Path | None = None,
-        *,
-        ack: tuple[int, ...] = (),
-        echo: exchange.Echo = _NO_ECHO,
-        more: Sequence[params.Parameter] = (),
-    ) -> Transmit:
-        path, limit = path or self._paths.path(), self._shared.config.update_retransmit_max
-        return self._ask(path, now, ack=ack, echo=echo, limit=limit, probes=False, more=more)
 
     def _finish_rekey(self, now: float) -> None:
         if not self._rekeying.finish(now):
@@ -577,9 +403,9 @@ class Upkeep:
         self._timers.set(Chore.OLD_SA, now + patience)
         self._timers.stop(Chore.PATIENCE)
         self._timers.set(Chore.REKEY, now + config.rekey_lifetime * self._jitter())
-        for update in list(self._updates.outstanding.values()):
+        for update in list(self.outbox.updates.outstanding.values()):
             if update.rekeys and not update.nonce:
-                del self._updates.outstanding[update.update_id]
+                del self.outbox.updates.outstanding[update.update_id]
             update.rekeys = False  # an ACK of it says nothing about the next rekey
         self._paths.rekeyed(now)
 
@@ -592,7 +418,7 @@ class Upkeep:
 
     def _give_up_rekey(self, now: float) -> list[Action]:
         if self._rekeying.give_up():
-            for update in self._updates.outstanding.values():
+            for update in self.outbox.updates.outstanding.values():
                 update.rekeys = False
             self._timers.set(Chore.REKEY, now + _REKEY_PATIENCE)
         return []
@@ -609,7 +435,7 @@ class Upkeep:
 
     def set_locators(self, ours: tuple[Address, ...], at: float, now: float) -> list[Action]:
         """Our addresses are others now: tell the peer at ``at`` (RFC 8046 §3.2)."""
-        self._withdraw()
+        self.outbox.withdraw()
         self._paths.move(ours, now)
         if at <= now:
             return self._announce(now)
@@ -626,19 +452,6 @@ class Upkeep:
         self._paths.disclose(now)
         return self.look(now)
 
-    def poke(self, now: float) -> list[Action]:
-        """See whether the peer hears us where we are now: our NAT may have moved us."""
-        if any(update.announces for update in self._updates.outstanding.values()):
-            return []
-        limit = self._shared.config.update_retransmit_max
-        return [self._ask(self._paths.path(), now, limit=limit, announces=True)]
-
-    def permit(self, permissions: Sequence[params.PeerPermission], now: float) -> list[Action]:
-        """Ask the peer, a data relay, to pass on what comes from these (RFC 9028 §4.12.1)."""
-        limit = self._shared.config.update_retransmit_max
-        path = self._paths.path()
-        return [self._ask(path, now, limit=limit, probes=False, more=list(permissions))]
-
     def look(self, now: float) -> list[Action]:
         """See whether it is time for new keys, and whether a call still hears its peer."""
         sas, mobility = self._sas, self._paths
@@ -647,11 +460,11 @@ class Upkeep:
         paths = mobility.look(sas.inbound.heard_at, now)
         for path in paths:
             alone = len(paths) == 1 and bool(mobility.ours)  # a NAT may have moved us
-            actions.append(self._probe(path, now, announces=alone))
+            actions.append(self.outbox.probe(path, now, announces=alone))
         here = mobility.path()
-        if sas.outbound.sa.metered and not self._asks(here) and self._probes.allow("", now):
-            actions.append(self._probe(here, now))
-        if not mobility.told and mobility.in_use and not self._telling():
+        if sas.outbound.sa.metered and not self.outbox.asks(here) and self._probes.allow("", now):
+            actions.append(self.outbox.probe(here, now))
+        if not mobility.told and mobility.in_use and not self.outbox.telling:
             actions += self._announce(now)
         self._watch_nat(now)
         pause = mobility.next_look()
@@ -659,84 +472,24 @@ class Upkeep:
             self._timers.set(Chore.LOOK, now + pause)
         return actions
 
-    def _next_keepalive(self, now: float) -> float:
-        """All associations wake up at the same time: a radio sleeps in between."""
-        period = self._shared.config.keepalive
-        return (now // period + 1) * period
-
     def _watch_nat(self, now: float) -> None:
         """Look to keepalives if a NAT stands between us, as far as we know."""
-        if self._timers.armed(Chore.KEEPALIVE):
-            return
-        shared, pair = self._shared, self._pair
-        matters = pair in shared.servers or pair in shared.friends
-        if matters or isinstance(self._paths, Traversal) or shared.natted(pair[0]):
-            self._timers.set(Chore.KEEPALIVE, self._next_keepalive(now))
+        if not self._timers.armed(Chore.KEEPALIVE) and self._keepalive.matters:
+            self._timers.set(Chore.KEEPALIVE, self._keepalive.next(now))
 
     def _keep_alive(self, now: float) -> list[Action]:
-        """Remind NATs of us where that is owed (RFC 9028 §4.10), or see that it isn't."""
         self._watch_nat(now)
-        shared, pair, paths = self._shared, self._pair, self._paths
-        since, sent_before, received_before = self._used
-        sent, received = self._sas.outbound.sa.packets, self._sas.inbound.sa.packets
-        serves = pair in shared.servers or pair in shared.friends
-        if (sent, received) != (sent_before, received_before):
-            self._used = (now, sent, received)
-            if not serves:
-                shared.keep(pair)
-            if sent != sent_before:
-                return []
-        elif not serves and pair not in shared.kept:
-            self.idle = now - since >= shared.config.idle_lifetime
-            return []
-        if not paths.reachable:
-            return []
-        shared.counters["keepalives sent"] += 1
-        notify = exchange.make_notify(self._identity, pair[1], NotifyType.NAT_KEEPALIVE)
-        path = paths.path()
-        return [Transmit(notify, path.to, path.source)]
+        return self._keepalive.send(now)
+
+    def _announce(self, now: float) -> list[Action]:
+        self._timers.stop(Chore.ANNOUNCE)
+        return self.outbox.announce(now)
 
     def _heard_at(self) -> float:
         """When ESP came last, under this SA or the one before."""
         old = self._rekeying.old
         heard_at = self._sas.inbound.heard_at
         return heard_at if old is None else max(heard_at, old.heard_at)
-
-    def _asks(self, path: Path) -> bool:
-        return any(update.path.to == path.to for update in self._updates.outstanding.values())
-
-    def _telling(self) -> bool:
-        return any(update.announces for update in self._updates.outstanding.values())
-
-    def _announce(self, now: float) -> list[Action]:
-        """Tell the peer where we are, along the best path, and see whether that works."""
-        self._timers.stop(Chore.ANNOUNCE)
-        paths = self._paths.telling()
-        if not paths:
-            return []
-        limit = self._shared.config.update_retransmit_max
-        return [
-            self._ask(path, now, limit=limit, announces=True)
-            for path in paths[: self._paths.spread]
-        ]
-
-    def _announce_elsewhere(self, unanswered: Outstanding, now: float) -> list[Action]:
-        """Nobody answers there: the peer may have moved too (RFC 8046 §3.2.3)."""
-        tried = {update.path for update in self._updates.outstanding.values() if update.announces}
-        if len(tried) > 1 or self._paths.told:
-            return []
-        limit = self._shared.config.update_retransmit_max
-        return [
-            self._ask(path, now, limit=limit, announces=True)
-            for path in self._paths.telling()[: _SPREAD_MAX + 1]
-            if path not in tried
-        ]
-
-    def _withdraw(self) -> None:
-        """What was said about our addresses holds no more."""
-        for update in list(self._updates.outstanding.values()):
-            if update.announces:
-                del self._updates.outstanding[update.update_id]
 
     def _lifetime_ended(self, now: float) -> list[Action]:
         if self._paths.expire(now):
@@ -760,63 +513,12 @@ class Upkeep:
             return []
         self._shared.counters["locator of unknown type"] += 1
         details = b"".join(found.encode() for found in unknown)
-        return self._notify(NotifyType.LOCATOR_TYPE_UNSUPPORTED, details, source, now)
-
-    def _notify(
-        self, what: NotifyType, details: bytes, source: Address, now: float
-    ) -> list[Action]:
-        if not self._shared.notify_limit.allow("", now):
-            return []
-        return [
-            Transmit(exchange.make_notify(self._identity, self._pair[1], what, details), source)
-        ]
-
-
-def _transmit(update: Outstanding) -> Transmit:
-    return Transmit(update.packet, update.path.to, update.path.source)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """What an UPDATE says of ours.
-
-    Attributes:
-        update_ids: that it acknowledges.
-        nonces: that it echoes.
-        path: along which it came: (at which of our addresses, where from).
-        mapped: where it saw our check come from.
-    """
-
-    update_ids: Sequence[int]
-    nonces: frozenset[bytes]
-    path: Path
-    mapped: params.MappedAddress | None
-
-    def fit(self, update: Outstanding | None) -> bool:
-        """Whether it answers that; a check only along its own path (RFC 9028 §4.6.2)."""
-        if update is None or update.ask is None:
-            return True
-        return (
-            self.mapped is not None
-            and update.nonce in self.nonces
-            and same(update.path, self.path)
-        )
+        return self.outbox.notify(NotifyType.LOCATOR_TYPE_UNSUPPORTED, details, source, now)
 
 
 def _seen(source: Address) -> list[params.Parameter]:
     """Where a check came from, as its answer says."""
     return [params.MappedAddress((source[0], source[1]))]
-
-
-def _known(listed: Sequence[params.Locator] | None) -> list[params.Locator] | None:
-    return None if listed is None else [locator for locator in listed if locator.ip]
-
-
-def _nonces(packet: Packet) -> frozenset[bytes]:
-    """What the peer echoes."""
-    signed = [found.opaque for found in packet.every(params.EchoResponseSigned)]
-    unsigned = [found.opaque for found in packet.every(params.EchoResponseUnsigned)]
-    return frozenset((*signed, *unsigned))
 
 
 _CHORES: Final[dict[Chore, Callable[[Upkeep, float], list[Action]]]] = {

@@ -58,7 +58,7 @@ def heard(
 ) -> list[tuple[Address, Packet]]:
     """Where and what b answers to an UPDATE of a's."""
     upkeep = upkeep_of(a, b)
-    data = upkeep._make([params.Seq(upkeep._updates.number()), *parameters])
+    data = upkeep.outbox.make([params.Seq(upkeep.outbox.updates.number()), *parameters])
     return answers(b.engine.on_control(data, source, net.now))
 
 
@@ -154,12 +154,14 @@ def test_a_new_address_is_unverified_and_asked_for_a_nonce_before_it_is_active()
     assert to(b, a) == OLD  # another ACTIVE one, meanwhile
     for echoed, status in ((bytes(16), Status.UNVERIFIED), (nonce, Status.ACTIVE)):
         number = probe.need(params.Seq).update_id
-        upkeep_of(b, a)._updates.outstanding[number].nonce = nonce
-        data = upkeep_of(a, b)._make([params.Ack((number,)), params.EchoResponseSigned(echoed)])
-        kept = dict(upkeep_of(b, a)._updates.outstanding)
+        upkeep_of(b, a).outbox.updates.outstanding[number].nonce = nonce
+        data = upkeep_of(a, b).outbox.make(
+            [params.Ack((number,)), params.EchoResponseSigned(echoed)]
+        )
+        kept = dict(upkeep_of(b, a).outbox.updates.outstanding)
         b.engine.on_control(data, NEW, net.now)
         assert statuses(b, a)[NEW] is status
-        upkeep_of(b, a)._updates.outstanding.update(kept)
+        upkeep_of(b, a).outbox.updates.outstanding.update(kept)
     assert to(b, a) == NEW
 
 

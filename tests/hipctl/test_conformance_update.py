@@ -33,7 +33,7 @@ def upkeep_of(peer: Peer, other: Peer) -> Upkeep:
 
 def crafted(a: Peer, b: Peer, parameters: Sequence[params.Parameter]) -> bytes:
     """An UPDATE with a's keys."""
-    return upkeep_of(a, b)._make(parameters)
+    return upkeep_of(a, b).outbox.make(parameters)
 
 
 def heard(net: Net, a: Peer, b: Peer, parameters: Sequence[params.Parameter]) -> list[Packet]:
@@ -71,7 +71,7 @@ def test_an_acknowledgement_is_not_acknowledged() -> None:
     net.tamper = lambda _: []
     begin_rekey(net, b, a)
     assert heard(net, a, b, [params.Ack((0,))]) == []
-    assert not upkeep_of(b, a)._updates.outstanding
+    assert not upkeep_of(b, a).outbox.updates.outstanding
 
 
 def test_one_ack_may_acknowledge_several_updates() -> None:
@@ -79,10 +79,10 @@ def test_one_ack_may_acknowledge_several_updates() -> None:
     net.tamper = lambda _: []
     begin_rekey(net, b, a)
     net.perform(b, b.engine.set_locators([("203.0.113.1", 1), b.address], net.now))
-    waiting = set(upkeep_of(b, a)._updates.outstanding)
+    waiting = set(upkeep_of(b, a).outbox.updates.outstanding)
     assert len(waiting) == 2
     assert heard(net, a, b, [params.Ack((*waiting, 77))]) == []
-    assert not upkeep_of(b, a)._updates.outstanding
+    assert not upkeep_of(b, a).outbox.updates.outstanding
 
 
 @pytest.mark.parametrize(

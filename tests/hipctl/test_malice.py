@@ -30,7 +30,7 @@ def upkeep_of(peer: Peer, other: Peer) -> Upkeep:
 def update(a: Peer, b: Peer, *parameters: params.Parameter) -> bytes:
     """An UPDATE with a's keys."""
     upkeep = upkeep_of(a, b)
-    return upkeep._make([params.Seq(upkeep._updates.number()), *parameters])
+    return upkeep.outbox.make([params.Seq(upkeep.outbox.updates.number()), *parameters])
 
 
 def listing(*addresses: Address) -> params.LocatorSet:
@@ -90,8 +90,8 @@ def test_new_keys_do_not_give_credit_back() -> None:
     said = rekeying.pending.parameters()
     b.engine.on_control(update(a, b, listing(VICTIM), *said), VICTIM, net.now)
     assert flood(outbound) > 0
-    mine = tuple(upkeep_of(b, a)._updates.outstanding)
-    b.engine.on_control(upkeep_of(a, b)._make([params.Ack(mine)]), VICTIM, net.now)
+    mine = tuple(upkeep_of(b, a).outbox.updates.outstanding)
+    b.engine.on_control(upkeep_of(a, b).outbox.make([params.Ack(mine)]), VICTIM, net.now)
     assert outbound.sa is not before
     assert outbound.sa.metered
     assert flood(outbound) == 0
@@ -149,7 +149,7 @@ def test_a_rekey_whose_other_half_never_comes_ends_though_the_peer_was_doubted_m
     association = a.engine._associations[a.hit, b.hit]
     upkeep = upkeep_of(a, b)
     upkeep.start_rekey(net.now)
-    ack = upkeep_of(b, a)._make([params.Ack(tuple(upkeep._updates.outstanding))])
+    ack = upkeep_of(b, a).outbox.make([params.Ack(tuple(upkeep.outbox.updates.outstanding))])
     a.engine.on_control(ack, b.address, net.now)
     association._doubt(net.now)
     a.engine.on_control(update(b, a), b.address, net.now)
@@ -166,13 +166,13 @@ def test_an_ack_of_the_last_rekey_says_nothing_about_the_next() -> None:
     upkeep = upkeep_of(a, b)
     association = a.engine._associations[a.hit, b.hit]
     net.perform(a, upkeep.start_rekey(net.now))
-    upkeep._probe(Path(None, ELSEWHERE), net.now)  # which repeats it, and nobody answers
-    asked = max(upkeep._updates.outstanding)
+    upkeep.outbox.probe(Path(None, ELSEWHERE), net.now)  # which repeats it, and nobody answers
+    asked = max(upkeep.outbox.updates.outstanding)
     a.engine._settle(association)
     net.run(net.now + 0.1)
     assert a.engine.counters["rekeyed"] == 1
     upkeep.start_rekey(net.now)
-    late = upkeep_of(b, a)._make([params.Ack((asked,))])
+    late = upkeep_of(b, a).outbox.make([params.Ack((asked,))])
     a.engine.on_control(late, b.address, net.now)
     assert upkeep._rekeying.unsaid is not None
 

@@ -317,7 +317,7 @@ def test_a_repeated_update_is_acknowledged_again_and_not_processed_again() -> No
 def test_an_update_from_long_ago_is_dropped() -> None:
     net, a, b = at_home()
     old = crafted(a, b, [])
-    upkeep_of(a, b)._updates._next += 100
+    upkeep_of(a, b).outbox.updates._next += 100
     assert b.engine.on_control(crafted(a, b, []), OLD, net.now)
     assert b.engine.on_control(old, OLD, net.now) == []
     assert b.engine.counters["UPDATE outside the window"] == 1
@@ -330,7 +330,7 @@ def transmitted(actions: Sequence[Action]) -> list[Transmit]:
 def crafted(a: Peer, b: Peer, parameters: list[params.Parameter]) -> bytes:
     """An UPDATE of a's with these parameters and a's keys."""
     upkeep = upkeep_of(a, b)
-    return upkeep._make([params.Seq(upkeep._updates.number()), *parameters])
+    return upkeep.outbox.make([params.Seq(upkeep.outbox.updates.number()), *parameters])
 
 
 def test_locators_of_types_0_and_1_are_taken_with_the_port_of_the_packet() -> None:
@@ -445,8 +445,8 @@ def test_a_peer_has_us_ask_few_addresses_however_many_it_names() -> None:
 def test_both_kinds_of_echo_request_are_answered() -> None:
     net, a, b = at_home()
     upkeep = upkeep_of(a, b)
-    seq = params.Seq(upkeep._updates.number())
-    data = upkeep._make([seq, params.EchoRequestSigned(b"signed")])
+    seq = params.Seq(upkeep.outbox.updates.number())
+    data = upkeep.outbox.make([seq, params.EchoRequestSigned(b"signed")])
     data = finish(data + frame(params.EchoRequestUnsigned.TYPE, b"unsigned"))
     (answer,) = transmitted(b.engine.on_control(data, OLD, net.now))
     packet = Packet(answer.data)
@@ -530,7 +530,7 @@ def test_idle_associations_with_several_paths_wait_no_more_often_than_others() -
         net.run(at)
         wakes += 1
     assert wakes <= 12  # the look of every association, each 15 seconds
-    assert not upkeep._updates.outstanding
+    assert not upkeep.outbox.updates.outstanding
 
 
 @pytest.mark.parametrize("phase", range(5))

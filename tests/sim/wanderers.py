@@ -58,7 +58,7 @@ class Wanderers:
                 if upkeep is None:
                     continue
                 assert isinstance(upkeep._paths, Mobility)
-                waiting = upkeep._updates.outstanding
+                waiting = upkeep.outbox.updates.outstanding
                 assert len(waiting) <= OUTSTANDING_MAX
                 assert len(list(upkeep._paths.peer)) <= LOCATORS_MAX
                 outbound = engine.outbound[association.pair]
@@ -98,7 +98,7 @@ class Wanderers:
             assert len(peer.engine.inbound) == 1, peer.engine.inbound
             upkeep = peer.engine._associations[peer.hit, other.hit]._upkeep
             assert upkeep is not None
-            assert not upkeep._updates.outstanding
+            assert not upkeep.outbox.updates.outstanding
             assert net.peers[peer.engine.outbound[peer.hit, other.hit].address] is other
 
     def _say(self, peer: Peer, other: Peer) -> None:
