@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hipctl import credentials, exchange, hop, params
+from hipctl import credentials, esp, exchange, hop, params
 from hipctl.actions import Address, Pair, Path, Relayed
 from hipctl.constants import NatTraversalMode
 from hipctl.credentials import NOTHING
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.exchange import Agreement
 from hipctl.identity import HostIdentity
+from hipctl.installed import Agreed
 from hipctl.interface import Shown
 from hipctl.locators import read_locator_set
 from hipctl.packet import Packet
 from hipctl.registrar import Asked
 from hipctl.responder import Responder, Vetted
+from hipctl.sas import Inbound
 from hipctl.state import Shared
 
 R2_ROOM: Final = 820  # bytes of credentials and locators that R2 has room for, unfragmented
@@ -29,24 +31,24 @@ class Accepted:
     """An I2 that holds.
 
     Attributes:
-        agreement: what it says.
+        agreed: what it says.
+        inbound: under which the peer may speak from R2 on.
         answer_j: its #J.
         issued_at: when we sent the R1 that it answers, monotonic seconds.
-        spi: our inbound SPI in R2.
         r2: the answer.
         shown: our credentials in it.
         theirs: the credentials in I2.
-        listed: the locators in I2, None if it has no LOCATOR_SET.
+        key_log: a line for the key log, empty if there is none.
     """
 
-    agreement: Agreement
+    agreed: Agreed
+    inbound: Inbound
     answer_j: bytes
     issued_at: float
-    spi: int
     r2: bytes
     shown: Shown
     theirs: Shown
-    listed: tuple[params.Locator, ...] | None
+    key_log: str
 
 
 class Acceptance:
@@ -144,7 +146,26 @@ class Acceptance:
         spi = shared.new_spi()
         r2, shown = self._make_r2(agreement, spi, theirs, said)
         answer_j = vetted.solution.answer_j
-        return Accepted(agreement, answer_j, vetted.issued_at, spi, r2, shown, theirs, listed)
+        sa = esp.InboundSa(agreement.suite, spi, agreement.keys.esp_in)
+        agreed = Agreed(
+            agreement.keys,
+            agreement.material,
+            agreement.host_id,
+            agreement.spi_out,
+            agreement.mode,
+            agreement.pacing,
+            listed,
+        )
+        return Accepted(
+            agreed,
+            Inbound(sa, *self._pair, now, awaited=True),
+            answer_j,
+            vetted.issued_at,
+            r2,
+            shown,
+            theirs,
+            agreement.key_log,
+        )
 
     def _make_r2(
         self, agreement: Agreement, spi: int, theirs: Shown, said: Sequence[params.Parameter]

@@ -6,10 +6,9 @@ the engine counts.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from hipctl import esp, exchange, params
+from hipctl import exchange, params
 from hipctl.acceptance import Acceptance, Accepted
 from hipctl.actions import (
     Action,
@@ -21,61 +20,32 @@ from hipctl.actions import (
     Relayed,
     SolvePuzzle,
     Transmit,
-    wire,
 )
+from hipctl.closing import Closing
 from hipctl.constants import (
     CALL_OUT_PATIENCE,
     I1_ADDRESSES_MAX,
-    EspSuite,
-    HipCipher,
-    NatTraversalMode,
     NotifyType,
 )
-from hipctl.crypto import RHASH_LENGTH, Keys, Material
+from hipctl.crypto import RHASH_LENGTH, Keys
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.initiation import Initiation
+from hipctl.installed import Agreed, Installed
 from hipctl.interface import AssociationDown, AssociationUp
-from hipctl.mobility import Mobility
 from hipctl.packet import Packet, finish
 from hipctl.responder import Responder
 from hipctl.sansio import Timers
-from hipctl.sas import Inbound, Outbound, SaPair, Verdict, pause
+from hipctl.sas import Inbound, Verdict, pause
 from hipctl.state import Shared, State, Timer, Waiting
 from hipctl.transitions import TABLE, Ask, Drop, Rule
-from hipctl.traversal import Traversal
 from hipctl.upkeep import Upkeep
 
-_ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
-_EARLY_MAX: Final = 8  # UPDATEs that are kept until R2 has come
 _I1_PAUSE: Final = 1.0  # seconds at least between two I1s that somebody's wish brings about
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
 
 
 _UP: Final = frozenset({State.R2_SENT, State.ESTABLISHED})
-
-
-@dataclass(frozen=True, slots=True)
-class Agreed:
-    """What a base exchange has agreed, on either side.
-
-    Attributes:
-        keys: all keys.
-        material: from which later ones are drawn.
-        host_id: the peer's key.
-        spi_out: the peer's SPI.
-        mode: NAT traversal mode.
-        pacing: seconds between connectivity checks.
-        listed: the peer's locators.
-    """
-
-    keys: Keys
-    material: Material
-    host_id: HostId
-    spi_out: int
-    mode: int | None
-    pacing: float
-    listed: Sequence[params.Locator] | None
 
 
 class Association:
@@ -90,25 +60,22 @@ class Association:
 
     __slots__ = (
         "_acceptance",
-        "_ack",
         "_address",
         "_attempt",
         "_began",
-        "_early",
+        "_closing",
         "_host_id",
         "_identity",
         "_initiation",
+        "_installed",
         "_keys",
         "_last",
-        "_nonce",
         "_quiet",
         "_responder",
         "_said_at",
-        "_sas",
         "_shared",
         "_timers",
         "_up",
-        "_upkeep",
         "_waiting",
         "armed",
         "heard_at",
@@ -136,14 +103,11 @@ class Association:
         self._host_id: HostId | None = None
         self._address: Address = ("", 0)
         self._last = b""  # what RETRANSMIT sends again
-        self._sas: SaPair | None = None  # in use
-        self._upkeep: Upkeep | None = None  # of these
-        self._nonce = b""  # in our CLOSE
-        self._early: list[tuple[Packet, Address, Address | None]] = []  # UPDATEs before R2
+        self._installed: Installed | None = None
         self._quiet = False  # nobody waits for the attempt that is under way
-        self._ack = (b"", b"")  # what was signed in the CLOSE that we answered; the answer
         self._initiation = Initiation(identity, self.pair, shared)
         self._acceptance = Acceptance(identity, self.pair, responder, shared)
+        self._closing = Closing(identity, peer, shared.rng)
 
     # -- inputs from above ---------------------------------------------------------------------
 
@@ -207,28 +171,22 @@ class Association:
         self._drop(State.UNASSOCIATED)
         return actions
 
-    def set_locators(self, ours: tuple[Address, ...], at: float, now: float) -> list[Action]:
-        """We are elsewhere now; tell the peer at ``at`` if there are SAs to keep."""
-        if self._upkeep is None:
-            return []
-        return self._upkeep.set_locators(ours, at, now)
-
     def show(self, now: float) -> list[Action]:
         """Show our credentials again if they are others now."""
-        if self._upkeep is None or self.state not in (State.R2_SENT, State.ESTABLISHED):
+        if self._installed is None or self.state not in _UP:
             return []
-        return self._upkeep.outbox.show(now)
+        return self._installed.upkeep.outbox.show(now)
 
     def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action] | None:
         """Say something in an UPDATE, if it isn't nothing; None: it is not the time to."""
-        if self._upkeep is None or self.state not in (State.R2_SENT, State.ESTABLISHED):
+        if self._installed is None or self.state not in _UP:
             return None
-        return self._upkeep.outbox.tell(parameters, now) if parameters else []
+        return self._installed.upkeep.outbox.tell(parameters, now) if parameters else []
 
     @property
-    def rtt(self) -> float | None:
-        """Seconds of a round trip of UPDATEs, if any was measured."""
-        return self._upkeep.rtt if self._upkeep is not None else None
+    def upkeep(self) -> Upkeep | None:
+        """What keeps the SAs, if there are any; ``deadline`` is another one after its inputs."""
+        return self._installed.upkeep if self._installed is not None else None
 
     @property
     def refusal(self) -> str:
@@ -238,12 +196,12 @@ class Association:
     def on_first_data(self, now: float, spi: int = 0) -> list[Action]:
         """The first authentic ESP in R2-SENT, or under new keys, has come."""
         actions = self._do(Ask.FIRST_DATA, now)
-        if self._upkeep is not None:
-            self._upkeep.on_first_data(spi, now)
+        if self._installed is not None:
+            self._installed.upkeep.on_first_data(spi, now)
         return actions
 
     def describe(self, now: float) -> dict[str, object]:
-        """What ``status`` shows; packets and drops are those of the SAs in use. JSON-ready."""
+        """What ``status`` shows. JSON-ready."""
         local, peer = self.pair
         told: dict[str, object] = {
             "local": str(local),
@@ -252,37 +210,15 @@ class Association:
             "age": round(now - self._began, 3),
             "address": list(self._address),
         }
-        sas, keys = self._sas, self._keys
-        if sas is None or keys is None:
+        if self._installed is None:
             return told
-        inbound, outbound = sas.inbound, sas.outbound
-        return told | {
-            "heard": round(now - self.last_heard(), 3),
-            "address": list(outbound.address),
-            "source": list(outbound.source) if outbound.source else None,
-            "locators": self._upkeep.describe() if self._upkeep else [],
-            "relayed": self._upkeep is not None and self._upkeep.relayed,
-            "path found": self._found_after(),
-            "esp_transform": outbound.sa.suite,
-            "transforms": {
-                "esp": EspSuite(outbound.sa.suite).name,
-                "cipher": HipCipher(keys.cipher).name,
-                "hash": keys.rhash,
-            },
-            "spi": [inbound.sa.spi, outbound.sa.spi],
-            "sent": outbound.sa.packets,
-            "received": inbound.sa.packets,
-            "drops": dict(inbound.drops),
-        }
-
-    def _found_after(self) -> list[float | None]:
-        """Seconds from the first I1 to data, and to data without relays; None: (not) checked."""
-        found = self._upkeep.found_at if self._upkeep is not None else (None, None)
-        return [None if at is None else round(at - self._began, 3) for at in found]
+        heard = round(now - self.last_heard(), 3)
+        return told | {"heard": heard} | self._installed.describe(self._began)
 
     def last_heard(self) -> float:
         """When the peer was last heard, by data or control."""
-        return max(self.heard_at, self._sas.inbound.heard_at if self._sas else 0.0)
+        installed = self._installed
+        return max(self.heard_at, installed.sas.inbound.heard_at if installed else 0.0)
 
     # -- inputs from the network ---------------------------------------------------------------
 
@@ -368,19 +304,10 @@ class Association:
         except Rejected as error:
             self._shared.counters[error.reason] += 1
             return self._notify(error, source, now)
-        done = initiation.conclude()
-        agreed = Agreed(
-            done.keys,
-            done.material,
-            done.host_id,
-            spi_out,
-            done.offer.mode,
-            done.offer.pacing,
-            listed,
-        )
-        self._install(done.inbound, agreed, now, begun=True, disclosed=True)
+        done = initiation.conclude(spi_out, listed)
+        self._install(done.inbound, done.agreed, now, begun=True, disclosed=True)
         shared, path = self._shared, Path(None, self._address)
-        shared.serving.keyed(self.pair, done.keys, path, now, began=True)
+        shared.serving.keyed(self.pair, done.agreed.keys, path, now, began=True)
         shared.requester.concluded(self.pair, done.offer.info, packet, now)
         desk.keep(self.pair, done.shown, theirs)
         self._acceptance.superseded(now)
@@ -398,7 +325,7 @@ class Association:
         return self._on_i2(packet, source, now)
 
     def _on_i2(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        vetted = self._acceptance.vet(packet, source, now, replaces=self._sas is not None)
+        vetted = self._acceptance.vet(packet, source, now, replaces=self._installed is not None)
         try:
             accepted = self._acceptance.accept(packet, source, vetted, now)
         except (MalformedPacket, Rejected) as error:
@@ -416,20 +343,8 @@ class Association:
             self._began = accepted.issued_at  # when the I1 came
         self._timers = Timers()
         self._address = source
-        agreed = accepted.agreement
-        sa = esp.InboundSa(agreed.suite, accepted.spi, agreed.keys.esp_in)
-        inbound = Inbound(sa, *self.pair, now, awaited=True)
-        installed = Agreed(
-            agreed.keys,
-            agreed.material,
-            agreed.host_id,
-            agreed.spi_out,
-            agreed.mode,
-            agreed.pacing,
-            accepted.listed,
-        )
         disclosed = self._shared.discloses(self.pair, accepted.theirs)
-        self._install(inbound, installed, now, begun=False, disclosed=disclosed)
+        self._install(accepted.inbound, accepted.agreed, now, begun=False, disclosed=disclosed)
         self._shared.requester.renewed(self.pair, now)
         self._acceptance.taken(accepted)
         self.state = State.R2_SENT
@@ -439,7 +354,7 @@ class Association:
         self._timers.set(Timer.EXCHANGE_COMPLETE, now + patience)
         return [
             *actions,
-            *_key_log(agreed.key_log),
+            *_key_log(accepted.key_log),
             Transmit(accepted.r2, source),
             *self._come_up(now),
         ]
@@ -457,9 +372,9 @@ class Association:
         return []
 
     def _on_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        upkeep = self._upkeep
-        if upkeep is None:  # the first exchange still runs
+        if self._installed is None:  # the first exchange still runs
             raise Rejected(f"UPDATE in {self.state.value}")
+        upkeep = self._installed.upkeep
         actions = upkeep.on_update(packet, source, now)
         self.heard_at = now
         if self.state is State.R2_SENT:
@@ -471,18 +386,15 @@ class Association:
     def _on_early_update(self, packet: Packet, source: Address, now: float) -> list[Action]:
         """A connectivity check may overtake R2 (RFC 9028 §4.6.2)."""
         packet.need(params.HipMac)
-        if len(self._early) >= _EARLY_MAX:
-            raise Rejected(f"UPDATE in {self.state.value}")
-        self._early.append((packet, source, self._shared.here))
+        self._initiation.keep(packet, source)
         return []
 
     def _take_early(self, now: float) -> list[Action]:
         """R2 has come: take what had overtaken it."""
-        early, self._early = self._early, []
         actions: list[Action] = []
         shared = self._shared
         here = shared.here
-        for packet, source, at in early:
+        for packet, source, at in self._initiation.release():
             shared.here = at
             try:
                 actions += self._on_update(packet, source, now)
@@ -492,26 +404,22 @@ class Association:
         return actions
 
     def _on_close(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        close, ack = self._ack
-        signed = packet.covered(params.HipSignature)
-        if close == signed:  # whatever somebody may have appended
-            return [Transmit(ack, source)]
+        closing = self._closing
+        if answer := closing.again(packet):
+            return [Transmit(answer, source)]
         keys, host_id = self._peer_keys()
-        exchange.authenticate(packet, keys, host_id)
-        packet.need(params.EchoRequestSigned)
-        ack = exchange.make_close_ack(self._identity, self.pair[1], keys, exchange.Echo.of(packet))
-        pathless = self._upkeep is not None and not self._upkeep.reachable
+        answer = closing.answer(packet, keys, host_id)
+        pathless = self._installed is not None and not self._installed.upkeep.reachable
         reason = "no path between us: closed by the peer" if pathless else "closed by the peer"
-        actions = [Transmit(ack, source), *self._down(reason, always=pathless)]
+        actions = [Transmit(answer, source), *self._down(reason, always=pathless)]
         self._drop(State.CLOSED)
         self._keys, self._host_id = keys, host_id  # to answer a CLOSE that is sent again
-        self._ack = (signed, ack)
+        closing.answered(packet, answer)
         self._timers.set(Timer.CLOSED, now + self._shared.config.closed_lifetime)
         return actions
 
     def _on_close_ack(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        if packet.need(params.EchoResponseSigned).opaque != self._nonce:
-            raise Rejected("CLOSE_ACK of another CLOSE")
+        self._closing.conclude(packet)
         exchange.authenticate(packet, *self._peer_keys())
         self._drop(State.UNASSOCIATED)
         return []
@@ -530,7 +438,7 @@ class Association:
     def deadline(self) -> float | None:
         """See sansio.Machine."""
         at = self._timers.deadline()
-        other = self._upkeep.deadline() if self._upkeep is not None else None
+        other = self._installed.upkeep.deadline() if self._installed is not None else None
         return other if at is None else at if other is None else min(at, other)
 
     def on_time(self, now: float) -> list[Action]:
@@ -538,8 +446,10 @@ class Association:
         actions: list[Action] = []
         for timer in self._timers.expired(now):
             actions += self._do(timer, now)
-        upkeep = self._upkeep
-        if upkeep is not None and (at := upkeep.deadline()) is not None and at <= now:
+        if self._installed is None:
+            return actions
+        upkeep = self._installed.upkeep
+        if (at := upkeep.deadline()) is not None and at <= now:
             actions += upkeep.on_time(now)
             if upkeep.broken:
                 self._shared.counters["unacknowledged"] += 1
@@ -555,23 +465,11 @@ class Association:
         """Those in force."""
         return self._keys
 
-    def permit(self, permissions: Sequence[params.PeerPermission], now: float) -> list[Action]:
-        """Our peer is a data relay of ours: see ``Outbox.permit``."""
-        return self._upkeep.outbox.permit(permissions, now) if self._upkeep is not None else []
-
-    def poke(self, now: float) -> list[Action]:
-        """See ``Outbox.poke``."""
-        return self._upkeep.outbox.poke(now) if self._upkeep is not None else []
-
-    def disclose(self, now: float) -> list[Action]:
-        """The peer may learn where we are."""
-        return self._upkeep.disclose(now) if self._upkeep is not None else []
-
     def _doubt(self, now: float) -> list[Action]:
         """Ask anew whether the peer is there; the SAs stay until better ones replace them."""
-        if self._upkeep is not None:
-            self._upkeep.pause()
-        if self.state not in (State.R2_SENT, State.ESTABLISHED):
+        if self._installed is not None:
+            self._installed.upkeep.pause()
+        if self.state not in _UP:
             return []
         self._timers = Timers()
         return self._send_first_i1(now)
@@ -622,20 +520,18 @@ class Association:
 
     def _check(self, now: float) -> list[Action]:
         """Close SAs that nobody uses; begin anew when the peer seems to have forgotten them."""
-        shared, sas = self._shared, self._sas
-        if sas is None:
+        shared, installed = self._shared, self._installed
+        if installed is None:
             return []
-        verdict = sas.check(now, shared.config)
-        kept = shared.serving.holds(self.pair) or shared.requester.holds(self.pair)
-        kept |= self.pair in shared.friends
-        if verdict is Verdict.UNUSED and not kept:
+        verdict = installed.sas.check(now, shared.config)
+        if verdict is Verdict.UNUSED and not installed.kept:
             shared.counters["unused"] += 1
             return self.close(now)
         if verdict is Verdict.UNANSWERED:
             shared.counters["unanswered"] += 1
             return self._doubt(now)
         self._timers.set(Timer.CHECK, now + pause(shared.config))
-        return self._upkeep.look(now) if self._upkeep is not None else []
+        return installed.upkeep.look(now)
 
     # -- what several inputs do ----------------------------------------------------------------
 
@@ -666,8 +562,7 @@ class Association:
 
     def _send_first_close(self, now: float) -> list[Action]:
         keys, host_id = self._peer_keys()
-        self._nonce = self._shared.rng(_ECHO_LENGTH)
-        close = exchange.make_close(self._identity, self.pair[1], keys, self._nonce)
+        close = self._closing.ask(keys)
         self._drop(State.CLOSING)
         self._keys, self._host_id = keys, host_id  # to check CLOSE_ACK
         self._last, self._attempt = close, 0
@@ -677,56 +572,29 @@ class Association:
         self, inbound: Inbound, agreed: Agreed, now: float, *, begun: bool, disclosed: bool
     ) -> None:
         """Put the new SAs into use and remove the old ones."""
-        shared, suite = self._shared, inbound.sa.suite
-        patience = shared.config.unanswered_lifetime
-        if self._sas is not None:
-            patience = self._sas.patience
+        patience = None
+        if self._installed is not None:
+            patience = self._installed.sas.patience
             self._remove_sas()
         self._keys, self._host_id = agreed.keys, agreed.host_id
-        sa = esp.OutboundSa(suite, agreed.spi_out, agreed.keys.esp_out)
-        outbound = Outbound(sa, self._address, shared.here if self._answers_here() else None)
-        shared.inbound[inbound.sa.spi] = inbound
-        self._sas = sas = SaPair(inbound, outbound, patience, now)
-        paths: Mobility | Traversal
-        if agreed.mode == NatTraversalMode.ICE_HIP_UDP:  # no data before there is a path
-            shared.outbound.pop(self.pair, None)
-            paths = Traversal(
-                self.pair,
-                sas,
-                shared,
-                now,
-                controlling=begun,
-                pacing=agreed.pacing,
-                listed=agreed.listed or (),
-                disclosed=disclosed,
-            )
-        else:
-            shared.outbound[self.pair] = outbound
-            paths = Mobility(self.pair, sas, shared, now)
-        self._upkeep = Upkeep(
+        self._installed = Installed(
             self._identity,
-            self.pair,
-            agreed.host_id,
-            agreed.keys,
-            agreed.material,
-            sas,
-            shared,
-            paths,
+            self._address,
+            inbound,
+            agreed,
+            self._shared,
             now,
+            begun=begun,
+            disclosed=disclosed,
+            patience=patience,
         )
-        if agreed.listed is not None:
-            self._upkeep.learn(agreed.listed, now)
-
-    def _answers_here(self) -> bool:
-        """Whether data may leave from where the packet in hand came."""
-        here = self._shared.here
-        return here is not None and (":" in here[0]) is (":" in wire(self._address)[0])
 
     def _follow(self, now: float) -> list[Action]:
         """Data may flow once there is a path, and there is no association if none is found."""
-        upkeep, sas = self._upkeep, self._sas
-        if upkeep is None or sas is None or self.state not in _UP:
+        installed = self._installed
+        if installed is None or self.state not in _UP:
             return []
+        upkeep = installed.upkeep
         if upkeep.failed:
             self._shared.counters["no path"] += 1
             failed = exchange.make_notify(
@@ -738,24 +606,22 @@ class Association:
                 AssociationDown(*self.pair, "no path between us: neither side has a data relay"),
             ]
         if upkeep.reachable and self.pair not in self._shared.outbound:
-            self._shared.outbound[self.pair] = sas.outbound
+            self._shared.outbound[self.pair] = installed.sas.outbound
             return self._come_up(now)
         return []
 
     def _remove_sas(self) -> None:
-        if self._sas is not None:
-            self._shared.inbound.pop(self._sas.inbound.sa.spi, None)
-        if self._upkeep is not None:
-            self._upkeep.end()
-        self._sas = self._upkeep = None
+        if self._installed is not None:
+            self._installed.remove()
+        self._installed = None
 
     def _establish(self, now: float) -> list[Action]:
         self.state = State.ESTABLISHED
         self.heard_at = now
         self._timers = Timers()
         self._timers.set(Timer.CHECK, now + pause(self._shared.config))
-        if self._sas is not None:
-            self._sas.inbound.awaited = False
+        if self._installed is not None:
+            self._installed.sas.inbound.awaited = False
         return self._come_up(now)
 
     def _come_up(self, now: float) -> list[Action]:
@@ -796,8 +662,8 @@ class Association:
     def _forget_keys(self) -> None:
         self._keys = self._host_id = None
         self._acceptance.forget()
-        self._ack = (b"", b"")
-        self._early = []
+        self._closing.forget()
+        self._initiation.release()
         self._timers = Timers()
 
     def _drop(self, state: State) -> None:

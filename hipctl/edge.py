@@ -10,6 +10,7 @@ from hipctl.constants import HEADER_LENGTH, HIP_PORT, NotifyType, PacketType, Re
 from hipctl.crypto import Keys
 from hipctl.errors import Rejected
 from hipctl.identity import NULL_HIT, Hit
+from hipctl.outbox import Outbox
 from hipctl.packet import Packet, finish
 from hipctl.params import PeerPermission, RvsHmac, ViaRvs, encode
 from hipctl.state import Errand, Objection, Permit, Shared
@@ -108,9 +109,9 @@ class Edge:
         for pair, permissions in permits.items():
             for i in range(0, len(permissions), _PERMISSIONS_AT_ONCE):
                 some = permissions[i : i + _PERMISSIONS_AT_ONCE]
-                actions += self._do(pair, lambda a, some=some: a.permit(some, now))  # type: ignore[misc]
+                actions += self._do(pair, lambda box, some=some: box.permit(some, now))  # type: ignore[misc]
         for pair in pokes:
-            actions += self._do(pair, lambda a: a.poke(now))
+            actions += self._do(pair, lambda box: box.poke(now))
         return actions
 
     def _notify(self, objection: Objection, now: float) -> list[Action]:
@@ -122,10 +123,10 @@ class Edge:
         notify = exchange.make_notify(identity, objection.server, why, objection.details)
         return [Transmit(notify, objection.to)]
 
-    def _do(self, pair: Pair, what: Callable[[Association], list[Action]]) -> list[Action]:
+    def _do(self, pair: Pair, what: Callable[[Outbox], list[Action]]) -> list[Action]:
         association = self._associations.get(pair)
-        if association is None:
+        if association is None or association.upkeep is None:
             return []
-        actions = what(association)
+        actions = what(association.upkeep.outbox)
         self._settle(association)
         return actions

@@ -146,9 +146,9 @@ class Engine:
         """See ``interface.Host``."""
         self._shared.disclose((local, peer))
         association = self._associations.get((local, peer))
-        if association is None:
+        if association is None or association.upkeep is None:
             return []
-        actions = association.disclose(now)
+        actions = association.upkeep.disclose(now)
         self._settle(association)
         return self._edge.pass_out(actions, now)
 
@@ -301,9 +301,10 @@ class Engine:
         actions: list[Action] = []
         order = sorted(self._associations.values(), key=Association.last_heard, reverse=True)
         for i, association in enumerate(order):
-            at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
-            actions += association.set_locators(ours, at, now)
-            self._settle(association)
+            if association.upkeep is not None:
+                at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
+                actions += association.upkeep.set_locators(ours, at, now)
+                self._settle(association)
         return self._edge.pass_out(actions, now)
 
     def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:
@@ -578,7 +579,8 @@ class Engine:
     def rtt(self, local: Hit, peer: Hit) -> float | None:
         """Seconds that a round trip to the peer takes; None: not measured yet."""
         association = self._associations.get((local, peer))
-        return association.rtt if association is not None else None
+        upkeep = association.upkeep if association is not None else None
+        return upkeep.rtt if upkeep is not None else None
 
     def state(self, local: Hit, peer: Hit) -> State:
         """The state of the association, for ``status`` and tests."""

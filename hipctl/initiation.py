@@ -11,10 +11,11 @@ from hipctl import credentials, esp, exchange, hop, params
 from hipctl.actions import Address, Pair
 from hipctl.constants import NatTraversalMode, NotifyType
 from hipctl.credentials import NOTHING
-from hipctl.crypto import Keys, Material
+from hipctl.crypto import Keys
 from hipctl.errors import Rejected
 from hipctl.exchange import Offer, Reply
 from hipctl.identity import HostId, HostIdentity
+from hipctl.installed import Agreed
 from hipctl.interface import Shown
 from hipctl.locators import read_locator_set, usable
 from hipctl.packet import Packet
@@ -26,6 +27,7 @@ _REFUSALS: Final = frozenset(
 )
 _ICE: Final = NatTraversalMode.ICE_HIP_UDP
 I2_ROOM: Final = 480  # bytes of credentials and locators that I2 has room for, unfragmented
+_EARLY_MAX: Final = 8  # UPDATEs that are kept until R2 has come
 _REFUSALS_MAX: Final = 3  # NOTIFYs of one exchange whose signature we check
 
 
@@ -63,24 +65,28 @@ class Concluded:
     Attributes:
         offer: the R1.
         inbound: under which the peer may speak already.
-        keys: all keys.
-        material: from which later ones are drawn.
-        host_id: the peer's key.
+        agreed: all else.
         shown: our credentials in I2.
     """
 
     offer: Offer
     inbound: Inbound
-    keys: Keys
-    material: Material
-    host_id: HostId
+    agreed: Agreed
     shown: Shown
 
 
 class Initiation:
     """The exchange of ``pair`` that ``identity`` has begun, if any."""
 
-    __slots__ = ("_asked_again", "_identity", "_pair", "_shared", "_started_over", "_work")
+    __slots__ = (
+        "_asked_again",
+        "_early",
+        "_identity",
+        "_pair",
+        "_shared",
+        "_started_over",
+        "_work",
+    )
 
     def __init__(self, identity: HostIdentity, pair: Pair, shared: Shared) -> None:
         self._identity = identity
@@ -89,6 +95,7 @@ class Initiation:
         self._work: Work | None = None
         self._asked_again = False  # I2 stays unanswered: has the Responder restarted?
         self._started_over = False  # that has led to another I2: once an exchange
+        self._early: list[tuple[Packet, Address, Address | None]] = []  # UPDATEs before R2
 
     def begin(self) -> None:
         """The first I1 goes out."""
@@ -253,15 +260,44 @@ class Initiation:
         keys = work.reply.keys if work.reply is not None else None
         return self._shared.desk.judge_answer(self._pair, packet, keys) or work.theirs
 
-    def conclude(self) -> Concluded:
-        """What was agreed; there is nothing left to work on. The inbound SA stays in use."""
+    def conclude(self, spi_out: int, listed: tuple[params.Locator, ...] | None) -> Concluded:
+        """What was agreed; there is nothing left to work on. The inbound SA stays in use.
+
+        Args:
+            spi_out: what ``read_r2`` has returned.
+            listed: what ``listed_in_r2`` has.
+        """
         work, self._work = self._need(), None
         if work.reply is None:
             raise Rejected("R2 without I2")
-        inbound = self._shared.inbound[work.spi]
-        reply = work.reply
-        offer = work.offer
-        return Concluded(offer, inbound, reply.keys, reply.material, offer.host_id, work.shown)
+        offer, reply = work.offer, work.reply
+        agreed = Agreed(
+            reply.keys,
+            reply.material,
+            offer.host_id,
+            spi_out,
+            offer.mode,
+            offer.pacing,
+            listed,
+        )
+        return Concluded(offer, self._shared.inbound[work.spi], agreed, work.shown)
+
+    # -- UPDATEs that overtake R2 --------------------------------------------------------------
+
+    def keep(self, packet: Packet, source: Address) -> None:
+        """A connectivity check may overtake R2 (RFC 9028 §4.6.2): keep it until R2 has come.
+
+        Raises:
+            Rejected: there are enough.
+        """
+        if len(self._early) >= _EARLY_MAX:
+            raise Rejected("UPDATE in I2-SENT")
+        self._early.append((packet, source, self._shared.here))
+
+    def release(self) -> list[tuple[Packet, Address, Address | None]]:
+        """What was kept: packet, source, at which address of ours; nothing is, any more."""
+        early, self._early = self._early, []
+        return early
 
     def _need(self) -> Work:
         if self._work is None:

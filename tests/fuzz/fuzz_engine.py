@@ -206,7 +206,7 @@ def snapshot(engine: Engine) -> object:
     """All that an association is to those who use it."""
     rows = []
     for pair, association in engine._associations.items():
-        outbound, upkeep = engine.outbound.get(pair), association._upkeep
+        outbound, upkeep = engine.outbound.get(pair), association.upkeep
         known = upkeep.describe() if upkeep is not None else []
         rows.append(
             (

@@ -202,9 +202,10 @@ def unused(scene: Scene) -> None:
 
 def doubted(scene: Scene) -> None:
     scene.subject._shared.config = replace(CONFIG, unanswered_lifetime=1.0)
-    if scene.subject._sas is not None:
-        scene.subject._sas.patience = 1.0
-        scene.subject._sas.outbound.sa.seal(17, b"x")
+    installed = scene.subject._installed
+    if installed is not None:
+        installed.sas.patience = 1.0
+        installed.sas.outbound.sa.seal(17, b"x")
 
 
 def in_doubt_already(scene: Scene) -> None:

@@ -1,0 +1,65 @@
+"""CLOSE and CLOSE_ACK, from either side (RFC 7401 §5.3.7, §5.3.8, §6.14, §6.15)."""
+
+from typing import Final
+
+from hipctl import exchange, params
+from hipctl.crypto import Keys, Rng
+from hipctl.errors import Rejected
+from hipctl.identity import Hit, HostId, HostIdentity
+from hipctl.packet import Packet
+
+_ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
+
+
+class Closing:
+    """How ``identity`` and ``peer`` take leave of each other."""
+
+    __slots__ = ("_answer", "_answered", "_identity", "_nonce", "_peer", "_rng")
+
+    def __init__(self, identity: HostIdentity, peer: Hit, rng: Rng) -> None:
+        self._identity = identity
+        self._peer = peer
+        self._rng = rng
+        self._nonce = b""  # in our CLOSE
+        self._answered = b""  # what was signed in the CLOSE that we answered
+        self._answer = b""
+
+    def forget(self) -> None:
+        """The CLOSE that we have answered is over."""
+        self._answered = self._answer = b""
+
+    def ask(self, keys: Keys) -> bytes:
+        """Make our CLOSE."""
+        self._nonce = self._rng(_ECHO_LENGTH)
+        return exchange.make_close(self._identity, self._peer, keys, self._nonce)
+
+    def conclude(self, packet: Packet) -> None:
+        """See whether a CLOSE_ACK answers our CLOSE, before its signature is looked at.
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: it doesn't.
+        """
+        if packet.need(params.EchoResponseSigned).opaque != self._nonce:
+            raise Rejected("CLOSE_ACK of another CLOSE")
+
+    def again(self, packet: Packet) -> bytes:
+        """The answer to a CLOSE that we have answered before, else nothing."""
+        repeated = packet.covered(params.HipSignature) == self._answered
+        return self._answer if repeated else b""  # whatever somebody may have appended
+
+    def answer(self, packet: Packet, keys: Keys, host_id: HostId) -> bytes:
+        """Check the peer's CLOSE and make the answer.
+
+        Raises:
+            MalformedPacket: it is not well formed.
+            Rejected: it is not authentic.
+        """
+        exchange.authenticate(packet, keys, host_id)
+        packet.need(params.EchoRequestSigned)
+        echo = exchange.Echo.of(packet)
+        return exchange.make_close_ack(self._identity, self._peer, keys, echo)
+
+    def answered(self, packet: Packet, answer: bytes) -> None:
+        """Answer that CLOSE the same way if it comes again."""
+        self._answered, self._answer = packet.covered(params.HipSignature), answer
