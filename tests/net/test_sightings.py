@@ -3,7 +3,7 @@
 import ipaddress
 import struct
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from net.sightings import ESP, HIP, TCP, UDP, Sighting, events, hops, sighting
 
@@ -70,6 +70,7 @@ def test_what_else_is_of_interest_has_its_name() -> None:
     assert sighting(0.0, "alice", True, ip(ALICE, BOB, 1, b"\x08\0\0\0")) is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_stop_it(data: bytes) -> None:
     sighting(0.0, "alice", True, data)
