@@ -16,7 +16,7 @@ from sim.engines import Peer, Seen
 from sim.nats import Nat, Translator
 from sim.servers import ServerNet
 
-_HOP = 24 + 56  # bytes that a server may add to a packet: RELAY_FROM, and a MAC of SHA-384
+_HOP = 24 + 24 + 56  # bytes that a server may add: FROM, RELAY_FROM, and a MAC of SHA-384
 _INDOORS = 0.001  # seconds from one to another in the same home
 
 

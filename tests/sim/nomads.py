@@ -208,9 +208,9 @@ class Nomads:
         if association is None or association._upkeep is None:
             return
         if association.state is State.ESTABLISHED:
-            self.net.perform(peer, association._upkeep.start_rekey(self.net.now))
+            actions = association._upkeep.start_rekey(self.net.now)
             peer.engine._settle(association)
-            self.net.perform(peer, peer.engine._edge.pass_out([], self.net.now))
+            self.net.perform(peer, peer.engine._edge.pass_out(actions, self.net.now))
 
     def _disclose(self, peer: Peer, other: Peer) -> None:
         self.net.hidden.discard((peer.hit, other.hit))
