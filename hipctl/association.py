@@ -404,6 +404,7 @@ class Association:
             accepted.listed,
         )
         disclosed = self._shared.discloses(self.pair, accepted.theirs)
+        self._shared.hide(self.pair, hidden=not disclosed)
         self._install(inbound, installed, now, begun=False, disclosed=disclosed)
         self._shared.requester.renewed(self.pair, now)
         self._acceptance.taken(accepted)
@@ -548,6 +549,8 @@ class Association:
             self._upkeep.pause()
         if self.state not in (State.R2_SENT, State.ESTABLISHED):
             return []
+        if self.pair in self._shared.hidden:  # who wants to speak with us may begin anew
+            return self.close(now)
         self._timers = Timers()
         return self._send_first_i1(now)
 
@@ -630,6 +633,9 @@ class Association:
         if not addresses:
             self._drop(State.E_FAILED)
             return self._down("no contact known", always=True)
+        if self.pair in self._shared.hidden:
+            self._drop(State.E_FAILED)
+            return self._down("it may not learn where we are", always=True)
         self.state = State.I1_SENT
         self._began, self._quiet = now, False
         self._last = exchange.make_i1(local, peer, self._shared.config)

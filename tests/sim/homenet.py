@@ -84,6 +84,7 @@ class HomeNet(ServerNet):
         self._places: dict[Hit, dict[Address, Home]] = {}
         self._spoken: dict[Hit, set[Address]] = {}  # control packets went there,
         self._proven: dict[Hit, set[Address]] = {}  # and came from there after that
+        self._found: set[tuple[Hit, Hit]] = set()  # (who, by whom), until it moves
         self._inner: Address | None = None
         self._ips = 0
         self._ports = 50_100
@@ -102,6 +103,7 @@ class HomeNet(ServerNet):
 
     def go(self, peer: Peer, *places: Home | None, tell: bool = True) -> None:
         """Be in these networks, the preferred one first, None is the Internet; and nowhere else."""
+        self._found = {pair for pair in self._found if pair[0] != peer.hit}
         for home in self.homes.values():
             for address in [a for a, there in home.members.items() if there is peer]:
                 del home.members[address]
@@ -221,6 +223,9 @@ class HomeNet(ServerNet):
         super()._transmit(peer, seen)
 
     def _control(self, other: Peer, data: bytes, source: Address, to: Address) -> None:
+        sender = next((peer for peer in self.everybody if peer.hit == data[8:24]), None)
+        if sender is not None and self._is_at(sender, other, self.inside(to), source):
+            self._found.add((other.hit, sender.hit))  # it knew where
         if source in self._spoken.get(other.hit, ()):
             self._proven.setdefault(other.hit, set()).add(source)
         if other.hit in self.books and data[24:40] != other.hit:
@@ -266,7 +271,7 @@ class HomeNet(ServerNet):
     def _look_for(self, peer: Peer, source: Address, to: Address) -> None:
         """Whether somebody who hides sends directly to whom it hides from."""
         for who, whom in self.hidden:
-            if who != peer.hit:
+            if who != peer.hit or (who, whom) in self._found:
                 continue
             there = next((p for p in self.everybody if p.hit == whom), None)
             if there is not None and self._is_at(there, peer, source, to):

@@ -50,6 +50,7 @@ class Nomads:
         self.relays = [self.servers["relay1"], self.servers["relay2"]]
         self.peers = [self.net.add(CONFIG, name=f"{i}") for i in range(self.random.choice((2, 2, 3)))]
         self.by_hit: dict[Hit, Peer] = {peer.hit: peer for peer in self.net.everybody}
+        self.shown: set[tuple[Hit, Hit]] = set()  # (who, to whom), for good
         self.shy = {peer.hit for peer in self.peers if self.random.random() < 0.25}
         for peer in self.peers:
             self._move(peer)
@@ -66,6 +67,9 @@ class Nomads:
         """What its owner asks of a new engine."""
         if peer.hit in self.shy:
             peer.engine.disclose_by(lambda local, other, shown: False)
+        for who, whom in self.shown:
+            if who == peer.hit:
+                peer.engine.disclose(who, whom, self.net.now)
         for server in self.servers.values():
             peer.engine.learn(server.hit, [server.address])
         self._register(peer)
@@ -99,7 +103,7 @@ class Nomads:
         del peer.datagrams[:-50]
 
     def _hide(self, peer: Peer, other: Peer) -> None:
-        if (peer.hit, other.hit) not in peer.engine._shared.disclosed:
+        if (peer.hit, other.hit) not in self.shown:
             self.net.hidden.add((peer.hit, other.hit))
 
     def _call(self, peer: Peer, other: Peer) -> None:
@@ -185,7 +189,6 @@ class Nomads:
 
     def _restart(self, peer: Peer, *_: Peer) -> None:
         self.net.restart(peer, CONFIG)
-        self.net.hidden = {pair for pair in self.net.hidden if pair[0] != peer.hit}
         self._begin(peer)
         self.net.perform(
             peer, peer.engine.set_locators(self.net.addresses(peer), self.net.now)
@@ -214,6 +217,7 @@ class Nomads:
 
     def _disclose(self, peer: Peer, other: Peer) -> None:
         self.net.hidden.discard((peer.hit, other.hit))
+        self.shown.add((peer.hit, other.hit))
         self.net.perform(peer, peer.engine.disclose(peer.hit, other.hit, self.net.now))
 
     def _close(self, peer: Peer, other: Peer) -> None:
