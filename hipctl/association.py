@@ -344,6 +344,7 @@ class Association:
         self._timers = Timers()
         self._address = source
         disclosed = self._shared.discloses(self.pair, accepted.theirs)
+        self._shared.hide(self.pair, hidden=not disclosed)
         self._install(accepted.inbound, accepted.agreed, now, begun=False, disclosed=disclosed)
         self._shared.requester.renewed(self.pair, now)
         self._acceptance.taken(accepted)
@@ -471,6 +472,8 @@ class Association:
             self._installed.upkeep.pause()
         if self.state not in _UP:
             return []
+        if self.pair in self._shared.hidden:  # who wants to speak with us may begin anew
+            return self.close(now)
         self._timers = Timers()
         return self._send_first_i1(now)
 
@@ -552,6 +555,9 @@ class Association:
         if not addresses:
             self._drop(State.E_FAILED)
             return self._down("no contact known", always=True)
+        if self.pair in self._shared.hidden:
+            self._drop(State.E_FAILED)
+            return self._down("it may not learn where we are", always=True)
         self.state = State.I1_SENT
         self._began, self._quiet, self._said_at = now, False, now
         self._last = exchange.make_i1(local, peer, self._shared.config)

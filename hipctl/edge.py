@@ -57,7 +57,8 @@ class Edge:
             errands, shared.errands = shared.errands, []
             # what a relay has to know goes before what it has to let through
             actions = [*self._run(errands, now), *actions]
-        return [self._through(each) if type(each) is Transmit else each for each in actions]
+        passed = [self._through(each) if type(each) is Transmit else each for each in actions]
+        return [each for each in passed if each is not None]
 
     def _object(self, local: Hit, packet: Packet, source: Address) -> None:
         """A control relay of ours must not use RVS_HMAC: drop it and say so (RFC 9028 §7.8)."""
@@ -69,14 +70,14 @@ class Edge:
         shared.errands.append(Objection(local, server, source, packet.raw[:HEADER_LENGTH]))
         raise Rejected("RVS_HMAC from a control relay")
 
-    def _through(self, action: Transmit) -> Transmit:
+    def _through(self, action: Transmit) -> Transmit | None:
         to = action.to
         if not isinstance(to, Relayed):
             return self._named(action) if self._shared.via_rvs else action
         keys = self._hop_keys(Hit(action.data[8:24]), to.via)
-        if keys is None:
+        if keys is None:  # it might take that for a stranger's, and tell where we are
             self._shared.counters["relay gone"] += 1
-            return Transmit(action.data, to.via, action.source)  # which drops it
+            return None
         return Transmit(hop.through(action.data, to, keys), to.via, action.source)
 
     def _named(self, action: Transmit) -> Transmit:

@@ -100,6 +100,8 @@ class Relay:
             client = self._sender(packet)
             if client is not None and client.path is not None and client.path.to == source:
                 return self._from_client(packet, client, now)
+            if packet.has(params.RelayHmac):  # a client's, who hides there where it is
+                raise Rejected("relay client elsewhere")
         for kind in (_HIP, _RVS):
             client = self._registrar.client(packet.receiver, kind)
             if client is not None:

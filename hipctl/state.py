@@ -108,6 +108,8 @@ class Shared:
         mapped: what a router has opened for us: (external address, our address behind it).
         may_learn: who may learn where we are.
         disclosed: peers that may, whatever ``may_learn`` says.
+        hidden: peers that have begun with us and may not: we begin nothing with them, for an I1
+            tells where we are.
         errands: what an association asks of another one, which the engine passes on.
         friends: who must be able to reach us though neither side has a server, see
             ``interface.Host.befriend``.
@@ -137,6 +139,7 @@ class Shared:
     mapped: tuple[tuple[Address, Address], ...] = ()
     may_learn: Discloses | None = None
     disclosed: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
+    hidden: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     errands: list[Errand] = field(default_factory=list)
     servers: dict[Pair, OurServer] = field(default_factory=dict)
     friends: frozenset[Pair] = frozenset()
@@ -213,10 +216,20 @@ class Shared:
     def discloses(self, pair: Pair, shown: Shown) -> bool:
         """Whether a peer that has begun an association with us may learn where we are."""
         may_learn = self.may_learn
-        return may_learn is None or pair in self.disclosed or may_learn(*pair, shown)
+        wanted = pair in self.disclosed or pair in self.friends
+        return wanted or may_learn is None or may_learn(*pair, shown)
+
+    def hide(self, pair: Pair, *, hidden: bool) -> None:
+        """A peer has begun an association with us; ``hidden``: it may not learn where we are."""
+        self.hidden.pop(pair, None)
+        if hidden:
+            self.hidden[pair] = None
+        if len(self.hidden) > self.config.max_associations:
+            self.hidden.popitem(last=False)
 
     def disclose(self, pair: Pair) -> None:
         """The peer may learn where we are from now on."""
+        self.hide(pair, hidden=False)
         self.disclosed[pair] = None
         self.disclosed.move_to_end(pair)
         if len(self.disclosed) > self.config.max_associations:

@@ -194,11 +194,18 @@ class Traversal:
         self._begin(now)
 
     def telling(self) -> list[Path]:
-        """The paths on which to tell the peer of our candidates: its control relays first."""
-        last = self.path().to
-        ours = [relay for relay in self._shared.relays(self._pair[0]) if relay not in self._relays]
+        """The paths on which to tell the peer of our candidates: its control relays first.
+
+        Where it may not learn where we are, only through our own.
+        """
+        last, own = self.path().to, self._shared.relays(self._pair[0])
+        ours = [relay for relay in own if relay not in self._relays]
         ways: list[Address] = [*self._relays, self._signaling, last]
         ways += [Relayed(plain(last), relay) for relay in ours]
+        if not self.disclosed:
+            there = [*self._relays, *(candidate.address for candidate in self._theirs)]
+            ways = [way for way in (self._signaling, last) if isinstance(way, Relayed)]
+            ways += [Relayed(to, relay) for to in there for relay in own if to[0] != relay[0]]
         return [Path(None, way) for way in dict.fromkeys(ways)][:_TELLING_MAX]
 
     @property

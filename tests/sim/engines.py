@@ -142,10 +142,7 @@ class Net:
             peer.engine.counters["datagram to an unverified address"] += 1
             return
         where = outbound.wire
-        source = outbound.source or self._source(peer, where)
-        if self.at_home(peer, source, where):
-            outside = self.nat.get(source, source)
-            self._deliver(outside, where, lambda other: self._open(other, sealed, outside, where))
+        self._put(peer, outbound.source or self._source(peer, where), where, sealed)
 
     def connect(self, peer: Peer, other: Peer) -> None:
         self.perform(peer, peer.engine.connect(peer.hit, other.hit, self.now))
@@ -185,10 +182,17 @@ class Net:
 
         self.at(self.now, solved)
 
+    def _put(self, peer: Peer, source: Address, to: Address, sealed: bytes) -> None:
+        """Put ESP on the wire."""
+        outside = self.leaves(peer, source, to)
+        if outside is not None:
+            self._deliver(outside, to, lambda other: self._open(other, sealed, outside, to))
+
     def _transmit(self, peer: Peer, seen: Seen) -> None:
-        if not self.at_home(peer, seen.source, seen.to):
+        outside = self.leaves(peer, seen.source, seen.to)
+        if outside is None:
             return
-        seen = replace(seen, source=self.nat.get(seen.source, seen.source))
+        seen = replace(seen, source=outside)
         self.wire.append(seen)
         for data in self.tamper(seen):
             self._deliver(seen.source, seen.to, self._control_call(data, seen.source, seen.to))
@@ -203,10 +207,14 @@ class Net:
         ours = (address for address, there in self.peers.items() if there is peer)
         return next((address for address in ours if (":" in address[0]) is six), peer.address)
 
-    def at_home(self, peer: Peer, source: Address, to: Address) -> bool:
-        """Whether ``peer`` can send that: from an address that it has, within a family."""
+    def leaves(self, peer: Peer, source: Address, to: Address) -> Address | None:
+        """As whose packet the others see it; None: ``peer`` can't send that.
+
+        It can from an address that it has, within a family.
+        """
         outside = self.nat.get(source, source)
-        return self.peers.get(outside) is peer and (":" in source[0]) is (":" in to[0])
+        fits = self.peers.get(outside) is peer and (":" in source[0]) is (":" in to[0])
+        return outside if fits else None
 
     def move(self, peer: Peer, *addresses: Address, tell: bool = True) -> None:
         """``peer`` is at these addresses now, the preferred one first, and nowhere else."""
@@ -232,14 +240,22 @@ class Net:
             when = self.now + self.delay + self.random.random() * self.jitter
 
             def arrive() -> None:
-                other = self.peers.get(to)
+                other = self.reached(source, to)
                 if other is not None:
                     call(other)
 
             self.at(when, arrive)
 
+    def reached(self, source: Address, to: Address) -> Peer | None:
+        """Who gets what comes from the one address to the other."""
+        return self.peers.get(to)
+
+    def inside(self, to: Address) -> Address:
+        """Which of its own addresses the peer knows that is seen as ``to``."""
+        return next((a for a, outside in self.nat.items() if outside == to), to)
+
     def _control(self, other: Peer, data: bytes, source: Address, to: Address) -> None:
-        inside = next((a for a, outside in self.nat.items() if outside == to), to)
+        inside = self.inside(to)
         self._asked = source, inside
         self.perform(other, other.engine.on_control(data, source, self.now, inside))
         self._asked = None
