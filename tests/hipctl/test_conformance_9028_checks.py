@@ -1,5 +1,6 @@
 """Connectivity checks and what follows from them (RFC 9028 §4.4, §4.6 to §4.9), on the wire."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from hipctl import exchange, params
 from hipctl.actions import Address
 from hipctl.constants import CandidateKind, NatTraversalMode, NotifyType, PacketType
 from hipctl.engine import Engine, EngineConfig
-from hipctl.errors import HostConfigRefused
+from hipctl.errors import HostConfigRefused, Rejected
 from hipctl.identity import Hit, HostIdentity
 from hipctl.locators import read_locator_set
 from hipctl.packet import Packet, build
@@ -100,10 +101,10 @@ def test_i2_and_r2_list_candidates_of_all_kinds_and_control_relays_in_encrypted(
     net.wire.clear()
     net.connect(a, b)
     net.run(net.now + 2)
-    for packet, (reader, writer, inside) in {
-        first(net, I2, b): (b, a, "10.0.0.1"),
-        first(net, R2, a): (a, b, "10.0.0.2"),
-    }.items():
+    for packet, reader, writer, ip in (
+        (first(net, I2, b), b, a, "10.0.0.1"),
+        (first(net, R2, a), a, b, "10.0.0.2"),
+    ):
         assert not packet.has(params.LocatorSet)
         assert packet.has(params.Encrypted)
         relay, *rest = listed(reader, writer, packet)
@@ -114,7 +115,7 @@ def test_i2_and_r2_list_candidates_of_all_kinds_and_control_relays_in_encrypted(
             CandidateKind.SERVER_REFLEXIVE,
             CandidateKind.RELAYED,
         }
-        assert told[CandidateKind.HOST] == (inside, 10500)
+        assert told[CandidateKind.HOST] == (ip, 10500)
         assert told[CandidateKind.SERVER_REFLEXIVE] == writer.address
         assert told[CandidateKind.RELAYED] in net.relayed
         assert {(one.type, one.traffic, one.preferred) for one in rest} == {(2, 0, False)}
@@ -150,7 +151,7 @@ def test_no_i2_of_mode_1_goes_through_a_relay() -> None:
     for modes in ((1,), (1, 2)):
         offered = params.NatTraversalModes(modes)
         packet = Packet(build(R1, B.hit, A.hit, [offered]))
-        with pytest.raises(exchange.Rejected, match="no NAT traversal mode in common"):
+        with pytest.raises(Rejected, match="no NAT traversal mode in common"):
             exchange._choose_mode(packet, FAST, relayed=True)
         assert exchange._choose_mode(packet, FAST, relayed=False) == 1
     for modes in ((1, 3), (3, 1), (3,)):
@@ -237,7 +238,7 @@ def test_checks_are_paced_as_r1_and_i2_say(
             if leg.packet.sender == peer.hit and leg.check:
                 begun.setdefault(leg.seq, leg.seen.at)
         times = sorted(begun.values())
-        gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert gaps == pytest.approx([max(said) / 1e3] * 3)  # two addresses with two others
 
 
@@ -312,7 +313,7 @@ def test_a_check_is_answered_from_the_address_at_which_it_came() -> None:
 
 @pytest.mark.parametrize("part", ["priority", "signature", "HIT"])
 def test_a_check_belongs_to_its_two_hits_and_is_protected(part: str) -> None:
-    net, a, b, server = met()
+    net, a, b, _server = met()
     c = net.add()
     net.introduce(b, c)
     net.connect(c, b)
@@ -416,7 +417,7 @@ def test_a_check_is_repeated_as_it_is_after_a_second_or_more() -> None:
         assert len(copies) >= 3
         assert len({leg.seen.data for leg in copies}) == 1
         times = [leg.seen.at for leg in copies]
-        gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert gaps[0] >= 1.0
         assert gaps == sorted(gaps)
 
