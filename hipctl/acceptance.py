@@ -176,7 +176,12 @@ class Acceptance:
         room = R2_ROOM - len(params.encode(credentials.parameters(ours)))
         ice = agreement.mode == NatTraversalMode.ICE_HIP_UDP
         listed = shared.listed(
-            self._pair, spi, room, ice=ice, disclosed=shared.discloses(self._pair, theirs)
+            self._pair,
+            spi,
+            room,
+            ice=ice,
+            disclosed=shared.discloses(self._pair, theirs),
+            relays=not (ice and shared.collides(self._pair, agreement.spi_out)),
         )
         sealed = credentials.sealed(ours, agreement.keys, shared.rng, listed)
         try:

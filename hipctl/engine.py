@@ -22,7 +22,7 @@ from hipctl.actions import (
     Transmit,
 )
 from hipctl.association import Association
-from hipctl.constants import FRIENDS_MAX, LOCATORS_MAX, PacketType
+from hipctl.constants import FRIENDS_MAX, KEEPALIVE, LOCATORS_MAX, PACING_LEAST, PacketType
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.edge import Edge
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
@@ -284,8 +284,8 @@ class Engine:
         """Say at which of our own addresses we are, whenever that changes (RFC 8046 §3.2).
 
         Every association leaves from one of them at once if the one that it uses is gone, tells
-        its peer, and goes over to the first when the peer has answered there. Those last heard
-        go first; the others follow within seconds.
+        its peer, and goes over to the first when the peer has answered there. Servers of ours go
+        first (RFC 9028 §4.9), then those last heard; the others follow within seconds.
 
         Args:
             addresses: IP addresses and UDP ports from which ``Transmit.source`` and
@@ -299,7 +299,10 @@ class Engine:
             return []
         self._shared.locators = self.requester.locators = ours
         actions: list[Action] = []
-        order = sorted(self._associations.values(), key=Association.last_heard, reverse=True)
+        servers = self._shared.servers
+        order = sorted(
+            self._associations.values(), key=lambda a: (a.pair not in servers, -a.last_heard())
+        )
         for i, association in enumerate(order):
             if association.upkeep is not None:
                 at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
@@ -363,11 +366,11 @@ class Engine:
             data: from the first byte of the HIP header.
             source: where it came from.
             now: monotonic seconds.
-            here: at which of the addresses given to ``set_locators`` it came, if that is known:
-                what follows from it leaves from there.
+            here: at which of the addresses given to ``set_locators``, or else ``set_hosts``, it
+                came, if that is known: what follows from it leaves from there.
         """
         shared = self._shared
-        shared.here = here if here in shared.locators else None
+        shared.here = here if here in (shared.locators or shared.hosts) else None
         try:
             packet = Packet(data)
             if packet.checksum and self._config.udp:
@@ -618,3 +621,9 @@ def _check(config: EngineConfig) -> None:
         raise HostConfigRefused("k lies between 0 and k_max")
     if config.calm_load <= 0:
         raise HostConfigRefused("calm_load is more than 0")
+    for what, seconds, least in (
+        ("pacing", config.pacing, PACING_LEAST),
+        ("keepalive", config.keepalive, KEEPALIVE),
+    ):
+        if not seconds >= least:
+            raise HostConfigRefused(f"{what} is at least {least} s")

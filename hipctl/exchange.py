@@ -11,6 +11,7 @@ from typing import Final
 
 from hipctl import crypto, esp, params, puzzle
 from hipctl.constants import (
+    HEADER_LENGTH,
     PACING,
     PACING_LEAST,
     PACKET_MAX,
@@ -32,7 +33,6 @@ from hipctl.wire import frame
 ECHO_MAX: Final = 512  # bytes of echo parameters that we reflect in one packet
 _KNOWN_HOSTS_MAX: Final = 1024
 _IV_LENGTH: Final = 16  # bytes, AES-CBC
-PACING_MOST: Final = 1.0  # seconds: nobody can make us check more slowly
 
 
 class KnownHosts:
@@ -308,16 +308,18 @@ def signed_r1(packet: Packet, known_hosts: KnownHosts) -> HostId:
 def _choose_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | None:
     """The NAT traversal mode for what answers an R1 (RFC 9028 §4.3, §4.7.2).
 
-    What came through a relay goes on with connectivity checks, for a relay carries no data of
-    hosts that have not asked for it. Else the exchange itself has shown that the path works.
+    What came through a relay goes on with connectivity checks or not at all, for a relay carries
+    no data of hosts that have not asked for it. Else the exchange itself has shown that the path
+    works. (RELAY_TO is not signed: who is on the way can make us refuse an R1 by it, as by any
+    other change.)
     """
     found = packet.get(params.NatTraversalModes)
     if found is None and not relayed:
         return None
     offered = found.modes[:SUITES_MAX] if found is not None else ()
-    wanted = [NatTraversalMode.ICE_HIP_UDP] if config.ice else []
-    # RELAY_TO is not signed: anybody on the way may have added it
-    wanted.insert(len(wanted) if relayed else 0, NatTraversalMode.UDP_ENCAPSULATION)
+    wanted = [] if relayed else [NatTraversalMode.UDP_ENCAPSULATION]
+    if config.ice:
+        wanted.append(NatTraversalMode.ICE_HIP_UDP)
     mode = next((mode for mode in wanted if mode in offered), None)
     if mode is None:
         raise Rejected("no NAT traversal mode in common")
@@ -325,10 +327,13 @@ def _choose_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | N
 
 
 def _pacing(packet: Packet, config: EngineConfig) -> float:
-    """Seconds between checks (RFC 9028 §4.4); who says nothing means 50 ms."""
+    """Seconds between checks, the greater of both wishes (RFC 9028 §4.4).
+
+    Who says nothing means 50 ms, who says less than is allowed, the least that is.
+    """
     theirs = packet.get(params.TransactionPacing)
     least = theirs.milliseconds / 1e3 if theirs is not None else PACING
-    return min(max(least, config.pacing, PACING_LEAST), PACING_MOST)
+    return max(least, config.pacing, PACING_LEAST)
 
 
 def make_i2(
@@ -518,9 +523,8 @@ def _chosen_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | N
     offered = NatTraversalMode.ICE_HIP_UDP if relayed else NatTraversalMode.UDP_ENCAPSULATION
     mode = found.modes[0] if found is not None and len(found.modes) == 1 else None
     if mode != offered or (relayed and not config.ice):
-        raise Rejected(
-            "NAT_TRAVERSAL_MODE not offered", NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
-        )
+        why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
+        raise Rejected("NAT_TRAVERSAL_MODE not offered", why, packet.raw[:HEADER_LENGTH])
     return mode
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
 from hipctl.constants import ParameterType
-from hipctl.errors import MalformedPacket
 from hipctl.params_mobility import pack_ip, unpack_ip
 from hipctl.wire import Reader
 
@@ -247,6 +246,4 @@ class TransactionPacing:
         """See Parameter."""
         found = cls(reader.uint(4))
         reader.end()
-        if not found.milliseconds:
-            raise MalformedPacket("TRANSACTION_PACING of nothing")
         return found

@@ -149,7 +149,7 @@ class Relay:
             data = _fitting(lambda: forwarded(packet, source, client.keys))
             return self._send(data, account, path, now)
         if packet.type in _NEEDS_MODE and packet.get(params.NatTraversalModes) is None:
-            return self._refuse_mode(packet, client, Path(here, source), now)
+            raise Rejected("not relayed: no NAT_TRAVERSAL_MODE")  # nor is a stranger told so
         data = _fitting(
             lambda: hop.extend(
                 packet.changed([params.RelayFrom(source)], _HOP), (), params.RelayHmac, client.keys
@@ -192,7 +192,8 @@ class Relay:
             account.dropped += 1
             return self._refuse(packet, client, NotifyType.MESSAGE_NOT_RELAYED, path, now)
         if packet.type in _NEEDS_MODE and packet.get(params.NatTraversalModes) is None:
-            return self._refuse_mode(packet, client, path, now)
+            why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER  # RFC 9028 §4.5
+            return self._refuse(packet, client, why, path, now)
         data = packet.changed(without=_MAC)
         source = self._leaves_from(packet, client, target.address, kind, now)
         return self._send(data, account, Path(source, target.address), now)
@@ -240,17 +241,10 @@ class Relay:
         if len(seen) > SEEN_MAX:
             seen.popitem(last=False)
 
-    # -- refusals ------------------------------------------------------------------------------
-
-    def _refuse_mode(self, packet: Packet, client: Client, path: Path, now: float) -> list[Action]:
-        """No R1 and I2 without NAT_TRAVERSAL_MODE (RFC 9028 §4.5)."""
-        why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
-        return self._refuse(packet, client, why, path, now)
-
     def _refuse(
         self, packet: Packet, client: Client, why: NotifyType, path: Path, now: float
     ) -> list[Action]:
-        """Drop it and say so, seldom, and in no more bytes than it had."""
+        """Drop what a client has sent and say so, seldom, and in no more bytes than it had."""
         self._counters[f"not relayed: {why.name}"] += 1
         if not self._notify_limit.allow("", now):
             return []

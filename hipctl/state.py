@@ -172,21 +172,34 @@ class Shared:
         while len(self.kept) > self.config.kept:
             self.kept.popitem(last=False)
 
-    def candidates(self, local: Hit, *, disclosed: bool = True) -> tuple[Candidate, ...]:
+    def candidates(
+        self, local: Hit, *, disclosed: bool = True, relays: bool = True
+    ) -> tuple[Candidate, ...]:
         """Where ``local`` may be reached, the best first (RFC 9028 §4.2).
 
         Args:
             local: one of our HITs.
             disclosed: whether the peer may learn where we are; else only through which relays.
+            relays: whether data relays can tell the peer from others, see ``collides``.
         """
         servers = [known for (mine, _), known in self.servers.items() if mine == local]
         relayed = [
-            (known.relayed, known.address, None) for known in servers if known.relayed is not None
+            (known.relayed, known.address, None)
+            for known in servers
+            if known.relayed is not None and relays
         ]
         if not disclosed:
             return gather((), (), relayed)
         reflexive = [(known.reflexive, None) for known in servers if known.reflexive is not None]
         return gather(self.locators or self.hosts, [*self.mapped, *reflexive], relayed)
+
+    def collides(self, pair: Pair, spi: int) -> bool:
+        """Whether somebody else receives under the peer's SPI, too.
+
+        A data relay of ours could not tell whom we mean (RFC 9028 §4.12.3): we have one relayed
+        address for all, so this peer isn't told of it.
+        """
+        return any(known.sa.spi == spi and other != pair for other, known in self.outbound.items())
 
     def relays(self, local: Hit) -> list[Address]:
         """The control relays of ``local``."""
@@ -197,7 +210,7 @@ class Shared:
         ]
 
     def listed(
-        self, pair: Pair, spi: int, room: int, *, ice: bool, disclosed: bool
+        self, pair: Pair, spi: int, room: int, *, ice: bool, disclosed: bool, relays: bool = True
     ) -> LocatorSet | None:
         """What a packet of the base exchange says of where we are, or None.
 
@@ -208,8 +221,9 @@ class Shared:
             ice: whether connectivity checks follow, which need candidates; else only our control
                 relays are told.
             disclosed: whether the peer may learn where we are.
+            relays: see ``candidates``.
         """
-        found = self.candidates(pair[0], disclosed=disclosed) if ice else ()
+        found = self.candidates(pair[0], disclosed=disclosed, relays=relays) if ice else ()
         told = to_locators(found, spi, fits(room), self.relays(pair[0]))
         return LocatorSet(told) if told or ice else None
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hipctl import crypto, params
-from hipctl.actions import Address, Pair, Path, Relayed, plain
+from hipctl.actions import Address, Pair, Path, Relayed, plain, wire
 from hipctl.candidates import Candidate, fits, from_locators, to_locators
 from hipctl.checks import Ask, Checks
 from hipctl.crypto import Keys
@@ -42,6 +42,7 @@ class Traversal:
 
     __slots__ = (
         "_candidates",
+        "_collides",
         "_flow",
         "_pair",
         "_pending",
@@ -96,6 +97,7 @@ class Traversal:
         self.checks = Checks(controlling, pacing)
         self.disclosed = disclosed
         self.ours = shared.locators
+        self._collides = shared.collides(pair, sas.outbound.sa.spi)
         self._candidates = self._find()
         self.told = True
         self.first_at: float | None = None
@@ -168,7 +170,9 @@ class Traversal:
     # -- we move -------------------------------------------------------------------------------
 
     def _find(self) -> tuple[Candidate, ...]:
-        return self._shared.candidates(self._pair[0], disclosed=self.disclosed)
+        return self._shared.candidates(
+            self._pair[0], disclosed=self.disclosed, relays=not self._collides
+        )
 
     def _begin(self, now: float) -> None:
         self.checks.start(self._candidates, self._theirs, now)
@@ -194,16 +198,19 @@ class Traversal:
         self._begin(now)
 
     def telling(self) -> list[Path]:
-        """The paths on which to tell the peer of our candidates: its control relays first.
+        """The paths on which to tell the peer of our candidates: control relays first.
 
-        Where it may not learn where we are, only through our own.
+        Before the others the one that relayed the base exchange, if it was listed (RFC 9028 §4.5).
+        Where the peer may not learn where we are, only through our own.
         """
         last, own = self.path().to, self._shared.relays(self._pair[0])
-        ours = [relay for relay in own if relay not in self._relays]
-        ways: list[Address] = [*self._relays, self._signaling, last]
-        ways += [Relayed(plain(last), relay) for relay in ours]
+        known = {candidate.address for candidate in self._theirs}
+        ways: list[Address] = [*self._relays, last]
+        ways += [Relayed(plain(last), relay) for relay in own if relay not in self._relays]
+        if wire(self._signaling) in {*self._relays, *own, *known}:
+            ways.insert(0, self._signaling)
         if not self.disclosed:
-            there = [*self._relays, *(candidate.address for candidate in self._theirs)]
+            there = [*self._relays, *known]
             ways = [way for way in (self._signaling, last) if isinstance(way, Relayed)]
             ways += [Relayed(to, relay) for to in there for relay in own if to[0] != relay[0]]
         return [Path(None, way) for way in dict.fromkeys(ways)][:_TELLING_MAX]
@@ -307,6 +314,7 @@ class Traversal:
     def rekeyed(self, now: float) -> None:
         """The SAs are other ones now; the path stays."""
         self._flow.restart(now)
+        self._collides = self._shared.collides(self._pair, self._sas.outbound.sa.spi)
         self._permitted.clear()
         self._permit_selected(now)
 

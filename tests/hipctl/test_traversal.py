@@ -6,26 +6,7 @@ from hipctl.constants import NatTraversalMode, PacketType
 from hipctl.interface import AssociationDown
 from hipctl.packet import Packet
 from sim.engines import UDP, Peer, both_ways, ups
-from sim.servers import ESP, HIP, RELAYS, ServerNet
-
-
-def met(walls: bool = False) -> tuple[ServerNet, Peer, Peer, Peer]:
-    """A caller, a callee behind a relay, and the relay; ``walls``: they never meet directly."""
-    net = ServerNet()
-    a, b, server = net.add(), net.add(), net.serve(RELAYS)
-    for peer in (a, b):
-        peer.engine.set_hosts([peer.address])
-    net.register(b, server, [HIP, ESP])
-    a.engine.learn(b.hit, [server.address])
-    if walls:
-        apart = {a.address, b.address}
-        net.walls = lambda source, to: not {source, to} <= apart
-    net.wire.clear()
-    return net, a, b, server
-
-
-def address(peer: Peer, other: Peer) -> Address:
-    return peer.engine.outbound[peer.hit, other.hit].wire
+from sim.servers import ESP, HIP, RELAYS, ServerNet, address, met
 
 
 def test_a_call_through_a_control_relay_ends_up_on_the_direct_path() -> None:

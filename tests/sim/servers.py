@@ -90,3 +90,23 @@ class ServerNet(Net):
     def _pass(self, server: Peer, flow: Flow, sealed: bytes) -> None:
         leaves = flow.source or server.address
         self._deliver(leaves, flow.to, lambda other: self._open(other, sealed, leaves, flow.to))
+
+
+def met(walls: bool = False, *, seed: int = 0) -> tuple[ServerNet, Peer, Peer, Peer]:
+    """A caller, a callee behind a relay, and the relay; ``walls``: they never meet directly."""
+    net = ServerNet(seed)
+    a, b, server = net.add(), net.add(), net.serve(RELAYS)
+    for peer in (a, b):
+        peer.engine.set_hosts([peer.address])
+    net.register(b, server, [HIP, ESP])
+    a.engine.learn(b.hit, [server.address])
+    if walls:
+        apart = {a.address, b.address}
+        net.walls = lambda source, to: not {source, to} <= apart
+    net.wire.clear()
+    return net, a, b, server
+
+
+def address(peer: Peer, other: Peer) -> Address:
+    """Where data for ``other`` goes."""
+    return peer.engine.outbound[peer.hit, other.hit].wire
