@@ -48,6 +48,7 @@ from hipctl.upkeep import Upkeep
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
 _EARLY_MAX: Final = 8  # UPDATEs that are kept until R2 has come
+_I1_PAUSE: Final = 1.0  # seconds at least between two I1s that somebody's wish brings about
 _I2_PATIENCE: Final = 2  # unanswered I2s before we ask for another R1 as well
 
 
@@ -102,6 +103,7 @@ class Association:
         "_nonce",
         "_quiet",
         "_responder",
+        "_said_at",
         "_sas",
         "_shared",
         "_timers",
@@ -127,6 +129,7 @@ class Association:
         self._timers = Timers[Timer]()
         self._waiting = Waiting()
         self._attempt = 0
+        self._said_at = 0.0  # when the last I1 was sent
         self._began = 0.0
         self._up = False
         self._keys: Keys | None = None
@@ -146,7 +149,7 @@ class Association:
 
     def connect(self, now: float) -> list[Action]:
         """Start a base exchange unless one runs or has succeeded."""
-        return [*self._do(Ask.CONNECT, now), *self._raise_voice(now)]
+        return self._do(Ask.CONNECT, now)
 
     def call_out(self, now: float) -> list[Action]:
         """Send one I1, and wait for an answer to it without repeating it."""
@@ -156,12 +159,24 @@ class Association:
             self._timers.set(Timer.RETRANSMIT, now + CALL_OUT_PATIENCE)
         return [action for action in actions if isinstance(action, Transmit)]
 
-    def _raise_voice(self, now: float) -> list[Action]:
-        """Somebody wants the association now: an attempt that was one I1 goes on as usual."""
-        if not self._quiet or self.state is not State.I1_SENT or self._initiation.working:
+    def _want(self, now: float) -> list[Action]:
+        return self._hurry(now, anew=True)
+
+    def _hurry(self, now: float, *, anew: bool) -> list[Action]:
+        """Somebody wants the association now, and the next I1 may be seconds away.
+
+        Args:
+            now: monotonic seconds.
+            anew: the attempt under way, perhaps one of a single I1, begins again; else one I1
+                more is sent, and it ends when it would.
+        """
+        if self._initiation.working or (not self._quiet and now < self._said_at + _I1_PAUSE):
             return []
-        self._quiet, self._attempt = False, 0
-        return self._retransmit(now)
+        if anew:
+            self._quiet, self._attempt = False, 0
+            return self._retransmit(now)
+        self._said_at = now
+        return [Transmit(self._last, self._i1_address())]
 
     def adopt(self, address: Address, asked_at: float) -> None:
         """An I1 without receiver was sent to ``address`` at that time: an R1 is awaited."""
@@ -173,7 +188,9 @@ class Association:
         """Send a datagram now, or let it wait for the SAs; a full queue loses it."""
         if self.pair in self._shared.outbound:
             return [Flush(*self.pair, ((next_header, payload),))]
-        actions = [*self._do(Ask.DATAGRAM, now), *self._raise_voice(now)]
+        actions = self._do(Ask.DATAGRAM, now)
+        if self.state is State.I1_SENT:
+            actions += self._hurry(now, anew=self._quiet)
         if self.state is State.E_FAILED:  # at once: nobody knows where the peer is
             return actions
         if not self._waiting.add(next_header, payload, self._shared.config):
@@ -292,9 +309,17 @@ class Association:
         return [Transmit(r1, source)]
 
     def _on_i1_in_i1_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        if self.pair[0] < self.pair[1]:  # both began: the smaller HIT stays Initiator (§6.7)
+        if self.pair[0] > self.pair[1]:
+            return self._on_i1(packet, source, now)
+        # both began: the smaller HIT stays Initiator (§6.7). The peer may have slept when ours
+        # came, or be where we don't know, and the next I1 be seconds away
+        if (
+            self._initiation.working
+            or now < self._said_at + self._shared.config.retransmit_initial
+        ):
             raise Rejected("I1 crossed ours")
-        return self._on_i1(packet, source, now)
+        self._said_at = now
+        return [Transmit(self._last, source)]
 
     def _on_r1(self, packet: Packet, source: Address, now: float) -> list[Action]:
         shared = self._shared
@@ -561,6 +586,7 @@ class Association:
         self._timers.set(Timer.RETRANSMIT, now + config.retransmit_initial * 2**self._attempt)
         self._attempt += 1
         if self.state is State.I1_SENT:
+            self._said_at = now
             return [Transmit(self._last, self._i1_address())]
         actions: list[Action] = [Transmit(self._last, self._address)]
         if self.state is State.I2_SENT and self._attempt > _I2_PATIENCE:
@@ -631,7 +657,7 @@ class Association:
             self._drop(State.E_FAILED)
             return self._down("no contact known", always=True)
         self.state = State.I1_SENT
-        self._began, self._quiet = now, False
+        self._began, self._quiet, self._said_at = now, False, now
         self._last = exchange.make_i1(local, peer, self._shared.config)
         self._attempt = 1
         self._initiation.begin()
@@ -814,6 +840,7 @@ ON_PACKET: Final[dict[Rule, OnPacket]] = {
 ON_REST: Final[dict[Rule, OnRest]] = {
     Rule.BEGIN: Association._begin,
     Rule.BEGIN_AND_QUEUE: Association._begin,
+    Rule.HURRY: Association._want,
     Rule.QUEUE: Association._wait,
     Rule.SEND: Association._wait,
     Rule.SEND_CLOSE: Association._send_first_close,

@@ -33,7 +33,7 @@ class Rule(Enum):
         self.to = frozenset(to)
 
     ANSWER_I1 = ("answer with R1",)
-    CROSSED_I1 = ("answer with R1 if our HIT is the greater",)
+    CROSSED_I1 = ("answer with R1 if our HIT is the greater, else with I1",)
     READ_R1 = ("check R1, begin to solve", State.I1_SENT)
     ACCEPT_I2 = ("check I2, answer with R2", State.R2_SENT)
     CROSSED_I2 = ("the same if our HIT is the greater", State.R2_SENT)
@@ -47,6 +47,7 @@ class Rule(Enum):
 
     BEGIN = ("send I1 to every address", State.I1_SENT, State.E_FAILED)
     BEGIN_AND_QUEUE = ("the same; the datagram waits", State.I1_SENT, State.E_FAILED)
+    HURRY = ("send I1 again, unless that was a moment ago",)
     QUEUE = ("send it under SAs that are in doubt, else it waits",)
     SEND = ("send it under the SA",)
     SEND_CLOSE = ("remove SAs, send CLOSE", State.CLOSING)
@@ -123,7 +124,7 @@ _ROWS: Final[dict[Input, tuple[Rule | Drop, ...]]] = {
     PacketType.HDRR: (Drop.UNSPOKEN,) * len(_COLUMNS),
     PacketType.HIP_DATA: (Drop.UNSPOKEN,) * len(_COLUMNS),
     Ask.CONNECT: (
-        Rule.BEGIN, Drop.DONE, Drop.DONE, Drop.DONE,
+        Rule.BEGIN, Rule.HURRY, Drop.DONE, Drop.DONE,
         Drop.DONE, Rule.BEGIN, Rule.BEGIN, Rule.BEGIN,
     ),
     Ask.DATAGRAM: (

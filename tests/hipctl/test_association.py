@@ -11,9 +11,10 @@ from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import HostIdentity
 from hipctl.limits import Limiter
 from hipctl.packet import Packet, build
+from hipctl.params import DhGroupList
 from hipctl.responder import Responder
 from hipctl.state import Shared, State
-from sim.engines import FAST, Net, Peer
+from sim.engines import FAST, UDP, Net, Peer, downs, pair
 
 A, B = (HostIdentity.from_secret(n) for n in (1, 2))
 CELLS = list(itertools.product(State, PacketType))
@@ -33,6 +34,7 @@ def association(state: State) -> Association:
     )
     made = Association(A, Responder(A, FAST, shared.rng), B.hit, shared)
     made.state = state
+    made._said_at = 1.0
     return made
 
 
@@ -43,6 +45,64 @@ def test_an_empty_packet_changes_nothing_in_any_cell(state: State, kind: PacketT
         machine.on_packet(Packet(build(kind, B.hit, A.hit, [])), SOURCE, 1.0)
     assert machine.state is state
     assert machine.deadline() is None
+
+
+def asleep(net: Net, peer: Peer) -> None:
+    net.dead = {peer.address}
+
+
+def test_whoever_stays_initiator_answers_an_i1_with_its_own_at_once() -> None:
+    net, a, b = pair()
+    first, second = (a, b) if a.hit < b.hit else (b, a)
+    asleep(net, second)
+    net.connect(first, second)
+    net.run(5.0)  # its next I1 is due at 7.5
+    net.dead = set()
+    net.connect(second, first)
+    net.run(5.3)
+    assert net.state(first, second) is State.ESTABLISHED
+
+
+def test_i1s_that_cross_draw_no_more_i1s_than_a_pause_allows() -> None:
+    net, a, b = pair()
+    first, second = (a, b) if a.hit < b.hit else (b, a)
+    net.connect(first, second)
+    asleep(net, second)
+    net.wire.clear()
+    i1 = build(PacketType.I1, second.hit, first.hit, [DhGroupList(FAST.groups)])
+    for _ in range(100):
+        net.perform(first, first.engine.on_control(i1, ("203.0.113.9", 9), net.now))
+        net.run(net.now + 0.01)
+    assert len(net.sent(PacketType.I1)) <= 4
+    assert sum(seen.to[0] == "203.0.113.9" for seen in net.sent(PacketType.I1)) <= 2
+
+
+def test_who_wants_an_association_now_waits_for_no_retransmission() -> None:
+    net, a, b = pair()
+    asleep(net, b)
+    net.connect(a, b)
+    net.run(5.0)
+    net.dead = set()
+    net.connect(a, b)
+    net.run(5.3)
+    assert net.state(a, b) is State.ESTABLISHED
+
+
+def test_a_datagram_hurries_an_attempt_but_prolongs_it_not() -> None:
+    net, a, b = pair()
+    asleep(net, b)
+    net.connect(a, b)
+    for _ in range(101):
+        net.send(a, b.hit, UDP, b"now")
+        net.run(net.now + 0.155)
+    times = [seen.at for seen in net.sent(PacketType.I1)]
+    assert times[:3] == [0.0, 0.5, 1.5]
+    assert 5 < len(times) <= 5 + 15.5  # one a second
+    assert downs(a) == ["no R1 came"]
+    net.dead = set()
+    net.send(a, b.hit, UDP, b"now")
+    net.run(net.now + 0.1)
+    assert net.state(a, b) is State.ESTABLISHED
 
 
 def waits(net: Net, peer: Peer, other: Peer) -> None:
