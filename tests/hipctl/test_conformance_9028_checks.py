@@ -360,7 +360,7 @@ def test_an_answer_along_another_pair_is_dropped_and_the_check_is_repeated() -> 
     [update_id] = Packet(answer.data).need(params.Ack).update_ids
     net._control(a, answer.data, server.address, a.address)
     net._control(a, answer.data, ("192.0.2.200", 10500), a.address)
-    assert a.engine._associations[a.hit, b.hit]._upkeep is not None
+    assert a.engine._associations[a.hit, b.hit].upkeep is not None
     net.run(net.now + 1.2)
     sent = [leg for leg in legs(net) if leg.seq == update_id and leg.packet.sender == a.hit]
     assert len(sent) >= 2
