@@ -6,6 +6,7 @@ prints a JSON line for each kind named, or for all.
 """
 
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 from net.gaps import longest_missing, longest_pause
 from net.lab import PORT, Lab, missing
 
+from overlay.control import ask, control_path
 from sipgw.demo.audio import load, melody, save
 from sipgw.demo.process import Program
 from sipgw.demo.world import command, installed
@@ -198,10 +200,15 @@ class Side:
         os.kill(self.peer.pid, signal.SIGKILL)
 
     async def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = await command(
-            "p2psip", "status", "--wait", str(JOIN), "--profile", str(self.folder)
+        """What its peer says of itself."""
+        return await self.tell("status", wait=JOIN)
+
+    async def tell(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """Ask its peer over the control socket, without a process for each question."""
+        path = control_path(self.folder / "state")
+        return await asyncio.to_thread(
+            functools.partial(ask, path, what, timeout=2 * JOIN, **arguments)
         )
-        return found
 
 
 async def talk(lab: Lab, kind: Kind, folder: Path) -> dict[str, Heard]:

@@ -24,7 +24,6 @@ from net.lab import PORT, missing
 from net.lab_internet import Internet
 
 from sipgw.demo.audio import audio_ncc, load, melody
-from sipgw.demo.world import command
 
 KINDS = ("public", "mapped", "endpoint-independent", "port-restricted", "symmetric", "double")
 SERVERS = ("relay1", "relay2")
@@ -162,7 +161,7 @@ def association(status: dict[str, Any], hit: str) -> dict[str, Any]:
 
 async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: float) -> Cell:
     """Call, talk and hang up."""
-    found = await command("p2psip", "resolve", callee.aor, "--profile", str(caller.folder))
+    found = await caller.tell("resolve", aor=callee.aor)
     await caller.ask(f"call {callee.aor}")
     await callee.ask("answered")
     await asyncio.sleep(seconds)

@@ -284,6 +284,8 @@ class HomeNet(ServerNet):
         if self.peers.get(to) is peer:
             return True
         home = self.homes.get(to[0])
-        return home is not None and home.members != {} and all(
-            member is peer for member in home.members.values()
+        return (
+            home is not None
+            and home.members != {}
+            and all(member is peer for member in home.members.values())
         )

@@ -10,7 +10,6 @@ from hipctl.checklist import PAIRS_MAX
 from hipctl.datarelay import PERMISSIONS_MAX
 from hipctl.identity import Hit
 from hipctl.interface import AssociationDown, Offer
-from hipctl.mobility import Mobility
 from hipctl.state import State
 from hipctl.traversal import Traversal
 from hipctl.update import OUTSTANDING_MAX
@@ -48,7 +47,9 @@ class Nomads:
         self.homes: list[Home] = []
         self.servers = {name: self._server(name) for name in OFFERED}
         self.relays = [self.servers["relay1"], self.servers["relay2"]]
-        self.peers = [self.net.add(CONFIG, name=f"{i}") for i in range(self.random.choice((2, 2, 3)))]
+        self.peers = [
+            self.net.add(CONFIG, name=f"{i}") for i in range(self.random.choice((2, 2, 3)))
+        ]
         self.by_hit: dict[Hit, Peer] = {peer.hit: peer for peer in self.net.everybody}
         self.shown: set[tuple[Hit, Hit]] = set()  # (who, to whom), for good
         self.shy = {peer.hit for peer in self.peers if self.random.random() < 0.25}
@@ -190,9 +191,7 @@ class Nomads:
     def _restart(self, peer: Peer, *_: Peer) -> None:
         self.net.restart(peer, CONFIG)
         self._begin(peer)
-        self.net.perform(
-            peer, peer.engine.set_locators(self.net.addresses(peer), self.net.now)
-        )
+        self.net.perform(peer, peer.engine.set_locators(self.net.addresses(peer), self.net.now))
 
     def _register(self, peer: Peer, *_: Peer) -> None:
         for server in self.relays:
