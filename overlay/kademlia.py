@@ -203,6 +203,12 @@ class Kademlia:
         self._events.extend(self.rpc.on_message(data, source, now, wall))
         return self._leave()
 
+    def on_moved(self, now: float, wall: float) -> list[Action]:
+        """Our contact is another one now: neighbours hear of it at once."""
+        self._enter(now, wall)
+        self._tell()
+        return self._leave()
+
     def on_down(self, hit: Hit, now: float, wall: float) -> list[Action]:
         """The association with ``hit`` ended, or could not be made."""
         self._enter(now, wall)

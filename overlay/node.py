@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 from hipctl import (
     AssociationDown,
+    ContactChanged,
     Endpoint,
     Event,
     Hit,
@@ -424,6 +425,8 @@ class Node:
         self._perform(self.engine.on_datagram(data, source, self._loop.time(), self._clock()))
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, ContactChanged) and self._running:
+            self._perform(self.engine.on_moved(self._loop.time(), self._clock()))
         if isinstance(event, AssociationDown) and event.local == self.local and self._running:
             self._perform(self.engine.on_down(event.peer, self._loop.time(), self._clock()))
 

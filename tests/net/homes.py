@@ -23,6 +23,7 @@ from net.handover import LENGTH, Side
 from net.lab import PORT, missing
 from net.lab_internet import Internet
 
+from hipctl import ControlRefused
 from sipgw.demo.audio import audio_ncc, load, melody
 
 KINDS = ("public", "mapped", "endpoint-independent", "port-restricted", "symmetric", "double")
@@ -113,8 +114,9 @@ class Homes:
             serve(self._folder / side.name)
         for side in self.servers.values():
             await side.start(self._stack)
-        for side in self.sides.values():
-            await side.start(self._stack)
+        async with asyncio.TaskGroup() as group:
+            for side in self.sides.values():
+                group.create_task(side.start(self._stack))
         async with asyncio.TaskGroup() as group:
             for side in (*self.servers.values(), *self.sides.values()):
                 group.create_task(joined(side))
@@ -145,6 +147,17 @@ async def joined(side: Side) -> None:
     assert all(overlay["joined"] for overlay in overlays), side.peer.tail(30)
 
 
+async def found(side: Side, other: Side) -> dict[str, Any]:
+    """Resolve the other's AoR; it may have been put into the overlay just now."""
+    until = time.monotonic() + CALLABLE
+    while True:
+        try:
+            return await side.tell("resolve", aor=other.aor)
+        except ControlRefused:
+            assert time.monotonic() < until, f"{side.name} does not find {other.name}"
+            await asyncio.sleep(0.2)
+
+
 async def callable_(side: Side) -> None:
     until = time.monotonic() + CALLABLE
     while not (status := await side.status()).get("callable"):
@@ -161,7 +174,7 @@ def association(status: dict[str, Any], hit: str) -> dict[str, Any]:
 
 async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: float) -> Cell:
     """Call, talk and hang up."""
-    found = await caller.tell("resolve", aor=callee.aor)
+    resolved = await found(caller, callee)
     await caller.ask(f"call {callee.aor}")
     await callee.ask("answered")
     await asyncio.sleep(seconds)
@@ -174,7 +187,7 @@ async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: floa
         sound = load(Path(heard["heard"]))
         nccs.append(audio_ncc(melody(LENGTH, tune=TUNE), sound, seconds - 1))
     first, direct = row["path found"]
-    return Cell(*kinds, found["ms"], first, direct, bool(row["relayed"]), round(min(nccs), 4))
+    return Cell(*kinds, resolved["ms"], first, direct, bool(row["relayed"]), round(min(nccs), 4))
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from net.handover import BEFORE, Heard, Side, heard_by
-from net.homes import Homes, association
+from net.homes import Homes, association, found
 from net.lab import missing
 from net.lab_internet import Internet
 
@@ -103,6 +103,7 @@ async def talk(event: Event, net: Internet, folder: Path) -> dict[str, Heard]:
         await homes.clients()
         await homes.callable()
         alice, bob = homes.sides["alice"], homes.sides["bob"]
+        await asyncio.gather(found(alice, bob), found(bob, alice))
         await alice.ask(f"call {bob.aor}")
         talking = time.monotonic()
         await bob.ask("answered")
@@ -146,8 +147,8 @@ def main() -> None:
         print(f"nothing can be measured: {why}", file=sys.stderr)  # noqa: T201
         raise SystemExit(77)
     for name in sys.argv[1:] or EVENTS:
-        for who, found in measure(name).items():
-            line = {"event": name, "listener": who, "gap": found.gap, "limit": EVENTS[name].limit}
+        for who, heard in measure(name).items():
+            line = {"event": name, "listener": who, "gap": heard.gap, "limit": EVENTS[name].limit}
             print(json.dumps(line), flush=True)  # noqa: T201
 
 
