@@ -91,7 +91,7 @@ class Edge:
         """Keys of the association with the server of ``local`` at that address."""
         hit = self._shared.server_at(local, server)
         association = self._associations.get((local, hit)) if hit is not None else None
-        return association.keys if association is not None else None
+        return association.standing.keys if association is not None else None
 
     def _run(self, errands: Sequence[Errand], now: float) -> list[Action]:
         permits: dict[Pair, list[PeerPermission]] = {}
@@ -126,8 +126,9 @@ class Edge:
 
     def _do(self, pair: Pair, what: Callable[[Outbox], list[Action]]) -> list[Action]:
         association = self._associations.get(pair)
-        if association is None or association.upkeep is None:
+        upkeep = association.standing.upkeep if association is not None else None
+        if association is None or upkeep is None:
             return []
-        actions = what(association.upkeep.outbox)
+        actions = what(upkeep.outbox)
         self._settle(association)
         return actions

@@ -464,7 +464,7 @@ def test_a_forged_close_ack_ends_nothing(part: type[params.Parameter]) -> None:
 def test_a_close_ack_to_another_close_ends_nothing() -> None:
     net, a, b = established()
     association = b.engine._associations[b.hit, a.hit]
-    keys = association._keys
+    keys = association.standing.keys
     assert keys is not None
     net.tamper = lambda _: []
     net.perform(a, a.engine.close(a.hit, b.hit, net.now))
