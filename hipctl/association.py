@@ -8,7 +8,7 @@ the engine counts.
 from collections.abc import Callable
 from typing import Final
 
-from hipctl import exchange, params
+from hipctl import params, signed
 from hipctl.acceptance import Acceptance, Accepted
 from hipctl.actions import Action, Address, Flush, KeyLog, Pair, Path, SolvePuzzle, Transmit
 from hipctl.attempt import Attempt
@@ -352,7 +352,7 @@ class Association:
 
     def _on_close_ack(self, packet: Packet, source: Address, now: float) -> list[Action]:
         self._closing.conclude(packet)
-        exchange.authenticate(packet, *self._peer_keys())
+        signed.authenticate(packet, *self._peer_keys())
         self._drop(State.UNASSOCIATED)
         return []
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hipctl import exchange, hop
+from hipctl import hop, signed
 from hipctl.actions import Action, Address, Pair, Relayed, Transmit
 from hipctl.association import Association
 from hipctl.constants import HEADER_LENGTH, HIP_PORT, NotifyType, PacketType, RegistrationType
@@ -121,7 +121,7 @@ class Edge:
             return []
         identity = shared.identities[objection.local]
         why = NotifyType.RVS_HMAC_PROHIBITED_WITH_RELAY
-        notify = exchange.make_notify(identity, objection.server, why, objection.details)
+        notify = signed.make_notify(identity, objection.server, why, objection.details)
         return [Transmit(notify, objection.to)]
 
     def _do(self, pair: Pair, what: Callable[[Outbox], list[Action]]) -> list[Action]:

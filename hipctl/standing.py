@@ -1,6 +1,6 @@
 """What an association stands on: keys and SAs, and what its owner knows of it."""
 
-from hipctl import exchange
+from hipctl import signed
 from hipctl.actions import Action, Address, Flush, Pair, Relayed, Transmit
 from hipctl.constants import NotifyType
 from hipctl.crypto import Keys
@@ -116,7 +116,7 @@ class Standing:
 
     def notify(self, what: NotifyType, to: Address, details: bytes = b"") -> Transmit:
         """Make a NOTIFY; ``details``: its Notification Data."""
-        return Transmit(exchange.make_notify(self._identity, self._pair[1], what, details), to)
+        return Transmit(signed.make_notify(self._identity, self._pair[1], what, details), to)
 
     def refuse(self, error: MalformedPacket | Rejected, to: Address, now: float) -> list[Action]:
         """Say why, to somebody who has solved a puzzle (RFC 7401 §5.2.19), but not often."""

@@ -15,9 +15,9 @@ from hipctl.association import ON_PACKET, ON_REST, Association
 from hipctl.constants import NotifyType, PacketType
 from hipctl.engine import Engine
 from hipctl.errors import Rejected
-from hipctl.exchange import make_notify
 from hipctl.identity import HostIdentity
 from hipctl.packet import Packet, build
+from hipctl.signed import make_notify
 from hipctl.state import State, Timer
 from hipctl.transitions import TABLE, Ask, Drop, Input, Rule
 from sim.engines import FAST
