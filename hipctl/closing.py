@@ -2,11 +2,13 @@
 
 from typing import Final
 
-from hipctl import exchange, params
+from hipctl import params
+from hipctl.constants import PacketType
 from hipctl.crypto import Keys, Rng
 from hipctl.errors import Rejected
 from hipctl.identity import Hit, HostId, HostIdentity
-from hipctl.packet import Packet
+from hipctl.packet import Packet, header
+from hipctl.signed import Echo, authenticate, sign_and_mac
 
 _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
 
@@ -31,7 +33,7 @@ class Closing:
     def ask(self, keys: Keys) -> bytes:
         """Make our CLOSE."""
         self._nonce = self._rng(_ECHO_LENGTH)
-        return exchange.make_close(self._identity, self._peer, keys, self._nonce)
+        return make_close(self._identity, self._peer, keys, self._nonce)
 
     def conclude(self, packet: Packet) -> None:
         """See whether a CLOSE_ACK answers our CLOSE, before its signature is looked at.
@@ -55,11 +57,23 @@ class Closing:
             MalformedPacket: it is not well formed.
             Rejected: it is not authentic.
         """
-        exchange.authenticate(packet, keys, host_id)
+        authenticate(packet, keys, host_id)
         packet.need(params.EchoRequestSigned)
-        echo = exchange.Echo.of(packet)
-        return exchange.make_close_ack(self._identity, self._peer, keys, echo)
+        echo = Echo.of(packet)
+        return make_close_ack(self._identity, self._peer, keys, echo)
 
     def answered(self, packet: Packet, answer: bytes) -> None:
         """Answer that CLOSE the same way if it comes again."""
         self._answered, self._answer = packet.covered(params.HipSignature), answer
+
+
+def make_close(identity: HostIdentity, peer: bytes, keys: Keys, opaque: bytes) -> bytes:
+    """Make a CLOSE (RFC 7401 §5.3.7)."""
+    data = header(PacketType.CLOSE, identity.hit, peer)
+    return sign_and_mac(data + params.encode([params.EchoRequestSigned(opaque)]), keys, identity)
+
+
+def make_close_ack(identity: HostIdentity, peer: bytes, keys: Keys, echo: Echo) -> bytes:
+    """Make the CLOSE_ACK that answers a CLOSE (RFC 7401 §5.3.8)."""
+    data = header(PacketType.CLOSE_ACK, identity.hit, peer) + params.encode(echo.signed)
+    return sign_and_mac(data, keys, identity, unsigned=echo.unsigned)

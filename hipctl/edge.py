@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hipctl import exchange, hop
+from hipctl import hop, signed
 from hipctl.actions import Action, Address, Pair, Relayed, Transmit
 from hipctl.association import Association
 from hipctl.constants import HEADER_LENGTH, HIP_PORT, NotifyType, PacketType, RegistrationType
@@ -91,7 +91,7 @@ class Edge:
         """Keys of the association with the server of ``local`` at that address."""
         hit = self._shared.server_at(local, server)
         association = self._associations.get((local, hit)) if hit is not None else None
-        return association.keys if association is not None else None
+        return association.standing.keys if association is not None else None
 
     def _run(self, errands: Sequence[Errand], now: float) -> list[Action]:
         permits: dict[Pair, list[PeerPermission]] = {}
@@ -121,13 +121,14 @@ class Edge:
             return []
         identity = shared.identities[objection.local]
         why = NotifyType.RVS_HMAC_PROHIBITED_WITH_RELAY
-        notify = exchange.make_notify(identity, objection.server, why, objection.details)
+        notify = signed.make_notify(identity, objection.server, why, objection.details)
         return [Transmit(notify, objection.to)]
 
     def _do(self, pair: Pair, what: Callable[[Outbox], list[Action]]) -> list[Action]:
         association = self._associations.get(pair)
-        if association is None or association.upkeep is None:
+        upkeep = association.standing.upkeep if association is not None else None
+        if association is None or upkeep is None:
             return []
-        actions = what(association.upkeep.outbox)
+        actions = what(upkeep.outbox)
         self._settle(association)
         return actions

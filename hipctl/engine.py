@@ -134,8 +134,9 @@ class Engine:
         """Show credentials that have changed to whom we have shown others (in an UPDATE)."""
         actions: list[Action] = []
         for association in list(self._associations.values()):
-            actions += association.show(now)
-            self._settle(association)
+            if association.outbox is not None:
+                actions += association.outbox.show(now)
+                self._settle(association)
         return self._edge.pass_out(actions, now)
 
     def disclose_by(self, discloses: Discloses) -> None:
@@ -146,9 +147,10 @@ class Engine:
         """See ``interface.Host``."""
         self._shared.disclose((local, peer))
         association = self._associations.get((local, peer))
-        if association is None or association.upkeep is None:
+        upkeep = association.standing.upkeep if association is not None else None
+        if association is None or upkeep is None:
             return []
-        actions = association.upkeep.disclose(now)
+        actions = upkeep.disclose(now)
         self._settle(association)
         return self._edge.pass_out(actions, now)
 
@@ -301,12 +303,14 @@ class Engine:
         actions: list[Action] = []
         servers = self._shared.servers
         order = sorted(
-            self._associations.values(), key=lambda a: (a.pair not in servers, -a.last_heard())
+            self._associations.values(),
+            key=lambda a: (a.pair not in servers, -a.standing.last_heard()),
         )
         for i, association in enumerate(order):
-            if association.upkeep is not None:
+            upkeep = association.standing.upkeep
+            if upkeep is not None:
                 at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
-                actions += association.upkeep.set_locators(ours, at, now)
+                actions += upkeep.set_locators(ours, at, now)
                 self._settle(association)
         return self._edge.pass_out(actions, now)
 
@@ -331,9 +335,12 @@ class Engine:
     ) -> list[Action] | None:
         """Say something in an UPDATE, if it isn't nothing; None: no association can say it."""
         association = self._associations.get(pair)
-        actions = association.tell(parameters, now) if association is not None else None
-        if association is not None and actions:
-            self._settle(association)
+        if association is None or association.outbox is None:
+            return None
+        if not parameters:
+            return []
+        actions = association.outbox.tell(parameters, now)
+        self._settle(association)
         return actions
 
     def _listed(self, peer: Hit) -> bool:
@@ -556,11 +563,11 @@ class Engine:
 
     def _worth(self, association: Association) -> tuple[int, float]:
         if association.state in _ENDING:
-            return 0, association.heard_at
+            return 0, association.standing.heard_at
         if association.state in _EXCHANGING:
-            return 2, association.heard_at
+            return 2, association.standing.heard_at
         serves = self.serving.holds(association.pair) or self.requester.holds(association.pair)
-        return 2 if serves else 1, association.last_heard()
+        return 2 if serves else 1, association.standing.last_heard()
 
     def _settle(self, association: Association) -> None:
         """After every input: keep tables and alarms in step with the association's state."""
@@ -582,7 +589,7 @@ class Engine:
     def rtt(self, local: Hit, peer: Hit) -> float | None:
         """Seconds that a round trip to the peer takes; None: not measured yet."""
         association = self._associations.get((local, peer))
-        upkeep = association.upkeep if association is not None else None
+        upkeep = association.standing.upkeep if association is not None else None
         return upkeep.rtt if upkeep is not None else None
 
     def state(self, local: Hit, peer: Hit) -> State:

@@ -214,17 +214,32 @@ class Initiation:
         ice = offer.mode == _ICE
         return self._shared.listed(self._pair, spi, room, ice=ice, disclosed=True)
 
-    def hear_why(self, packet: Packet, name: str) -> None:
-        """Note why the Responder leaves our I2 unanswered: for whoever is told of the failure."""
+    def on_notify(self, packet: Packet) -> None:
+        """Count what a NOTIFY says, and note why the Responder leaves our I2 unanswered.
+
+        No MAC protects it and it may be a replay: it changes nothing (RFC 7401 §8).
+
+        Raises:
+            MalformedPacket: it is not well formed.
+        """
+        packet.need(params.Notification)
+        for notification in packet.every(params.Notification):
+            try:
+                name = NotifyType(notification.type).name
+            except ValueError:
+                name = "of unknown type"
+            self._shared.counters[f"NOTIFY {name}"] += 1
+            if name in _REFUSALS:
+                self._hear_why(packet, name)
+
+    def _hear_why(self, packet: Packet, name: str) -> None:
         work = self._work
-        if name not in _REFUSALS or work is None or work.reply is None:
-            return
-        if work.refusals_read >= _REFUSALS_MAX:
+        if work is None or work.reply is None or work.refusals_read >= _REFUSALS_MAX:
             return
         work.refusals_read += 1  # a signature costs, and anybody may send such
         signature = packet.need(params.HipSignature)
         if work.offer.host_id.verify(signature.signature, packet.covered(params.HipSignature)):
-            work.refusal = name
+            work.refusal = name  # for whoever is told of the failure
 
     # -- R2 ------------------------------------------------------------------------------------
 

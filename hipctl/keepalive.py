@@ -1,6 +1,6 @@
 """What keeps the NATs between two hosts from forgetting them (RFC 9028 §4.10)."""
 
-from hipctl import exchange
+from hipctl import signed
 from hipctl.actions import Action, Pair, Transmit
 from hipctl.constants import NotifyType
 from hipctl.identity import HostIdentity
@@ -73,6 +73,6 @@ class Keepalive:
         if not paths.reachable:
             return []
         shared.counters["keepalives sent"] += 1
-        notify = exchange.make_notify(self._identity, pair[1], NotifyType.NAT_KEEPALIVE)
+        notify = signed.make_notify(self._identity, pair[1], NotifyType.NAT_KEEPALIVE)
         path = paths.path()
         return [Transmit(notify, path.to, path.source)]

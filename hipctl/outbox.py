@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hipctl import credentials, exchange, params
+from hipctl import credentials, params, signed
 from hipctl.actions import Action, Address, Pair, Path, Transmit
 from hipctl.checklist import same
 from hipctl.checks import Ask
@@ -31,7 +31,7 @@ from hipctl.update import Outstanding, Updates
 
 _NONCE_LENGTH: Final = 16  # bytes
 _SPREAD_MAX: Final = 3  # more paths on which a move is told once the first does not answer
-NO_ECHO: Final = exchange.Echo((), ())
+NO_ECHO: Final = signed.Echo((), ())
 
 
 class Outbox:
@@ -74,16 +74,16 @@ class Outbox:
 
     # -- packets -------------------------------------------------------------------------------
 
-    def make(self, parameters: Sequence[params.Parameter], echo: exchange.Echo = NO_ECHO) -> bytes:
+    def make(self, parameters: Sequence[params.Parameter], echo: signed.Echo = NO_ECHO) -> bytes:
         """Make an UPDATE of these, with MAC and signature."""
         data = header(PacketType.UPDATE, *self._pair)
         data += params.encode([*parameters, *echo.signed])
-        return exchange.sign_and_mac(data, self._keys, self._identity, unsigned=echo.unsigned)
+        return signed.sign_and_mac(data, self._keys, self._identity, unsigned=echo.unsigned)
 
     def acknowledge(
         self,
         ack: tuple[int, ...],
-        echo: exchange.Echo,
+        echo: signed.Echo,
         to: Address,
         more: Sequence[params.Parameter] = (),
     ) -> Transmit:
@@ -96,7 +96,7 @@ class Outbox:
         now: float,
         *,
         ack: tuple[int, ...] = (),
-        echo: exchange.Echo = NO_ECHO,
+        echo: signed.Echo = NO_ECHO,
         seen: Sequence[params.Parameter] = (),
     ) -> Transmit:
         """Send a connectivity check (RFC 9028 §4.6.1); with ``ack`` it answers one, too."""
@@ -123,7 +123,7 @@ class Outbox:
         *,
         limit: int | None = None,
         ack: tuple[int, ...] = (),
-        echo: exchange.Echo = NO_ECHO,
+        echo: signed.Echo = NO_ECHO,
         announces: bool = False,
         probes: bool = True,
         more: Sequence[params.Parameter] = (),
@@ -172,7 +172,7 @@ class Outbox:
         now: float,
         *,
         ack: tuple[int, ...] = (),
-        echo: exchange.Echo = NO_ECHO,
+        echo: signed.Echo = NO_ECHO,
         announces: bool = False,
         more: Sequence[params.Parameter] = (),
     ) -> Transmit:
@@ -184,14 +184,14 @@ class Outbox:
         """Say what is wrong, but not often."""
         if not self._shared.notify_limit.allow("", now):
             return []
-        return [Transmit(exchange.make_notify(self._identity, self._pair[1], what, details), to)]
+        return [Transmit(signed.make_notify(self._identity, self._pair[1], what, details), to)]
 
     # -- what there is to say ------------------------------------------------------------------
 
     def answer(
         self,
         ack: tuple[int, ...],
-        echo: exchange.Echo,
+        echo: signed.Echo,
         to: Address,
         now: float,
         *,
@@ -237,7 +237,7 @@ class Outbox:
         path: Path | None = None,
         *,
         ack: tuple[int, ...] = (),
-        echo: exchange.Echo = NO_ECHO,
+        echo: signed.Echo = NO_ECHO,
         more: Sequence[params.Parameter] = (),
     ) -> Transmit:
         """Say our half of the rekey under way (RFC 7402 §6.8)."""

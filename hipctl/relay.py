@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Final
 
-from hipctl import exchange, hop, params
+from hipctl import hop, params, signed
 from hipctl.actions import Action, Address, Path, Transmit
 from hipctl.constants import HEADER_LENGTH, NotifyType, PacketType, ParameterType, RegistrationType
 from hipctl.contact import is_public
@@ -250,7 +250,7 @@ class Relay:
             return []
         identity = self._identities[client.pair[0]]
         details = packet.raw[:HEADER_LENGTH]
-        notify = exchange.make_notify(identity, packet.sender, why, details)
+        notify = signed.make_notify(identity, packet.sender, why, details)
         if len(notify) > len(packet.raw):
             return []
         return [Transmit(notify, path.to, path.source)]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
-from hipctl import exchange, params
+from hipctl import params, signed
 from hipctl.actions import Action, Address, Pair, Path, Relayed, Transmit
 from hipctl.checks import Ask
 from hipctl.constants import (
@@ -223,13 +223,13 @@ class Upkeep:
         seq, ack = packet.get(params.Seq), packet.get(params.Ack)
         update_ids = ack.update_ids if ack is not None else ()
         arrival = self._screen(seq, update_ids, now)
-        exchange.authenticate(packet, self._keys, self._host_id)
+        signed.authenticate(packet, self._keys, self._host_id)
         shared = self._shared
         shared.serving.screen(self._pair, packet)
         host_id = packet.get(params.HostIdParameter)
         if host_id is not None and host_id.host_id != self._host_id:
             raise Rejected("HOST_ID of another")
-        echo = exchange.Echo.of(packet)
+        echo = signed.Echo.of(packet)
         check = packet.get(params.CandidatePriority)
         answers = Answers.of(packet, update_ids, Path(shared.here, source))
         if seq is None or arrival is Arrival.REPEATED:
@@ -274,7 +274,7 @@ class Upkeep:
         return [*actions, *(self.outbox.probe(path, now) for path in paths)]
 
     def _answer_check(
-        self, ask: Ask | None, update_id: int, echo: exchange.Echo, source: Address, now: float
+        self, ask: Ask | None, update_id: int, echo: signed.Echo, source: Address, now: float
     ) -> Transmit:
         """Answer a connectivity check, if need be with one of ours."""
         acks, seen = (update_id,), _seen(source)

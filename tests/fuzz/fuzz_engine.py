@@ -206,13 +206,13 @@ def snapshot(engine: Engine) -> object:
     """All that an association is to those who use it."""
     rows = []
     for pair, association in engine._associations.items():
-        outbound, upkeep = engine.outbound.get(pair), association.upkeep
+        outbound, upkeep = engine.outbound.get(pair), association.standing.upkeep
         known = upkeep.describe() if upkeep is not None else []
         rows.append(
             (
                 pair,
                 association.state,
-                association._keys,
+                association.standing.keys,
                 outbound and (id(outbound.sa), outbound.address, outbound.source),
                 known,
                 engine.credentials(*pair),

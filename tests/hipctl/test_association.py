@@ -34,7 +34,7 @@ def association(state: State) -> Association:
     )
     made = Association(A, Responder(A, FAST, shared.rng), B.hit, shared)
     made.state = state
-    made._said_at = 1.0
+    made._attempt._said_at = 1.0
     return made
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hipctl import HostConfig, LocalHost, crypto, exchange, params, puzzle
+from hipctl import HostConfig, LocalHost, closing, crypto, exchange, params, puzzle, signed
 from hipctl.actions import Transmit
 from hipctl.constants import NotifyType, PacketType
 from hipctl.engine import Engine, EngineConfig
@@ -90,7 +90,7 @@ def remade(reply: Reply, *, without: int = 0, extra: Sequence[params.Parameter] 
     kept = [p for p in old if not isinstance(p, params.Unknown)]
     before = [p for p in kept if p.TYPE not in dropped and p.TYPE < params.HipMac.TYPE]
     data = build(I2, A.hit, B.hit, [])[:40] + params.encode([*before, *extra])
-    return exchange.sign_and_mac(data, reply.keys, A)
+    return signed.sign_and_mac(data, reply.keys, A)
 
 
 def half_done() -> tuple[Responder, Reply]:
@@ -464,12 +464,12 @@ def test_a_forged_close_ack_ends_nothing(part: type[params.Parameter]) -> None:
 def test_a_close_ack_to_another_close_ends_nothing() -> None:
     net, a, b = established()
     association = b.engine._associations[b.hit, a.hit]
-    keys = association._keys
+    keys = association.standing.keys
     assert keys is not None
     net.tamper = lambda _: []
     net.perform(a, a.engine.close(a.hit, b.hit, net.now))
-    echo = exchange.Echo((params.EchoResponseSigned(b"another's"),), ())
-    ack = exchange.make_close_ack(b.identity, a.hit, keys, echo)
+    echo = signed.Echo((params.EchoResponseSigned(b"another's"),), ())
+    ack = closing.make_close_ack(b.identity, a.hit, keys, echo)
     assert a.engine.on_control(ack, b.address, net.now) == []
     assert a.engine.counters["CLOSE_ACK of another CLOSE"] == 1
     assert net.state(a, b) is State.CLOSING

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from hipctl import HostConfig, LocalHost, contact_from_addresses, exchange, params, puzzle
+from hipctl import HostConfig, LocalHost, contact_from_addresses, exchange, params, puzzle, signed
 from hipctl.constants import PacketType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import HostConfigRefused, Rejected
@@ -76,7 +76,7 @@ def test_an_i2_with_an_old_spi_is_refused() -> None:
         (params.EspInfo(index, 299, 300), False),
     ):
         head = build(PacketType.I2, A.hit, B.hit, [])[:40]
-        raw = exchange.sign_and_mac(head + params.encode([info, *kept]), reply.keys, A)
+        raw = signed.sign_and_mac(head + params.encode([info, *kept]), reply.keys, A)
         vetted = responder.vet(Packet(raw), AT_A, 0.0)
         if accepted:
             exchange.accept_i2(B, Packet(raw), vetted, FAST, KnownHosts())

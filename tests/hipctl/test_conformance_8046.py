@@ -41,7 +41,7 @@ def at_home() -> tuple[Net, Peer, Peer]:
 
 
 def upkeep_of(peer: Peer, other: Peer) -> Upkeep:
-    found = peer.engine._associations[peer.hit, other.hit].upkeep
+    found = peer.engine._associations[peer.hit, other.hit].standing.upkeep
     assert found is not None
     return found
 

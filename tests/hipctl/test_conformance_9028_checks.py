@@ -82,8 +82,8 @@ def called(walls: bool = False, wait: float = 2.0) -> tuple[ServerNet, Peer, Pee
 def listed(peer: Peer, other: Peer, packet: Packet) -> tuple[Locator, ...]:
     """What ``peer`` finds in the LOCATOR_SET of a packet of ``other``'s."""
     association = peer.engine._associations[peer.hit, other.hit]
-    assert association.keys is not None
-    return read_locator_set(packet, association.keys) or ()
+    assert association.standing.keys is not None
+    return read_locator_set(packet, association.standing.keys) or ()
 
 
 def first(net: Net, kind: PacketType, to: Peer) -> Packet:
@@ -360,7 +360,7 @@ def test_an_answer_along_another_pair_is_dropped_and_the_check_is_repeated() -> 
     [update_id] = Packet(answer.data).need(params.Ack).update_ids
     net._control(a, answer.data, server.address, a.address)
     net._control(a, answer.data, ("192.0.2.200", 10500), a.address)
-    assert a.engine._associations[a.hit, b.hit].upkeep is not None
+    assert a.engine._associations[a.hit, b.hit].standing.upkeep is not None
     net.run(net.now + 1.2)
     sent = [leg for leg in legs(net) if leg.seq == update_id and leg.packet.sender == a.hit]
     assert len(sent) >= 2

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hipctl import exchange, params
+from hipctl import params, signed
 from hipctl.actions import Action, Transmit
 from hipctl.constants import REKEY_PACKETS, PacketType
 from hipctl.identity import HostIdentity
@@ -26,7 +26,7 @@ def settled(config: object = FAST) -> tuple[Net, Peer, Peer]:
 
 
 def upkeep_of(peer: Peer, other: Peer) -> Upkeep:
-    found = peer.engine._associations[peer.hit, other.hit].upkeep
+    found = peer.engine._associations[peer.hit, other.hit].standing.upkeep
     assert found is not None
     return found
 
@@ -63,7 +63,7 @@ def test_an_update_with_seq_is_acknowledged_with_mac_and_signature() -> None:
     assert answer.need(params.Ack).update_ids == (0,)
     assert answer.get(params.Seq) is None
     keys, host_id = upkeep_of(a, b)._keys, b.identity.host_id
-    exchange.authenticate(answer, keys, host_id)
+    signed.authenticate(answer, keys, host_id)
 
 
 def test_an_acknowledgement_is_not_acknowledged() -> None:
@@ -235,7 +235,7 @@ def test_a_rekey_whose_other_half_never_comes_is_given_up() -> None:
         if seen.source != b.address or seen.kind != UPDATE:
             return [seen.data]
         data = header(UPDATE, b.hit, a.hit) + params.encode([params.Ack((0,))])
-        return [exchange.sign_and_mac(data, upkeep_of(b, a)._keys, b.identity)]
+        return [signed.sign_and_mac(data, upkeep_of(b, a)._keys, b.identity)]
 
     net.tamper = only_ack
     begin_rekey(net, a, b)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from hipctl import crypto, exchange, params, puzzle
+from hipctl import crypto, exchange, params, puzzle, signed
 from hipctl.constants import EccCurve, EspSuite, NotifyType, PacketType
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.exchange import Agreement, KnownHosts, Offer
@@ -287,7 +287,7 @@ def remade(reply: exchange.Reply, new: params.Parameter, identity: HostIdentity 
     before = [p for p in old if p.TYPE < params.HipMac.TYPE]
     head = build(PacketType.I2, identity.hit, B.hit, [])
     data = head + params.encode(before)
-    return Packet(exchange.sign_and_mac(data, reply.keys, identity))
+    return Packet(signed.sign_and_mac(data, reply.keys, identity))
 
 
 @pytest.mark.parametrize("info", [params.EspInfo(0, 0, 300), params.EspInfo(128, 0, 255)])
@@ -357,7 +357,7 @@ def test_an_r2_whose_mac_covers_another_host_id_is_refused() -> None:
 
 
 def test_a_notify_is_signed() -> None:
-    notify = Packet(exchange.make_notify(B, A.hit, NotifyType.BLOCKED_BY_POLICY))
+    notify = Packet(signed.make_notify(B, A.hit, NotifyType.BLOCKED_BY_POLICY))
     assert notify.need(params.Notification).type == 42
     signature = notify.need(params.HipSignature).signature
     assert B.host_id.verify(signature, cover(notify.raw[:48]))

@@ -22,7 +22,7 @@ VICTIM: Address = ("203.0.113.66", 10500)
 
 
 def upkeep_of(peer: Peer, other: Peer) -> Upkeep:
-    found = peer.engine._associations[peer.hit, other.hit].upkeep
+    found = peer.engine._associations[peer.hit, other.hit].standing.upkeep
     assert found is not None
     return found
 

@@ -175,7 +175,7 @@ def test_a_hundred_moves_leave_one_pair_of_sas_and_few_addresses() -> None:
         net.run(net.now + 1)
         both_ways(net, a, b)
     assert len(a.engine.inbound) == len(b.engine.inbound) == 1
-    upkeep = b.engine._associations[b.hit, a.hit].upkeep
+    upkeep = b.engine._associations[b.hit, a.hit].standing.upkeep
     assert upkeep is not None
     assert isinstance(upkeep._paths, Mobility)
     assert len(list(upkeep._paths.peer)) <= 8
@@ -250,7 +250,7 @@ def test_a_nat_that_forgets_is_noticed_in_a_call() -> None:
 
 
 def upkeep_of(peer: Peer, other: Peer) -> Upkeep:
-    found = peer.engine._associations[peer.hit, other.hit].upkeep
+    found = peer.engine._associations[peer.hit, other.hit].standing.upkeep
     assert found is not None
     return found
 

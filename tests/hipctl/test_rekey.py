@@ -66,7 +66,7 @@ def test_used_keys_are_renewed_after_their_lifetime_and_unused_ones_are_not() ->
 def rekey_both(net: Net, a: Peer, b: Peer) -> None:
     for peer, other in ((a, b), (b, a)):
         association = peer.engine._associations[peer.hit, other.hit]
-        upkeep = association.upkeep
+        upkeep = association.standing.upkeep
         assert upkeep is not None
         net.perform(peer, upkeep.start_rekey(net.now))
         peer.engine._settle(association)
@@ -101,8 +101,8 @@ def test_a_rekey_survives_the_loss_of_any_of_its_packets(lost: int) -> None:
 
     net.tamper = lose
     association = a.engine._associations[a.hit, b.hit]
-    assert association.upkeep is not None
-    net.perform(a, association.upkeep.start_rekey(net.now))
+    assert association.standing.upkeep is not None
+    net.perform(a, association.standing.upkeep.start_rekey(net.now))
     a.engine._settle(association)
     stream(net, a, b, seconds=4)
     assert len(b.datagrams) == len(a.datagrams) == 200
@@ -121,8 +121,8 @@ def test_data_under_the_new_keys_stands_for_the_ack() -> None:
 
     net.tamper = lose
     association = a.engine._associations[a.hit, b.hit]
-    assert association.upkeep is not None
-    net.perform(a, association.upkeep.start_rekey(net.now))
+    assert association.standing.upkeep is not None
+    net.perform(a, association.standing.upkeep.start_rekey(net.now))
     a.engine._settle(association)
     net.run(net.now + 0.1)
     assert (a.engine.counters["rekeyed"], b.engine.counters["rekeyed"]) == (1, 0)
@@ -134,8 +134,8 @@ def test_keymat_that_runs_out_brings_new_dh_even_where_none_is_wanted() -> None:
     net, a, b = established(replace(FAST, rekey_dh=False, unused_lifetime=1e9))
     for _ in range(400):
         association = a.engine._associations[a.hit, b.hit]
-        assert association.upkeep is not None
-        net.perform(a, association.upkeep.start_rekey(net.now))
+        assert association.standing.upkeep is not None
+        net.perform(a, association.standing.upkeep.start_rekey(net.now))
         a.engine._settle(association)
         net.run(net.now + 2)
     assert a.engine.counters["rekeyed"] == b.engine.counters["rekeyed"] == 400
@@ -147,8 +147,8 @@ def test_a_peer_that_never_acknowledges_a_rekey_is_doubted_and_data_goes_on() ->
     net.run(net.now + 2)
     net.tamper = lambda seen: [] if seen.kind == PacketType.UPDATE else [seen.data]
     association = a.engine._associations[a.hit, b.hit]
-    assert association.upkeep is not None
-    net.perform(a, association.upkeep.start_rekey(net.now))
+    assert association.standing.upkeep is not None
+    net.perform(a, association.standing.upkeep.start_rekey(net.now))
     a.engine._settle(association)
     stream(net, a, b, seconds=40)
     # RFC 7402 §6.5: the new exchange replaces the SAs at once, what was on its way is lost

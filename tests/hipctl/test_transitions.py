@@ -15,9 +15,9 @@ from hipctl.association import ON_PACKET, ON_REST, Association
 from hipctl.constants import NotifyType, PacketType
 from hipctl.engine import Engine
 from hipctl.errors import Rejected
-from hipctl.exchange import make_notify
 from hipctl.identity import HostIdentity
 from hipctl.packet import Packet, build
+from hipctl.signed import make_notify
 from hipctl.state import State, Timer
 from hipctl.transitions import TABLE, Ask, Drop, Input, Rule
 from sim.engines import FAST
@@ -172,7 +172,7 @@ class Scene:
                     (ask,) = subject.on_packet(Packet(self.r1), THERE, 0.0)
                     assert isinstance(ask, SolvePuzzle)
                     serial = ask.key[2]
-                j = bytes(48) if subject._attempt < 99 else None
+                j = bytes(48) if subject._attempt.count < 99 else None
                 return subject.on_puzzle_solved(serial, j, LATER)
 
 
@@ -187,13 +187,13 @@ def ordinary(scene: Scene) -> None:
 
 
 def exhausted(scene: Scene) -> None:
-    scene.subject._attempt = 99
+    scene.subject._attempt.count = 99
 
 
 def nobody_home(scene: Scene) -> None:
     scene.a.learn(scene.theirs.hit, [])
     scene.a._shared.recent.clear()
-    scene.subject._attempt = 99
+    scene.subject._attempt.count = 99
 
 
 def unused(scene: Scene) -> None:
@@ -202,7 +202,7 @@ def unused(scene: Scene) -> None:
 
 def doubted(scene: Scene) -> None:
     scene.subject._shared.config = replace(CONFIG, unanswered_lifetime=1.0)
-    installed = scene.subject._installed
+    installed = scene.subject.standing.installed
     if installed is not None:
         installed.sas.patience = 1.0
         installed.sas.outbound.sa.seal(17, b"x")

@@ -207,10 +207,11 @@ class Nomads:
 
     def _rekey(self, peer: Peer, other: Peer) -> None:
         association = peer.engine._associations.get((peer.hit, other.hit))
-        if association is None or association._upkeep is None:
+        upkeep = association.standing.upkeep if association is not None else None
+        if association is None or upkeep is None:
             return
         if association.state is State.ESTABLISHED:
-            actions = association._upkeep.start_rekey(self.net.now)
+            actions = upkeep.start_rekey(self.net.now)
             peer.engine._settle(association)
             self.net.perform(peer, peer.engine._edge.pass_out(actions, self.net.now))
 
@@ -279,13 +280,12 @@ class Nomads:
         assert len(engine._alarms) < 500
         spis = set()
         for association in associations.values():
-            sas, upkeep = association._sas, association._upkeep
-            assert (sas is None) is (upkeep is None)
+            installed = association.standing.installed
             work = association._initiation._work
             if work is not None and work.spi:
                 spis.add(work.spi)
-            if sas is not None:
-                spis.add(sas.inbound.sa.spi)
+            if installed is not None:
+                spis.add(installed.sas.inbound.sa.spi)
             at = association.deadline()
             if at is not None:
                 assert association.armed is not None
@@ -293,15 +293,16 @@ class Nomads:
             waits = association.state not in {State.UNASSOCIATED, State.E_FAILED}
             assert (at is not None) is waits, association.state
             outbound = engine.outbound.get(association.pair)
-            if upkeep is None or sas is None:
+            if installed is None:
                 assert outbound is None
                 continue
+            sas, upkeep = installed.sas, installed.upkeep
             rekeying = upkeep._rekeying
             for inbound in (rekeying.old, rekeying._prepared):
                 if inbound is not None:
                     spis.add(inbound.sa.spi)
             assert outbound is None or outbound is sas.outbound
-            assert len(upkeep._updates.outstanding) <= OUTSTANDING_MAX
+            assert len(upkeep.outbox.updates.outstanding) <= OUTSTANDING_MAX
             paths = upkeep._paths
             if isinstance(paths, Traversal):
                 self._check_traversal(peer, association.pair, paths)
@@ -316,8 +317,6 @@ class Nomads:
         assert len(checks._heard) <= 16
         if paths.reachable:
             assert pair in peer.engine.outbound
-            outbound = paths._sas.outbound
-            assert outbound.address == checks.selected.to or outbound.sa.packets == 0 or True
         if (pair[1], pair[0]) in self.net.hidden:  # the peer must not have told where it is
             other = self.by_hit[pair[1]]
             own = {address for address in self.net.addresses(other)}

@@ -54,7 +54,7 @@ class Wanderers:
             assert (engine.deadline() or self.net.now) >= self.net.now
             assert len(engine.inbound) <= 4  # in use, old, prepared, of an exchange
             for association in engine._associations.values():
-                upkeep = association.upkeep
+                upkeep = association.standing.upkeep
                 if upkeep is None:
                     continue
                 assert isinstance(upkeep._paths, Mobility)
@@ -96,7 +96,7 @@ class Wanderers:
         for peer, other in ((a, b), (b, a)):
             assert net.state(peer, other) is State.ESTABLISHED
             assert len(peer.engine.inbound) == 1, peer.engine.inbound
-            upkeep = peer.engine._associations[peer.hit, other.hit].upkeep
+            upkeep = peer.engine._associations[peer.hit, other.hit].standing.upkeep
             assert upkeep is not None
             assert not upkeep.outbox.updates.outstanding
             assert net.peers[peer.engine.outbound[peer.hit, other.hit].address] is other
@@ -157,10 +157,10 @@ class Wanderers:
 
     def _rekey(self, peer: Peer, other: Peer) -> None:
         association = peer.engine._associations.get((peer.hit, other.hit))
-        if association is None or association.upkeep is None:
+        if association is None or association.standing.upkeep is None:
             return
         if association.state is State.ESTABLISHED:
-            self.net.perform(peer, association.upkeep.start_rekey(self.net.now))
+            self.net.perform(peer, association.standing.upkeep.start_rekey(self.net.now))
             peer.engine._settle(association)
 
 

@@ -1,0 +1,82 @@
+"""What is sent until it is answered: I1, I2, CLOSE (RFC 7401 §6.6.1, §6.8, §6.14)."""
+
+from typing import Final
+
+from hipctl import exchange
+from hipctl.actions import Address, Pair, Transmit
+from hipctl.constants import I1_ADDRESSES_MAX
+from hipctl.state import Shared
+
+_I1_PAUSE: Final = 1.0  # seconds at least between two I1s that somebody's wish brings about
+
+
+class Attempt:
+    """The attempt of ``pair`` to get an answer.
+
+    Attributes:
+        packet: what is sent.
+        count: how often it was.
+        quiet: nobody waits for it.
+    """
+
+    __slots__ = ("_pair", "_said_at", "_shared", "count", "packet", "quiet")
+
+    def __init__(self, pair: Pair, shared: Shared) -> None:
+        self.packet = b""
+        self.count = 0
+        self.quiet = False
+        self._pair = pair
+        self._shared = shared
+        self._said_at = 0.0  # when the last I1 was sent
+
+    def adopt(self) -> None:
+        """An I1 is on its way already."""
+        self.packet, self.count = self.i1(), 1
+
+    def begin(self, addresses: tuple[Address, ...], now: float) -> list[Transmit]:
+        """Send I1 to all these."""
+        self.packet, self.count = self.i1(), 1
+        self.quiet, self._said_at = False, now
+        return [Transmit(self.packet, address) for address in addresses[:I1_ADDRESSES_MAX]]
+
+    def go_on(self, packet: bytes) -> None:
+        """This is to be sent now, and has not been."""
+        self.packet, self.count = packet, 0
+
+    def anew(self) -> None:
+        """Somebody waits for it from now on."""
+        self.quiet, self.count = False, 0
+
+    def once(self) -> None:
+        """What has been sent is not sent again, and nobody waits for an answer."""
+        self.quiet, self.count = True, self._shared.config.retransmit_max
+
+    def again(self, now: float) -> float:
+        """It is being sent; return when that may be due next: the gaps double."""
+        at = now + self._shared.config.retransmit_initial * 2.0**self.count
+        self.count += 1
+        return at
+
+    # -- I1 ------------------------------------------------------------------------------------
+
+    def i1(self) -> bytes:
+        """Make one."""
+        return exchange.make_i1(*self._pair, self._shared.config)
+
+    def address(self, otherwise: Address) -> Address:
+        """Each retransmission of I1 goes to the next address, and to one only (§6.6.1)."""
+        addresses = self._shared.addresses(self._pair[1]) or (otherwise,)
+        return addresses[(self.count - 1) % len(addresses)]
+
+    def say(self, to: Address, now: float) -> Transmit:
+        """Send it to one address, whatever is due."""
+        self._said_at = now
+        return Transmit(self.packet, to)
+
+    def hurried(self, now: float) -> bool:
+        """Whether I1 was sent a moment ago, so that whoever wants an answer has to wait."""
+        return not self.quiet and now < self._said_at + _I1_PAUSE
+
+    def crossed(self, now: float) -> bool:
+        """Whether an I1 of the peer's is no reason to send it again: they have crossed."""
+        return now < self._said_at + self._shared.config.retransmit_initial
