@@ -408,6 +408,10 @@ class Nomads:
             assert self.restored(a, b, 2.0) is not None, "lost again without any trouble"
             there, back = self.route(a, b), self.route(b, a)
             assert there == [(to, source) for source, to in reversed(back)], (there, back)
+            self._close(*self.random.choice(((a, b), (b, a))))
+            net.run(net.now + 5)
+            for one, other in ((a, b), (b, a)):
+                assert net.state(one, other) in {State.UNASSOCIATED, State.CLOSED}
         else:
             for peer in (a, b):
                 peer.events.clear()
