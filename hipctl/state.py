@@ -155,6 +155,11 @@ class Shared:
             self.identities, self.config, self.counters, self.inbound, self.notify_limit
         )
         self.requester = Requester(self.config, self.rng, self.servers, self.outbound)
+        self.requester.displaced = self.poke_servers
+
+    def poke_servers(self, local: Hit) -> None:
+        """The servers of ``local`` may see it elsewhere than they did: tell them."""
+        self.errands.append(Poke(local))
 
     def natted(self, local: Hit) -> bool:
         """Whether servers see ``local`` elsewhere than it is."""

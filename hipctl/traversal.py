@@ -16,7 +16,7 @@ from hipctl.checks import Ask, Checks
 from hipctl.crypto import Keys
 from hipctl.flow import Flow
 from hipctl.sas import SaPair
-from hipctl.state import Permit, Poke, Shared
+from hipctl.state import Permit, Shared
 from hipctl.wire import frame
 
 _IV_LENGTH: Final = 16
@@ -329,7 +329,7 @@ class Traversal:
             self.checks.on_silence(now)
             if now - self._poked_at >= _POKE_GAP:
                 self._poked_at = now
-                shared.errands.append(Poke(self._pair[0]))
+                shared.poke_servers(self._pair[0])
         self._permit_selected(now)
         found = self._find()
         if found != self._candidates:

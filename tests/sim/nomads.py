@@ -207,10 +207,10 @@ class Nomads:
 
     def _rekey(self, peer: Peer, other: Peer) -> None:
         association = peer.engine._associations.get((peer.hit, other.hit))
-        if association is None or association._upkeep is None:
+        if association is None or association.upkeep is None:
             return
         if association.state is State.ESTABLISHED:
-            actions = association._upkeep.start_rekey(self.net.now)
+            actions = association.upkeep.start_rekey(self.net.now)
             peer.engine._settle(association)
             self.net.perform(peer, peer.engine._edge.pass_out(actions, self.net.now))
 
@@ -279,8 +279,9 @@ class Nomads:
         assert len(engine._alarms) < 500
         spis = set()
         for association in associations.values():
-            sas, upkeep = association._sas, association._upkeep
-            assert (sas is None) is (upkeep is None)
+            installed = association._installed
+            sas = installed.sas if installed else None
+            upkeep = installed.upkeep if installed else None
             work = association._initiation._work
             if work is not None and work.spi:
                 spis.add(work.spi)
@@ -301,7 +302,7 @@ class Nomads:
                 if inbound is not None:
                     spis.add(inbound.sa.spi)
             assert outbound is None or outbound is sas.outbound
-            assert len(upkeep._updates.outstanding) <= OUTSTANDING_MAX
+            assert len(upkeep.outbox.updates.outstanding) <= OUTSTANDING_MAX
             paths = upkeep._paths
             if isinstance(paths, Traversal):
                 self._check_traversal(peer, association.pair, paths)
