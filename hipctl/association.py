@@ -309,6 +309,7 @@ class Association:
         shared, path = self._shared, Path(None, self._address)
         shared.serving.keyed(self.pair, done.agreed.keys, path, now, began=True)
         shared.requester.concluded(self.pair, done.offer.info, packet, now)
+        shared.forget_permissions(self.pair)
         desk.keep(self.pair, done.shown, theirs)
         self._acceptance.superseded(now)
         return [*self._establish(now), *self._take_early(now)]
