@@ -490,6 +490,9 @@ class Association:
         if self.state is State.I1_SENT:
             self._said_at = now
             return [Transmit(self._last, self._i1_address())]
+        if self.state is State.CLOSING:  # along the path in use, then through relays too
+            ways = self._closing.ways[: 1 if self._attempt == 1 else None]
+            return [Transmit(self._last, way.to, way.source) for way in ways]
         actions: list[Action] = [Transmit(self._last, self._address)]
         if self.state is State.I2_SENT and self._attempt > _I2_PATIENCE:
             if not self._initiation.ask_again():
@@ -570,7 +573,9 @@ class Association:
     def _send_first_close(self, now: float) -> list[Action]:
         keys, host_id = self._peer_keys()
         close = self._closing.ask(keys)
+        ways = self._installed.upkeep.ways() if self._installed is not None else []
         self._drop(State.CLOSING)
+        self._closing.ways = ways or [Path(None, self._address)]
         self._keys, self._host_id = keys, host_id  # to check CLOSE_ACK
         self._last, self._attempt = close, 0
         return [*self._retransmit(now), *self._down("closed")]

@@ -46,6 +46,7 @@ _ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
 _ANSWERS_BURST: Final = 10
 _PROBES_RATE: Final = 2.0  # addresses a second that a peer can have us ask, and their victims
 _PROBES_BURST: Final = 16
+_WAYS_MAX: Final = 4  # on which a last word goes
 _FIRST_LOOK: Final = 1.0  # seconds after the association came up
 
 
@@ -153,6 +154,10 @@ class Upkeep:
     def found_at(self) -> tuple[float | None, float | None]:
         """When checks had found a path, and when one without relays; monotonic seconds."""
         return self._paths.first_at, self._paths.direct_at
+
+    def ways(self) -> list[Path]:
+        """How to reach the peer a last time: along the path in use, then all others."""
+        return list(dict.fromkeys([self._paths.path(), *self._paths.telling()]))[:_WAYS_MAX]
 
     def pause(self) -> None:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
