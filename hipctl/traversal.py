@@ -205,7 +205,7 @@ class Traversal:
         Where the peer may not learn where we are, only through our own.
         """
         last, own = self.path().to, self._shared.relays(self._pair[0])
-        known = {candidate.address for candidate in self._theirs}
+        known = dict.fromkeys(candidate.address for candidate in self._theirs)
         ways: list[Address] = [*self._relays, last]
         ways += [Relayed(plain(last), relay) for relay in own if relay not in self._relays]
         if wire(self._signaling) in {*self._relays, *own, *known}:
