@@ -247,6 +247,7 @@ class Association:
         shared, path = self._shared, Path(None, self.standing.address)
         shared.serving.keyed(self.pair, done.agreed.keys, path, now, began=True)
         shared.requester.concluded(self.pair, done.offer.info, packet, now)
+        shared.forget_permissions(self.pair)
         desk.keep(self.pair, done.shown, theirs)
         self._acceptance.superseded(now)
         return [*self._establish(now), *self._take_early(now)]
@@ -410,6 +411,9 @@ class Association:
         last = self.standing.address
         if self.state is State.I1_SENT:
             return [attempt.say(attempt.address(last), now)]
+        if self.state is State.CLOSING:  # along the path in use, then through relays too
+            ways = self._closing.ways[: 1 if attempt.count == 1 else None]
+            return [Transmit(attempt.packet, way.to, way.source) for way in ways]
         actions: list[Action] = [Transmit(attempt.packet, last)]
         patient = self.state is not State.I2_SENT or attempt.count <= _I2_PATIENCE
         if not patient and self._initiation.ask_again():
@@ -481,7 +485,10 @@ class Association:
     def _send_first_close(self, now: float) -> list[Action]:
         keys, host_id = self._peer_keys()
         close = self._closing.ask(keys)
+        upkeep = self.standing.upkeep
+        ways = upkeep.ways() if upkeep is not None else []
         self._drop(State.CLOSING)
+        self._closing.ways = ways or [Path(None, self.standing.address)]
         self.standing.keys, self.standing.host_id = keys, host_id  # to check CLOSE_ACK
         self._attempt.go_on(close)
         return [*self._retransmit(now), *self.standing.down("closed")]

@@ -1,8 +1,10 @@
 """CLOSE and CLOSE_ACK, from either side (RFC 7401 §5.3.7, §5.3.8, §6.14, §6.15)."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from hipctl import params
+from hipctl.actions import Path
 from hipctl.constants import PacketType
 from hipctl.crypto import Keys, Rng
 from hipctl.errors import Rejected
@@ -14,11 +16,16 @@ _ECHO_LENGTH: Final = 16  # bytes of the nonce in CLOSE
 
 
 class Closing:
-    """How ``identity`` and ``peer`` take leave of each other."""
+    """How ``identity`` and ``peer`` take leave of each other.
 
-    __slots__ = ("_answer", "_answered", "_identity", "_nonce", "_peer", "_rng")
+    Attributes:
+        ways: on which our CLOSE goes: first on the first, then on all (RFC 9028 §4.11).
+    """
+
+    __slots__ = ("_answer", "_answered", "_identity", "_nonce", "_peer", "_rng", "ways")
 
     def __init__(self, identity: HostIdentity, peer: Hit, rng: Rng) -> None:
+        self.ways: Sequence[Path] = ()
         self._identity = identity
         self._peer = peer
         self._rng = rng

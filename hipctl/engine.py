@@ -297,8 +297,10 @@ class Engine:
             now: monotonic seconds.
         """
         ours = tuple(dict.fromkeys(a for a in addresses if announceable(a[0])))[:LOCATORS_MAX]
-        if ours == self._shared.locators:
-            return []
+        if ours == self._shared.locators:  # perhaps those of another home, with the same numbers
+            for local in self._identities:
+                self._shared.poke_servers(local)
+            return self._edge.pass_out([], now)
         self._shared.locators = self.requester.locators = ours
         actions: list[Action] = []
         servers = self._shared.servers

@@ -246,7 +246,7 @@ class Outbox:
 
     def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action]:
         """Say this; a peer that doesn't acknowledge it may not be there any more."""
-        sent = self.ask(self._paths.path(), now, more=parameters)
+        sent = self.ask(self._paths.path(), now, probes=False, more=parameters)
         next(reversed(self.updates.outstanding.values())).vital = True
         return [sent]
 
@@ -311,7 +311,7 @@ class Outbox:
         again, given_up = self.updates.expired(now)
         actions: list[Action] = []
         for update in again:
-            if update.rekeys and not update.nonce:
+            if not update.nonce:  # it is about no path: one of us may have moved meanwhile
                 update.path = self._paths.path()
             actions.append(_transmit(update))
             if update.announces and update.attempt == 2:

@@ -14,6 +14,7 @@ from hipctl import params
 from hipctl.actions import Action, Address, Pair, RegistrationAnswered
 from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.crypto import Rng
+from hipctl.identity import Hit
 from hipctl.interface import Registered, RegistrationEnded
 from hipctl.packet import Packet
 from hipctl.params_registration import decode_lifetime, encode_lifetime
@@ -87,6 +88,7 @@ class Requester:
     Attributes:
         infos: what the peer of an association offers, as far as it has said so.
         locators: our own addresses; who is seen elsewhere is behind a NAT.
+        displaced: called with our HIT when a server sees it elsewhere than before.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Requester:
         """
         self.infos: dict[Pair, params.RegInfo] = {}
         self.locators: Collection[Address] = ()
+        self.displaced: Callable[[Hit], None] = lambda _: None
         self._config = config
         self._rng = rng
         self._servers = servers
@@ -289,6 +292,8 @@ class Requester:
         for failed in packet.every(params.RegFailed):
             answered |= dict.fromkeys(wish.wanted & set(failed.types), failed.reason)
         if seen := packet.get(params.RegFrom):
+            if wish.reflexive not in {None, seen.address}:
+                self.displaced(pair[0])
             wish.reflexive = seen.address
         relayed = packet.get(params.RelayedAddress)
         if relayed is not None and RegistrationType.RELAY_UDP_ESP in wish.granted:

@@ -14,7 +14,7 @@ from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import Discloses, Shown
 from hipctl.limits import Limiter
 from hipctl.params import LocatorSet, PeerPermission
-from hipctl.requester import OurServer, Requester
+from hipctl.requester import SERVERS_MAX, OurServer, Requester
 from hipctl.sas import Inbound, Outbound
 from hipctl.serving import Serving
 from hipctl.settings import EngineConfig
@@ -110,6 +110,8 @@ class Shared:
         disclosed: peers that may, whatever ``may_learn`` says.
         hidden: peers that have begun with us and may not: we begin nothing with them, for an I1
             tells where we are.
+        forgotten: how often a relay of ours may have forgotten whom it is to let through, by
+            its address.
         errands: what an association asks of another one, which the engine passes on.
         friends: who must be able to reach us though neither side has a server, see
             ``interface.Host.befriend``.
@@ -140,6 +142,7 @@ class Shared:
     may_learn: Discloses | None = None
     disclosed: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     hidden: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
+    forgotten: Counter[Address] = field(default_factory=Counter)
     errands: list[Errand] = field(default_factory=list)
     servers: dict[Pair, OurServer] = field(default_factory=dict)
     friends: frozenset[Pair] = frozenset()
@@ -155,6 +158,22 @@ class Shared:
             self.identities, self.config, self.counters, self.inbound, self.notify_limit
         )
         self.requester = Requester(self.config, self.rng, self.servers, self.outbound)
+        self.requester.displaced = self.poke_servers
+
+    def forget_permissions(self, server: Pair) -> None:
+        """A server knows us by other keys or elsewhere now: its permissions are void."""
+        known = self.servers.get(server)
+        if known is None:
+            return
+        self.forgotten[known.address] += 1
+        if len(self.forgotten) > SERVERS_MAX:
+            there = {each.address for each in self.servers.values()}
+            for address in self.forgotten.keys() - there:
+                del self.forgotten[address]
+
+    def poke_servers(self, local: Hit) -> None:
+        """The servers of ``local`` may see it elsewhere than they did: tell them."""
+        self.errands.append(Poke(local))
 
     def natted(self, local: Hit) -> bool:
         """Whether servers see ``local`` elsewhere than it is."""

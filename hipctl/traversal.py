@@ -16,7 +16,7 @@ from hipctl.checks import Ask, Checks
 from hipctl.crypto import Keys
 from hipctl.flow import Flow
 from hipctl.sas import SaPair
-from hipctl.state import Permit, Poke, Shared
+from hipctl.state import Permit, Shared
 from hipctl.wire import frame
 
 _IV_LENGTH: Final = 16
@@ -91,7 +91,8 @@ class Traversal:
         self._signaling = sas.outbound.address
         self._theirs, self._relays = from_locators(listed, plain(self._signaling))
         self._pending: tuple[tuple[Candidate, ...], tuple[Address, ...]] | None = None
-        self._permitted: dict[Relayed, float] = {}  # when, by the peer's address
+        # when, and how often its relay had forgotten all, by the peer's address
+        self._permitted: dict[Relayed, tuple[float, int]] = {}
         self._poked_at = float("-inf")
         self._flow = Flow(shared.config.silence, now)
         self.checks = Checks(controlling, pacing)
@@ -204,7 +205,7 @@ class Traversal:
         Where the peer may not learn where we are, only through our own.
         """
         last, own = self.path().to, self._shared.relays(self._pair[0])
-        known = {candidate.address for candidate in self._theirs}
+        known = dict.fromkeys(candidate.address for candidate in self._theirs)
         ways: list[Address] = [*self._relays, last]
         ways += [Relayed(plain(last), relay) for relay in own if relay not in self._relays]
         if wire(self._signaling) in {*self._relays, *own, *known}:
@@ -213,7 +214,7 @@ class Traversal:
             there = [*self._relays, *known]
             ways = [way for way in (self._signaling, last) if isinstance(way, Relayed)]
             ways += [Relayed(to, relay) for to in there for relay in own if to[0] != relay[0]]
-        return [Path(None, way) for way in dict.fromkeys(ways)][:_TELLING_MAX]
+        return [Path(None, way) for way in _diverse(ways)][:_TELLING_MAX]
 
     @property
     def spread(self) -> int:
@@ -285,13 +286,14 @@ class Traversal:
             self._permit(selected.to, now)
 
     def _permit(self, to: Relayed, now: float, *, again: bool = False) -> None:
-        at = self._permitted.get(to)
-        if at is not None and now - at < _REFRESH and not again:
+        forgotten = self._shared.forgotten[to.via]
+        at, then = self._permitted.get(to, (now, -1))
+        if then == forgotten and now - at < _REFRESH and not again:
             return
         relayed = next((c.address for c in self._candidates if c.via == to.via), None)
         if relayed is None or (":" in relayed[0]) is not (":" in to[0]):
             return
-        self._permitted[to] = now
+        self._permitted[to] = now, forgotten
         while len(self._permitted) > _PERMITTED_MAX:
             del self._permitted[next(iter(self._permitted))]
         sas = self._sas
@@ -329,7 +331,7 @@ class Traversal:
             self.checks.on_silence(now)
             if now - self._poked_at >= _POKE_GAP:
                 self._poked_at = now
-                shared.errands.append(Poke(self._pair[0]))
+                shared.poke_servers(self._pair[0])
         self._permit_selected(now)
         found = self._find()
         if found != self._candidates:
@@ -376,3 +378,11 @@ class Traversal:
     def next_expiry(self) -> float | None:
         """Nor do they end."""
         return None
+
+
+def _diverse(ways: Sequence[Address]) -> list[Address]:
+    """In that order, but one through each relay before others through the same: it may be dead."""
+    first: dict[Address, Address] = {}
+    for way in ways:
+        first.setdefault(wire(way), way)
+    return list(dict.fromkeys([*first.values(), *ways]))

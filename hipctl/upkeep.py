@@ -46,6 +46,7 @@ _ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
 _ANSWERS_BURST: Final = 10
 _PROBES_RATE: Final = 2.0  # addresses a second that a peer can have us ask, and their victims
 _PROBES_BURST: Final = 16
+_WAYS_MAX: Final = 4  # on which a last word goes
 _FIRST_LOOK: Final = 1.0  # seconds after the association came up
 
 
@@ -82,6 +83,7 @@ class Upkeep:
         "_rekeying",
         "_sas",
         "_shared",
+        "_spoke_at",
         "_timers",
         "broken",
         "outbox",
@@ -109,6 +111,7 @@ class Upkeep:
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
         self._probes = Limiter(_PROBES_RATE, _PROBES_BURST, 1)
         self._answered: tuple[int, Sequence[params.Parameter]] = (-1, ())  # of registrations
+        self._spoke_at = now  # when an authentic UPDATE came
         self._listed_by = 0  # Update ID of the LOCATOR_SET in force
         self._rekeying = Rekeying(pair, material, sas, shared, now)
         self.outbox = Outbox(identity, pair, keys, sas, shared, paths, self._rekeying)
@@ -151,6 +154,10 @@ class Upkeep:
     def found_at(self) -> tuple[float | None, float | None]:
         """When checks had found a path, and when one without relays; monotonic seconds."""
         return self._paths.first_at, self._paths.direct_at
+
+    def ways(self) -> list[Path]:
+        """How to reach the peer a last time: along the path in use, then all others."""
+        return list(dict.fromkeys([self._paths.path(), *self._paths.telling()]))[:_WAYS_MAX]
 
     def pause(self) -> None:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
@@ -205,7 +212,9 @@ class Upkeep:
         if update.rekeys and self._rekeying.unsaid:
             self.broken |= not any(other.rekeys for other in others)
         if update.announces and not self._paths.told:
-            self.broken |= not any(other.announces for other in others)
+            # a peer that is heard meanwhile is told again, along other paths
+            heard = max(self._heard_at(), self._spoke_at) > update.sent_at
+            self.broken |= not heard and not any(other.announces for other in others)
         unverified = self._sas.outbound.sa.metered and update.path.to == self._paths.path().to
         if unverified and not any(other.path.to == update.path.to for other in others):
             self.broken = True  # data goes nowhere
@@ -224,6 +233,7 @@ class Upkeep:
         update_ids = ack.update_ids if ack is not None else ()
         arrival = self._screen(seq, update_ids, now)
         signed.authenticate(packet, self._keys, self._host_id)
+        self._spoke_at = now
         shared = self._shared
         shared.serving.screen(self._pair, packet)
         host_id = packet.get(params.HostIdParameter)
@@ -361,6 +371,7 @@ class Upkeep:
                 continue
             if update.announces:  # one that tells of earlier addresses was withdrawn
                 self._paths.told = True
+                self._shared.forget_permissions(self._pair)  # RFC 9028 §4.12.1
             pending = self._rekeying.unsaid
             if update.rekeys and pending is not None:
                 pending.acknowledged = True

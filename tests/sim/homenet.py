@@ -5,14 +5,18 @@ Watched is all the time: that no ESP leaves for where nobody has answered, that 
 seen, and that a server sends no more than it was sent.
 """
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from hipctl.actions import Action, Address, PortsChanged
 from hipctl.datarelay import Flow
-from hipctl.identity import Hit
-from sim.engines import Peer, Seen
+from hipctl.engine import Engine
+from hipctl.identity import Hit, HostIdentity
+from hipctl.settings import EngineConfig
+from sim.engines import FAST, Peer, Seen
 from sim.nats import Nat, Translator
 from sim.servers import ServerNet
 
@@ -71,6 +75,7 @@ class HomeNet(ServerNet):
         hidden: (who hides, from whom), HITs.
         wrong: what has been seen that must not be.
         hops: where ESP goes while somebody looks.
+        timers: how often each engine was woken.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -80,7 +85,10 @@ class HomeNet(ServerNet):
         self.hidden: set[tuple[Hit, Hit]] = set()
         self.wrong: list[str] = []
         self.hops: list[Hop] | None = None
-        self.timers: Counter[Hit] = Counter()
+        self.timers: Counter[Engine] = Counter()
+        self._due: dict[int, float | None] = {}
+        self._touched: set[int] = set()
+        self._index: dict[Hit, int] = {}
         self._places: dict[Hit, dict[Address, Home]] = {}
         self._spoken: dict[Hit, set[Address]] = {}  # control packets went there,
         self._proven: dict[Hit, set[Address]] = {}  # and came from there after that
@@ -88,6 +96,13 @@ class HomeNet(ServerNet):
         self._inner: Address | None = None
         self._ips = 0
         self._ports = 50_100
+
+    def add(
+        self, config: EngineConfig = FAST, identity: HostIdentity | None = None, name: str = ""
+    ) -> Peer:
+        peer = super().add(config, identity, name)
+        self._index[peer.hit] = len(self.everybody) - 1
+        return peer
 
     # -- places --------------------------------------------------------------------------------
 
@@ -102,7 +117,7 @@ class HomeNet(ServerNet):
         return made
 
     def go(self, peer: Peer, *places: Home | None, tell: bool = True) -> None:
-        """Be in these networks, the preferred one first, None is the Internet; and nowhere else."""
+        """Be in these networks, the preferred one first, None is the Internet; nowhere else."""
         self._found = {pair for pair in self._found if pair[0] != peer.hit}
         for home in self.homes.values():
             for address in [a for a, there in home.members.items() if there is peer]:
@@ -186,9 +201,35 @@ class HomeNet(ServerNet):
     def inside(self, to: Address) -> Address:
         return self._inner or to
 
+    # -- time ----------------------------------------------------------------------------------
+
+    def run(self, until: float) -> None:
+        """As ``Net.run``, but asks only those engines for their deadlines that had an input."""
+        due = self._due
+        self._touched.update(range(len(self.everybody)))
+        while True:
+            for i in self._touched:
+                due[i] = self.everybody[i].engine.deadline()
+            self._touched.clear()
+            at, i = min(((at, i) for i, at in due.items() if at is not None), default=(inf, 0))
+            event = self._events[0][0] if self._events else inf
+            if min(at, event) > until:
+                break
+            if event <= at:
+                self.now, _, call = heapq.heappop(self._events)
+                call()
+                continue
+            self.now = max(self.now, at)
+            engine = self.everybody[i].engine
+            self.timers[engine] += 1
+            self.perform(self.everybody[i], engine.on_time(self.now))
+            assert (engine.deadline() or self.now + 1) > self.now, "timer spins"
+        self.now = until
+
     # -- servers -------------------------------------------------------------------------------
 
     def perform(self, peer: Peer, actions: Sequence[Action]) -> None:
+        self._touched.add(self._index[peer.hit])
         super().perform(peer, actions)
         if any(isinstance(action, PortsChanged) for action in actions):
             self._tend(peer)

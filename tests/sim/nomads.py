@@ -281,6 +281,8 @@ class Nomads:
         spis = set()
         for association in associations.values():
             installed = association.standing.installed
+            sas = installed.sas if installed else None
+            upkeep = installed.upkeep if installed else None
             work = association._initiation._work
             if work is not None and work.spi:
                 spis.add(work.spi)
@@ -385,7 +387,7 @@ class Nomads:
             assert net.now < end, "registrations don't come back"
             net.run(net.now + 1)
 
-    def _has(self, peer: Peer, server: Peer, wanted: set[object]) -> bool:
+    def _has(self, peer: Peer, server: Peer, wanted: set[RegistrationType]) -> bool:
         mine = peer.engine.requester.registrations()
         theirs = server.engine.serving.registrar.of((server.hit, peer.hit))
         granted = {row.type for row in mine if row.server == server.hit}
@@ -407,6 +409,10 @@ class Nomads:
             assert self.restored(a, b, 2.0) is not None, "lost again without any trouble"
             there, back = self.route(a, b), self.route(b, a)
             assert there == [(to, source) for source, to in reversed(back)], (there, back)
+            self._close(*self.random.choice(((a, b), (b, a))))
+            net.run(net.now + 5)
+            for one, other in ((a, b), (b, a)):
+                assert net.state(one, other) in {State.UNASSOCIATED, State.CLOSED}
         else:
             for peer in (a, b):
                 peer.events.clear()
