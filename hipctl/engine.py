@@ -514,9 +514,9 @@ class Engine:
             actions += association.on_time(now)
             self._settle(association)
         for _ in range(_ROUNDS):  # each may give the other something to do
-            if (at := self.serving.deadline()) is not None and at <= now:
+            if (due := self.serving.deadline()) is not None and due <= now:
                 actions += self.serving.on_time(now, self.pairs, self.tell)
-            if (at := self.requester.deadline()) is None or at > now:
+            if (due := self.requester.deadline()) is None or due > now:
                 break
             actions += self.requester.on_time(now, self.tell, lambda p, t: self.connect(*p, t))
         return self._edge.pass_out(actions, now)
