@@ -22,7 +22,7 @@ from hipctl.params_registration import decode_lifetime, encode_lifetime
 
 RELAYS: Final = frozenset({RegistrationType.RELAY_UDP_HIP, RegistrationType.RELAY_UDP_ESP})
 EXCLUSIVE: Final = frozenset({RegistrationType.RENDEZVOUS, RegistrationType.RELAY_UDP_HIP})
-LEAST: Final = encode_lifetime(REGISTRATION_LEAST) + 1  # rounded up: the first byte that is enough
+LEAST: Final = encode_lifetime(REGISTRATION_LEAST)
 
 _SEES: Final = RELAYS | {RegistrationType.CANDIDATE_DISCOVERY}  # who asks is told where it is
 
@@ -179,6 +179,10 @@ class Registrar:
             types = [kind for kind in types if kind not in other]
         most = max(encode_lifetime(offer.lifetime) for offer in self._offers.values())
         return params.RegInfo(LEAST, max(LEAST, most), tuple(sorted(types)))
+
+    def full(self) -> frozenset[int]:
+        """Types that are offered, but not at the moment."""
+        return frozenset(kind for kind in self._offers if self._full(kind))
 
     def _full(self, kind: int) -> bool:
         return len(self._by_type.get(kind, ())) >= self._offers[kind].clients

@@ -5,7 +5,7 @@ and nothing gets longer than the parameters of a hop make it.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -417,6 +417,26 @@ def test_opportunistic_i1s_are_for_the_server_itself() -> None:
     w = world(RVS)
     assert w.inject(i1(NULL_HIT), MALLORY) == []
     assert w.server.engine.counters["opportunistic I1"] == 1
+
+
+def test_a_server_that_takes_opportunistic_i1s_answers_them_itself() -> None:
+    net = ServerNet()
+    server = net.serve({RVS: Offer()}, config=replace(FAST, opportunistic_responder=True))
+    client = net.add()
+    net.register(client, server, [RVS])
+    net.wire.clear()
+    [seen] = World(net, server, client, client).inject(i1(NULL_HIT), MALLORY)
+    assert (seen.kind, seen.to) == (PacketType.R1, MALLORY)
+    assert Packet(seen.data).sender == server.hit
+
+
+def test_over_udp_a_packet_with_a_checksum_is_not_forwarded() -> None:
+    w = world(RVS)
+    packet = bytearray(i1(w.client.hit))
+    packet[4:6] = b"\x12\x34"
+    assert w.inject(bytes(packet), MALLORY) == []
+    [seen] = w.inject(i1(w.client.hit), MALLORY)
+    assert Packet(seen.data).checksum == 0
 
 
 def test_a_client_takes_from_only_from_its_server_and_under_its_mac() -> None:

@@ -3,7 +3,8 @@
 from hipctl import params
 from hipctl.actions import RegistrationAnswered
 from hipctl.constants import PacketType, RegistrationFailure, RegistrationType
-from hipctl.interface import Offer, RegistrationEnded
+from hipctl.identity import Hit
+from hipctl.interface import Admission, Offer, RegistrationEnded, Shown
 from hipctl.packet import Packet
 from hipctl.state import State
 from sim.engines import UDP, Peer, both_ways, ups
@@ -194,19 +195,54 @@ def test_nothing_is_forwarded_for_who_is_not_registered() -> None:
     assert server.engine.counters["not our HIT"] >= 1
 
 
-def test_an_update_through_a_rendezvous_server_finds_a_peer_that_has_moved() -> None:
-    net, caller, callee, _ = rendezvous()
+def test_both_move_at_once_and_meet_through_the_rendezvous_server() -> None:
+    net, caller, callee, server = rendezvous()
+    caller.engine.learn(callee.hit, [], [server.address])
+    for peer in (caller, callee):
+        net.perform(peer, peer.engine.set_locators([peer.address], net.now))
     net.connect(caller, callee)
     net.run(net.now + 1)
-    net.move(callee, ("198.51.100.7", 10500), tell=False)
-    net.dead.add(callee.address)
-    net.dead.clear()
-    net.perform(callee, callee.engine.set_locators([callee.address], net.now))
-    net.run(net.now + 2)
+    both_ways(net, caller, callee)
     net.wire.clear()
+    net.move(callee, ("198.51.100.7", 10500))
     net.move(caller, ("198.51.100.8", 10500))
     net.run(net.now + 5)
     both_ways(net, caller, callee)
+    passed = [
+        seen
+        for seen in net.sent(PacketType.UPDATE)
+        if seen.source == server.address and Packet(seen.data).has(params.RvsHmac)
+    ]
+    assert {seen.to for seen in passed} == {callee.address}
+    first = Packet(passed[0].data)
+    assert first.need(params.From).ip == caller.address[0]
+    assert first.need(params.RelayFrom).address == caller.address
+    assert first.checksum == 0
+    answers = [
+        Packet(seen.data)
+        for seen in net.sent(PacketType.UPDATE)
+        if (seen.source, seen.to) == (callee.address, caller.address)
+    ]
+    named = [answer for answer in answers if answer.has(params.ViaRvs)]
+    assert {answer.need(params.ViaRvs).ips for answer in named} == {(server.address[0],)}
+    assert not [seen for seen in net.wire if seen.to == server.address and seen.kind == UDP]
+
+
+def test_what_a_server_forwards_leaves_from_where_its_client_has_registered() -> None:
+    net = ServerNet()
+    caller, callee, server = net.add(), net.add(), net.serve({RVS: Offer()})
+    second = ("203.0.113.9", 10500)
+    net.peers[second] = server
+    net.perform(server, server.engine.set_locators([server.address, second], net.now))
+    callee.engine.learn(server.hit, [second])
+    callee.engine.requester.register((callee.hit, server.hit), [RVS], net.now)
+    net.run(net.now + 1)
+    net.wire.clear()
+    caller.engine.learn(callee.hit, [], [server.address])
+    net.connect(caller, callee)
+    net.run(net.now + 1)
+    assert [seen.source for seen in net.sent(PacketType.I1)] == [caller.address, second]
+    assert net.state(caller, callee) is State.ESTABLISHED
 
 
 # -- control relay -------------------------------------------------------------------------------
@@ -246,3 +282,115 @@ def test_peers_that_cannot_meet_speak_through_the_data_relay() -> None:
     for _ in range(10):  # permissions are refreshed
         net.run(net.now + 120)
         both_ways(net, caller, callee)
+
+
+# -- credentials ---------------------------------------------------------------------------------
+
+
+class Policy:
+    """Shows something; takes what is good."""
+
+    def __init__(self, shown: bytes) -> None:
+        self.mine = Shown((shown,)) if shown else Shown()
+
+    def shown(
+        self, local: Hit, peer: Hit | None, wall: float, theirs: Shown | None = None
+    ) -> Shown:
+        return self.mine if peer is not None else Shown()
+
+    def admit(self, local: Hit, peer: Hit, shown: Shown, wall: float) -> Admission:
+        good = all(der.startswith(b"good") for der in shown.certificates)
+        return Admission.ACCEPTED if good else Admission.INVALID_CERTIFICATE
+
+
+def demanding(shown: bytes) -> tuple[ServerNet, Peer, Peer]:
+    net = ServerNet()
+    client, server = net.add(), net.serve({RVS: Offer(credentials=True)})
+    client.engine.use(Policy(shown), lambda: 0.0)
+    server.engine.use(Policy(b"good"), lambda: 0.0)
+    net.register(client, server, [RVS])
+    return net, client, server
+
+
+def test_certificates_go_along_with_the_request_and_open_the_door() -> None:
+    net, client, _ = demanding(b"good")
+    assert net.granted(client) == {RVS}
+    i2 = Packet(net.sent(PacketType.I2)[0].data)
+    assert i2.has(params.RegRequest)
+    assert i2.has(params.Encrypted)
+
+
+def test_without_any_the_request_is_made_all_the_same_and_says_what_is_missing() -> None:
+    net, client, _ = demanding(b"")
+    assert answers(client)[-1].refused == {RVS: RegistrationFailure.CREDENTIALS_REQUIRED}
+    assert Packet(net.sent(PacketType.I2)[0].data).has(params.RegRequest)
+
+
+def test_with_certificates_that_do_not_hold_the_refusal_says_so() -> None:
+    net, client, server = demanding(b"")
+    pair = client.hit, server.hit
+    bad = params.Cert(1, 1, 1, 1, b"bad")
+    request = params.RegRequest(137, (RVS,))
+    net.wire.clear()
+    net.perform(client, client.engine.tell(pair, [bad, request], net.now) or [])
+    net.run(net.now + 1)
+    [answer] = [seen for seen in net.sent(PacketType.UPDATE) if seen.source == server.address]
+    failed = Packet(answer.data).need(params.RegFailed)
+    assert (failed.reason, failed.types) == (RegistrationFailure.CERTIFICATE_OTHER, (RVS,))
+
+
+def test_who_is_on_the_list_of_those_who_may_associate_needs_none() -> None:
+    net, client, server = demanding(b"")
+    server.engine.set_access([client.hit], [], net.now)
+    net.register(client, server, [RVS])
+    assert net.granted(client) == {RVS}
+
+
+def test_a_full_server_tells_when_there_is_room_again() -> None:
+    net = ServerNet()
+    a, b, server = net.add(), net.add(), net.serve({RVS: Offer(clients=1)})
+    net.register(a, server, [RVS])
+    net.introduce(b, server)
+    net.connect(b, server)
+    net.run(net.now + 1)
+    assert b.engine.requester.infos[b.hit, server.hit].types == ()
+    net.run(net.now + 1)
+    a.engine.requester.unregister((a.hit, server.hit), None, net.now)
+    net.run(net.now + 60)
+    assert b.engine.requester.infos[b.hit, server.hit].types == (RVS,)
+
+
+def test_where_somebody_is_seen_is_told_without_registering_anything() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.register(client, server, [HIP])
+    net.wire.clear()
+    kind = RegistrationType.CANDIDATE_DISCOVERY
+    pair, before = (client.hit, server.hit), server.engine.serving.served()
+    request = params.RegRequest(137, (kind,))
+    net.perform(client, client.engine.tell(pair, [request], net.now) or [])
+    net.run(net.now + 1)
+    asked, answer = (Packet(seen.data) for seen in net.sent(PacketType.UPDATE))
+    assert asked.has(params.EchoRequestSigned)
+    assert answer.has(params.EchoResponseSigned)
+    assert answer.need(params.RegFrom).address == client.address
+    assert server.engine.serving.served() == before
+
+
+def test_every_answer_to_an_update_of_a_control_relay_s_client_says_where_it_is_seen() -> None:
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.register(client, server, [HIP])
+    net.wire.clear()
+    net.nat[client.address] = ("198.51.100.44", 4444)  # a NAT comes up
+    net.peers["198.51.100.44", 4444] = client
+    net.perform(client, client.engine.set_locators([client.address], net.now))
+    net.run(net.now + 2)
+    answered = [
+        Packet(seen.data) for seen in net.sent(PacketType.UPDATE) if seen.source == server.address
+    ]
+    acks = [packet for packet in answered if packet.has(params.Ack)]
+    assert acks
+    assert {packet.need(params.RegFrom).address for packet in acks} == {("198.51.100.44", 4444)}
+    row = client.engine.requester.registrations()[0]
+    assert row.reflexive == ("198.51.100.44", 4444)
