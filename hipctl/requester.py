@@ -14,6 +14,7 @@ from hipctl import params
 from hipctl.actions import Action, Address, Pair, RegistrationAnswered
 from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.crypto import Rng
+from hipctl.identity import Hit
 from hipctl.interface import Registered, RegistrationEnded
 from hipctl.packet import Packet
 from hipctl.params_registration import decode_lifetime, encode_lifetime
@@ -100,6 +101,7 @@ class Requester:
         rng: Rng,
         servers: MutableMapping[Pair, OurServer],
         outbound: Mapping[Pair, Outbound],
+        on_moved: Callable[[Hit], None] = lambda _: None,
     ) -> None:
         """Set up.
 
@@ -108,6 +110,7 @@ class Requester:
             rng: randomness.
             servers: is kept in step with what is granted.
             outbound: tells where servers are.
+            on_moved: called with a HIT of ours that a server sees elsewhere than before.
         """
         self.infos: dict[Pair, params.RegInfo] = {}
         self.locators: Collection[Address] = ()
@@ -115,6 +118,7 @@ class Requester:
         self._rng = rng
         self._servers = servers
         self._outbound = outbound
+        self._on_moved = on_moved
         self._wishes: dict[Pair, Wish] = {}
         self._told: list[Action] = []
 
@@ -292,6 +296,8 @@ class Requester:
         for failed in packet.every(params.RegFailed):
             answered |= dict.fromkeys(wish.wanted & set(failed.types), failed.reason)
         if seen := packet.get(params.RegFrom):
+            if wish.reflexive not in (None, seen.address):
+                self._on_moved(pair[0])  # a NAT has: servers must not go by what we said before
             wish.reflexive = seen.address
         relayed = packet.get(params.RelayedAddress)
         if relayed is not None and RegistrationType.RELAY_UDP_ESP in wish.granted:

@@ -175,7 +175,8 @@ class Serving:
             return
         before, client.listed = client.listed, {(found.ip, found.port) for found in listed}
         elsewhere = client.path is None or client.path.to != source
-        if elsewhere and client.listed != before and not packet.has(params.PeerPermission):
+        new = client.listed != before if before else source in client.listed
+        if elsewhere and new and not packet.has(params.PeerPermission):
             self.data.deactivate(client)
 
     def moved(self, pair: Pair, path: Path | None) -> None:

@@ -154,7 +154,13 @@ class Shared:
         self.serving = Serving(
             self.identities, self.config, self.counters, self.inbound, self.notify_limit
         )
-        self.requester = Requester(self.config, self.rng, self.servers, self.outbound)
+        self.requester = Requester(
+            self.config,
+            self.rng,
+            self.servers,
+            self.outbound,
+            lambda local: self.errands.append(Poke(local)),
+        )
 
     def natted(self, local: Hit) -> bool:
         """Whether servers see ``local`` elsewhere than it is."""

@@ -1,13 +1,16 @@
 """Registrations between engines, and what is forwarded for who has registered."""
 
+import pytest
+
 from hipctl import params
-from hipctl.actions import RegistrationAnswered
+from hipctl.actions import Address, RegistrationAnswered
 from hipctl.constants import PacketType, RegistrationFailure, RegistrationType
+from hipctl.exchange import make_i1
 from hipctl.identity import Hit
 from hipctl.interface import Admission, Offer, RegistrationEnded, Shown
 from hipctl.packet import Packet
 from hipctl.state import State
-from sim.engines import UDP, Peer, both_ways, ups
+from sim.engines import FAST, UDP, Peer, both_ways, ups
 from sim.servers import ESP, HIP, RELAYS, RVS, ServerNet
 
 
@@ -394,3 +397,75 @@ def test_every_answer_to_an_update_of_a_control_relay_s_client_says_where_it_is_
     assert {packet.need(params.RegFrom).address for packet in acks} == {("198.51.100.44", 4444)}
     row = client.engine.requester.registrations()[0]
     assert row.reflexive == ("198.51.100.44", 4444)
+
+
+# -- clients that move ---------------------------------------------------------------------------
+
+
+def permitted(*outside: Address) -> tuple[ServerNet, Peer, Peer, Address]:
+    """A client of a data relay, that has named a peer; behind a NAT with that address."""
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    for address in outside:
+        behind(net, client, address)
+    net.perform(client, client.engine.set_locators([client.address], net.now))
+    net.register(client, server, [HIP, ESP])
+    row = next(row for row in client.engine.requester.registrations() if row.relayed)
+    assert row.relayed is not None
+    name(net, client, server, row.relayed)
+    return net, client, server, row.relayed
+
+
+def behind(net: ServerNet, client: Peer, outside: Address) -> None:
+    net.peers = {at: peer for at, peer in net.peers.items() if peer is not client}
+    net.nat[client.address] = outside
+    net.peers[outside] = client
+
+
+def name(net: ServerNet, client: Peer, server: Peer, relayed: Address) -> None:
+    permission = params.PeerPermission(relayed, ("198.51.100.9", 9), 0x1000, 0x2000)
+    pair = client.hit, server.hit
+    net.perform(client, client.engine.tell(pair, [permission], net.now) or [])
+    net.run(net.now + 0.5)
+
+
+def flows(server: Peer) -> list[Address]:
+    return [at for at, found in server.engine.serving.data.up.items() if found]
+
+
+def test_a_client_that_moves_is_followed_and_names_its_peers_anew() -> None:
+    net, client, server, relayed = permitted()
+    assert flows(server) == [client.address]
+    new = ("203.0.113.77", 10500)
+    net.move(client, new)
+    net.run(net.now + 2)
+    assert net.granted(client) == {HIP, ESP}, "it need not register again"
+    assert flows(server) == []
+    name(net, client, server, relayed)
+    assert flows(server) == [new]
+    net.wire.clear()
+    i1 = make_i1(Hit(b"\x20\x01\x00\x22" + b"o" * 12), client.hit, FAST)
+    net._control(server, i1, ("198.51.100.9", 9), server.address)
+    assert [seen.to for seen in net.wire] == [new]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_client_whose_nat_moves_it_is_followed_and_keeps_what_it_has_permitted(
+    told: bool,
+) -> None:
+    before, after = ("198.51.100.44", 4444), ("198.51.100.44", 5555)
+    net, client, server, _ = permitted(before)
+    if told:  # it has said where it is: then it has to say so again
+        outbox = client.engine._associations[client.hit, server.hit].upkeep.outbox  # type: ignore[union-attr]
+        net.perform(client, outbox.poke(net.now))
+        net.run(net.now + 1)
+    assert flows(server) == [before]
+    behind(net, client, after)
+    net.run(net.now + 75)  # until it refreshes its registration
+    assert flows(server) == [after]
+    row = client.engine.requester.registrations()[0]
+    assert row.reflexive == after
+    again = ("198.51.100.44", 6666)
+    behind(net, client, again)
+    net.run(net.now + 75)
+    assert flows(server) == [again]
