@@ -26,7 +26,6 @@ LEAST: Final = encode_lifetime(REGISTRATION_LEAST)
 
 _GRANT_PACKETS: Final = 64  # that an account draws from its limits at once,
 _GRANT_BYTES: Final = 65_536  # and bytes: so much of all clients' limit one may hold unused
-_SEES: Final = RELAYS | {RegistrationType.CANDIDATE_DISCOVERY}  # who asks is told where it is
 
 
 class Account:
@@ -286,7 +285,7 @@ class Registrar:
         elif cancelled:
             answer.append(params.RegResponse(0, cancelled))
         answer += [params.RegFailed(reason, tuple(kinds)) for reason, kinds in failed.items()]
-        if _SEES & granted.keys():
+        if granted:  # of rendezvous, too: behind a NAT a client must know when it is elsewhere
             answer.append(params.RegFrom(asked.source))
         client = self._clients.get(pair)
         relayed = client.relayed if client is not None else None

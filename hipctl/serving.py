@@ -139,9 +139,9 @@ class Serving:
         client = self.registrar.of(pair)
         if (
             client is not None
-            and RegistrationType.RELAY_UDP_HIP in client.accounts
+            and client.expires
             and not any(isinstance(parameter, params.RegFrom) for parameter in said)
-        ):  # in all responses to clients of the control relay (RFC 9028 §4.1)
+        ):  # in all responses to clients, of the control relay at least (RFC 9028 §4.1)
             said.append(params.RegFrom(asked.source))
         return said
 
