@@ -57,6 +57,7 @@ __all__ = [
 Rng = Callable[[int], bytes]
 
 _ADDRESSES_MAX: Final = 8  # a peer
+_ROUNDS: Final = 3
 _EVICTED_SHARE: Final = 256  # of a full table, one in so many is evicted at once
 _MOVED_AT_ONCE: Final = 64  # associations that are told of a move at once
 _MOVED_RATE: Final = 250.0  # and a second after that
@@ -513,10 +514,6 @@ class Engine:
         actions = self._opportunist.on_time(now)
         if self._friends_at is not None and self._friends_at <= now:
             actions += self._call_friends(now)
-        if (at := self.serving.deadline()) is not None and at <= now:
-            actions += self.serving.on_time(now, self.pairs, self.tell)
-        if (at := self.requester.deadline()) is not None and at <= now:
-            actions += self.requester.on_time(now, self.tell, lambda p, t: self.connect(*p, t))
         while self._alarms and self._alarms[0][0] <= now:
             at, _, pair = heapq.heappop(self._alarms)
             association = self._associations.get(pair)
@@ -525,6 +522,12 @@ class Engine:
             association.armed = None
             actions += association.on_time(now)
             self._settle(association)
+        for _ in range(_ROUNDS):  # each may give the other something to do
+            if (due := self.serving.deadline()) is not None and due <= now:
+                actions += self.serving.on_time(now, self.pairs, self.tell)
+            if (due := self.requester.deadline()) is None or due > now:
+                break
+            actions += self.requester.on_time(now, self.tell, lambda p, t: self.connect(*p, t))
         return self._edge.pass_out(actions, now)
 
     # -- tables --------------------------------------------------------------------------------

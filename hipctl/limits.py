@@ -2,10 +2,10 @@
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final
 
 _UNLIMITED: Final = float("inf")
+_PACKET: Final = 2_048.0  # bytes of one
 
 
 class Limiter:
@@ -37,36 +37,30 @@ class Limiter:
 class Allowance:
     """So many packets and bytes a second, at most a second's worth of them at once.
 
-    Nobody asks what time it is while something is left: so at most twice as much passes at once
-    as in a second. A rate of 0 is no limit.
-
-    Attributes:
-        packets: that may still pass before ``refill``; ``bytes`` likewise.
-        bytes: see ``packets``.
+    One packet passes at once however low the rate is; a rate of 0 is no limit.
     """
 
-    __slots__ = ("_bandwidth", "_rate", "_since", "bytes", "packets")
+    __slots__ = ("_bandwidth", "_bytes", "_most", "_most_bytes", "_packets", "_rate", "_since")
 
     def __init__(self, packets: float, bandwidth: float, now: float) -> None:
         self._rate = packets or _UNLIMITED
         self._bandwidth = bandwidth or _UNLIMITED
         self._since = now
-        self.packets, self.bytes = self._rate, self._bandwidth
+        self._most, self._most_bytes = max(self._rate, 1.0), max(self._bandwidth, _PACKET)
+        self._packets, self._bytes = self._most, self._most_bytes
 
-    def take(self, size: int, now: Callable[[], float]) -> bool:
-        """Take one packet of ``size`` bytes; False when it has to be dropped."""
-        if (self.packets < 1 or self.bytes < size) and not self.refill(size, now()):
-            return False
-        self.packets -= 1
-        self.bytes -= size
-        return True
-
-    def refill(self, size: int, now: float) -> bool:
-        """Add what has been earned since the last time; whether a packet may pass now."""
+    def left(self, now: float) -> tuple[float, float]:
+        """Packets and bytes that may pass now."""
         passed, self._since = max(0.0, now - self._since), now
-        self.packets = min(self._rate, self.packets + passed * self._rate)
-        self.bytes = min(self._bandwidth, self.bytes + passed * self._bandwidth)
-        return self.packets >= 1 and self.bytes >= size
+        if passed:
+            self._packets = min(self._most, self._packets + passed * self._rate)
+            self._bytes = min(self._most_bytes, self._bytes + passed * self._bandwidth)
+        return self._packets, self._bytes
+
+    def take(self, packets: float, size: float) -> None:
+        """So much passes; no more than was left."""
+        self._packets -= packets
+        self._bytes -= size
 
 
 def network(address: str) -> str:

@@ -22,38 +22,72 @@ from hipctl.params_registration import decode_lifetime, encode_lifetime
 
 RELAYS: Final = frozenset({RegistrationType.RELAY_UDP_HIP, RegistrationType.RELAY_UDP_ESP})
 EXCLUSIVE: Final = frozenset({RegistrationType.RENDEZVOUS, RegistrationType.RELAY_UDP_HIP})
-LEAST: Final = encode_lifetime(REGISTRATION_LEAST) + 1  # rounded up: the first byte that is enough
+LEAST: Final = encode_lifetime(REGISTRATION_LEAST)
 
-_SEES: Final = RELAYS | {RegistrationType.CANDIDATE_DISCOVERY}  # who asks is told where it is
+_GRANT_PACKETS: Final = 64  # that an account draws from its limits at once,
+_GRANT_BYTES: Final = 65_536  # and bytes: so much of all clients' limit one may hold unused
 
 
 class Account:
     """What passes for one client under one registration, and how much more may.
 
+    A grant of packets and bytes is drawn from the limits now and then, so that the fast path only
+    subtracts from it: ``packets_left`` 1, ``bytes_left`` the size, or else asks ``pays``.
+
     Attributes:
-        packets: forwarded.
-        bytes: their UDP payloads.
-        dropped: beyond the limits, or not allowed.
+        packets_left: of the grant.
+        bytes_left: of the grant.
+        dropped: packets beyond the limits, or not allowed.
     """
 
-    __slots__ = ("_own", "_total", "bytes", "dropped", "packets")
+    __slots__ = ("_bytes", "_own", "_packets", "_total", "bytes_left", "dropped", "packets_left")
 
     def __init__(self, own: Allowance, total: Allowance) -> None:
-        self.packets = self.bytes = self.dropped = 0
+        self.packets_left = self.bytes_left = self.dropped = 0
+        self._packets = self._bytes = 0  # granted so far
         self._own, self._total = own, total
+
+    @property
+    def packets(self) -> int:
+        """Forwarded so far."""
+        return self._packets - self.packets_left
+
+    @property
+    def bytes(self) -> int:
+        """Their UDP payloads."""
+        return self._bytes - self.bytes_left
 
     def limit(self, own: Allowance, total: Allowance) -> None:
         """Other limits hold from now on."""
         self._own, self._total = own, total
+        self._packets -= self.packets_left
+        self._bytes -= self.bytes_left
+        self.packets_left = self.bytes_left = 0
 
     def pays(self, size: int, now: Callable[[], float]) -> bool:
         """Whether a packet of ``size`` bytes may pass; it counts as passed, or as dropped."""
-        if self._own.take(size, now) and self._total.take(size, now):
-            self.packets += 1
-            self.bytes += size
-            return True
-        self.dropped += 1
-        return False
+        if (self.packets_left < 1 or self.bytes_left < size) and not self._draw(size, now()):
+            self.dropped += 1
+            return False
+        self.packets_left -= 1
+        self.bytes_left -= size
+        return True
+
+    def _draw(self, size: int, now: float) -> bool:
+        """Get another grant; False if not even this packet may pass."""
+        own, own_bytes = self._own.left(now)
+        total, total_bytes = self._total.left(now)
+        packets = int(min(own, total, _GRANT_PACKETS))
+        several = int(min(own_bytes, total_bytes, _GRANT_BYTES))
+        if self.packets_left + packets < 1 or self.bytes_left + several < size:
+            return False
+        for limit in (self._own, self._total):
+            limit.take(packets, several)
+        self.packets_left += packets
+        self.bytes_left += several
+        self._packets += packets
+        self._bytes += several
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -180,6 +214,10 @@ class Registrar:
         most = max(encode_lifetime(offer.lifetime) for offer in self._offers.values())
         return params.RegInfo(LEAST, max(LEAST, most), tuple(sorted(types)))
 
+    def full(self) -> frozenset[int]:
+        """Types that are offered, but not at the moment."""
+        return frozenset(kind for kind in self._offers if self._full(kind))
+
     def _full(self, kind: int) -> bool:
         return len(self._by_type.get(kind, ())) >= self._offers[kind].clients
 
@@ -247,7 +285,7 @@ class Registrar:
         elif cancelled:
             answer.append(params.RegResponse(0, cancelled))
         answer += [params.RegFailed(reason, tuple(kinds)) for reason, kinds in failed.items()]
-        if _SEES & granted.keys():
+        if granted:  # of rendezvous, too: behind a NAT a client must know when it is elsewhere
             answer.append(params.RegFrom(asked.source))
         client = self._clients.get(pair)
         relayed = client.relayed if client is not None else None

@@ -119,8 +119,13 @@ class RelayPorts:
         flow = flows.get(spi) if flows is not None else None
         if flow is None:
             return False
-        if flow.account.pays(len(data), self._now):
-            (flow.send or self._resolve(flow))(data, flow.to)
+        account, size = flow.account, len(data)
+        if account.packets_left >= 1 and account.bytes_left >= size:
+            account.packets_left -= 1
+            account.bytes_left -= size
+        elif not account.pays(size, self._now):
+            return True
+        (flow.send or self._resolve(flow))(data, flow.to)
         return True
 
     def _on_datagram(self, relayed: Address, data: bytes, source: Address) -> None:
@@ -129,8 +134,13 @@ class RelayPorts:
         flows = peers.get(source) if peers is not None else None
         flow = flows.get(spi) if flows is not None else None
         if flow is not None:
-            if flow.account.pays(len(data), self._now):
-                (flow.send or self._resolve(flow))(data, flow.to)
+            account, size = flow.account, len(data)
+            if account.packets_left >= 1 and account.bytes_left >= size:
+                account.packets_left -= 1
+                account.bytes_left -= size
+            elif not account.pays(size, self._now):
+                return
+            (flow.send or self._resolve(flow))(data, flow.to)
         elif not spi and len(data) > _NON_ESP and peers is not None:
             packet = data[_NON_ESP:]
             self._feed(lambda now: self._engine.on_relayed(packet, source, relayed, now))

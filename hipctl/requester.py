@@ -28,6 +28,7 @@ REFRESH_LEAST: Final = 5.0  # seconds, whatever lifetime was granted
 BEHIND_NAT: Final = 60.0  # seconds between refreshs where a NAT may forget us without a word
 _FIRST_PAUSE: Final = 2.0  # seconds before a lost association is tried again; it doubles
 _LONGEST_PAUSE: Final = 300.0
+_DOUBLINGS: Final = 16
 _BUSY_PAUSE: Final = 60.0  # seconds after "insufficient resources" (RFC 8003 §4.5: not at once)
 
 Tell = Callable[[Pair, Sequence[params.Parameter], float], list[Action] | None]
@@ -60,10 +61,12 @@ class Wish:
     Attributes:
         wanted: types.
         granted: types in force -> when they end, monotonic seconds.
+        ever: types that were granted at some time: these we go on asking for.
         asking: types whose answer we wait for.
         cancelling: types that we don't want any more, but may have.
         due: when something is to be done; None: when something happens.
         pauses: failures in a row.
+        unanswered: requests in a row that nobody has answered.
         reflexive: where the server sees us.
         relayed: what it has opened for us.
         chosen: rendezvous or control relay, as long as the association lasts (RFC 9028 §7.8).
@@ -72,10 +75,12 @@ class Wish:
 
     wanted: set[int] = field(default_factory=set)
     granted: dict[int, float] = field(default_factory=dict)
+    ever: set[int] = field(default_factory=set)
     asking: set[int] = field(default_factory=set)
     cancelling: set[int] = field(default_factory=set)
     due: float | None = None
     pauses: int = 0
+    unanswered: int = 0
     reflexive: Address | None = None
     relayed: Address | None = None
     chosen: int | None = None
@@ -88,7 +93,6 @@ class Requester:
     Attributes:
         infos: what the peer of an association offers, as far as it has said so.
         locators: our own addresses; who is seen elsewhere is behind a NAT.
-        displaced: called with our HIT when a server sees it elsewhere than before.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Requester:
         rng: Rng,
         servers: MutableMapping[Pair, OurServer],
         outbound: Mapping[Pair, Outbound],
+        on_moved: Callable[[Hit], None] = lambda _: None,
     ) -> None:
         """Set up.
 
@@ -105,14 +110,15 @@ class Requester:
             rng: randomness.
             servers: is kept in step with what is granted.
             outbound: tells where servers are.
+            on_moved: called with a HIT of ours that a server sees elsewhere than before.
         """
         self.infos: dict[Pair, params.RegInfo] = {}
         self.locators: Collection[Address] = ()
-        self.displaced: Callable[[Hit], None] = lambda _: None
         self._config = config
         self._rng = rng
         self._servers = servers
         self._outbound = outbound
+        self._on_moved = on_moved
         self._wishes: dict[Pair, Wish] = {}
         self._told: list[Action] = []
 
@@ -218,12 +224,12 @@ class Requester:
         wish.lost, wish.cancelling = False, set()
         before, wish.granted = wish.granted, {}
         wish.reflexive = wish.relayed = None
-        answered = self._take(pair, wish, packet, now, before)
+        answered = self._take(pair, wish, packet, now)
         silent = wish.wanted - wish.granted.keys() - answered.keys()
         answered |= dict.fromkeys(silent, RegistrationFailure.TYPE_UNAVAILABLE)
         for kind in before.keys() - wish.granted.keys():
             self._tell_end(pair, kind, _why(answered.get(kind)))
-        self._conclude(pair, wish, answered, before, now)
+        self._conclude(pair, wish, answered, now)
         self._sync(pair, wish)
 
     def on_update(self, pair: Pair, packet: Packet, now: float) -> None:
@@ -240,10 +246,9 @@ class Requester:
                 wish.due = now
         if wish is None:
             return
-        before = dict(wish.granted)
-        answered = self._take(pair, wish, packet, now, before)
+        answered = self._take(pair, wish, packet, now)
         if answered:
-            self._conclude(pair, wish, answered, before, now)
+            self._conclude(pair, wish, answered, now)
         self._sync(pair, wish)
 
     def renewed(self, pair: Pair, now: float) -> None:
@@ -276,9 +281,7 @@ class Requester:
 
     # -- answers -------------------------------------------------------------------------------
 
-    def _take(
-        self, pair: Pair, wish: Wish, packet: Packet, now: float, before: dict[int, float]
-    ) -> dict[int, int | None]:
+    def _take(self, pair: Pair, wish: Wish, packet: Packet, now: float) -> dict[int, int | None]:
         """Read REG_RESPONSE and REG_FAILED; return the types they answer, with the failure."""
         answered: dict[int, int | None] = {}
         for response in packet.every(params.RegResponse):
@@ -288,12 +291,13 @@ class Requester:
                     self._cancelled(pair, wish, kind, now)
                 elif kind in wish.wanted:
                     wish.granted[kind] = now + lifetime
+                    wish.ever.add(kind)
                     answered[kind] = None
         for failed in packet.every(params.RegFailed):
             answered |= dict.fromkeys(wish.wanted & set(failed.types), failed.reason)
         if seen := packet.get(params.RegFrom):
-            if wish.reflexive not in {None, seen.address}:
-                self.displaced(pair[0])
+            if wish.reflexive not in (None, seen.address):
+                self._on_moved(pair[0])  # a NAT has: servers must not go by what we said before
             wish.reflexive = seen.address
         relayed = packet.get(params.RelayedAddress)
         if relayed is not None and RegistrationType.RELAY_UDP_ESP in wish.granted:
@@ -308,21 +312,17 @@ class Requester:
             self._pause(wish, now, _BUSY_PAUSE)
 
     def _conclude(
-        self,
-        pair: Pair,
-        wish: Wish,
-        answered: dict[int, int | None],
-        before: dict[int, float],
-        now: float,
+        self, pair: Pair, wish: Wish, answered: dict[int, int | None], now: float
     ) -> None:
         """Go by what was answered, and tell who has asked."""
         refused = {kind: why for kind, why in answered.items() if why is not None}
         wish.asking -= answered.keys()
+        wish.unanswered = 0
         busy = False
         for kind, why in refused.items():
             if kind in wish.granted:
                 self._end(pair, wish, kind, _why(why))
-            if kind in before and why == RegistrationFailure.INSUFFICIENT_RESOURCES:
+            if kind in wish.ever and why == RegistrationFailure.INSUFFICIENT_RESOURCES:
                 busy = True
             else:
                 wish.wanted.discard(kind)
@@ -350,8 +350,8 @@ class Requester:
         wish.due = now + after
 
     def _pause(self, wish: Wish, now: float, first: float) -> None:
-        pause = min(first * 2**wish.pauses, _LONGEST_PAUSE)
-        wish.pauses += 1
+        pause = min(first * 2.0**wish.pauses, _LONGEST_PAUSE)
+        wish.pauses = min(wish.pauses + 1, _DOUBLINGS)
         wish.due = now + pause * (1 + int.from_bytes(self._rng(2), "big") / 2**18)
 
     def _end(self, pair: Pair, wish: Wish, kind: int, reason: str) -> None:
@@ -403,7 +403,7 @@ class Requester:
     def _mourn(self, pair: Pair, wish: Wish, now: float) -> None:
         """The association is gone, and all that was granted with it."""
         wish.lost = False
-        ever = bool(wish.granted) or wish.pauses > 0
+        ever = bool(wish.ever) or wish.pauses > 0
         for kind in list(wish.granted):
             self._end(pair, wish, kind, "the association is gone")
         wish.asking, wish.cancelling = set(), set()
@@ -430,7 +430,8 @@ class Requester:
             sent = tell(pair, [request], now)
             if sent is not None:
                 wish.asking = set(types)
-                wish.due = now + ANSWER_SECONDS
+                wish.due = now + min(ANSWER_SECONDS * 2.0**wish.unanswered, _LONGEST_PAUSE)
+                wish.unanswered = min(wish.unanswered + 1, _DOUBLINGS)
                 self._refuse_unoffered(pair, wish, offered, now)
                 return [*actions, *sent]
         if tell(pair, (), now) is not None:
@@ -454,7 +455,7 @@ class Requester:
     def _refuse_unoffered(self, pair: Pair, wish: Wish, offered: set[int], now: float) -> None:
         """What the server doesn't offer we don't ask for (RFC 8003 §4.3)."""
         missing = wish.wanted - offered
-        never = {kind for kind in missing if kind not in wish.granted and not wish.pauses}
+        never = missing - wish.ever
         wish.wanted -= never
         if never:
             failures = dict.fromkeys(never, int(RegistrationFailure.TYPE_UNAVAILABLE))

@@ -59,8 +59,8 @@ class Serving:
         self._counters = counters
         self._news: OrderedDict[Pair, params.RegResponse | None] = OrderedDict()
         self._news_at = 0.0
-        self._told: tuple[int, ...] = ()
-        self._quiet_until = 0.0
+        self._full: frozenset[int] = frozenset()  # types that our REG_INFO leaves out
+        self._look_at = 0.0
 
     # -- from above ----------------------------------------------------------------------------
 
@@ -90,11 +90,16 @@ class Serving:
         return self.registrar.served()
 
     def _spread(self, pairs: Iterable[Pair], now: float) -> None:
-        info = self.info()
-        self._told = info.types if info is not None else ()
+        self._full = self.registrar.full()
         for pair in pairs:
             self._news.setdefault(pair, None)
         self._news_at = now
+
+    def _notice_full(self, now: float) -> None:
+        full = self.registrar.full()
+        if full - self._full:
+            self._look_at = max(self._look_at, now + _QUIET)
+            self._full |= full
 
     # -- from associations ---------------------------------------------------------------------
 
@@ -130,12 +135,13 @@ class Serving:
         said: list[params.Parameter] = []
         if requests or asked.fresh:
             said = self.registrar.judge(pair, requests, asked, now)
+            self._notice_full(now)
         client = self.registrar.of(pair)
         if (
             client is not None
-            and RegistrationType.RELAY_UDP_HIP in client.accounts
+            and client.expires
             and not any(isinstance(parameter, params.RegFrom) for parameter in said)
-        ):  # in all responses to clients of the control relay (RFC 9028 §4.1)
+        ):  # in all responses to clients, of the control relay at least (RFC 9028 §4.1)
             said.append(params.RegFrom(asked.source))
         return said
 
@@ -169,7 +175,8 @@ class Serving:
             return
         before, client.listed = client.listed, {(found.ip, found.port) for found in listed}
         elsewhere = client.path is None or client.path.to != source
-        if elsewhere and client.listed != before and not packet.has(params.PeerPermission):
+        new = client.listed != before if before else source in client.listed
+        if elsewhere and new and not packet.has(params.PeerPermission):
             self.data.deactivate(client)
 
     def moved(self, pair: Pair, path: Path | None) -> None:
@@ -210,6 +217,8 @@ class Serving:
         ends = [self.registrar.deadline(), self.data.deadline()]
         if self._news:
             ends.append(self._news_at)
+        if self._full:
+            ends.append(self._look_at)
         return min((at for at in ends if at is not None), default=None)
 
     def on_time(self, now: float, pairs: Callable[[], Iterable[Pair]], tell: Tell) -> list[Action]:
@@ -222,13 +231,10 @@ class Serving:
         """
         self.registrar.on_time(now)
         self.data.on_time(now, self.registrar.of)
-        info = self.info()
-        types = info.types if info is not None else ()
-        if set(types) - set(self._told) and now >= self._quiet_until:
-            self._quiet_until = now + _QUIET  # there is room again (RFC 8003 §3.1)
-            self._spread(pairs(), now)
-        elif set(self._told) - set(types):
-            self._told = types
+        if self._full and now >= self._look_at:
+            self._look_at = now + _QUIET
+            if self._full - self.registrar.full():  # there is room again (RFC 8003 §3.1)
+                self._spread(pairs(), now)
         actions: list[Action] = [PortsChanged()] if self.data.changed else []
         self.data.changed = False
         if self._news and self._news_at <= now:

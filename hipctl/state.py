@@ -157,8 +157,17 @@ class Shared:
         self.serving = Serving(
             self.identities, self.config, self.counters, self.inbound, self.notify_limit
         )
-        self.requester = Requester(self.config, self.rng, self.servers, self.outbound)
-        self.requester.displaced = self.poke_servers
+        self.requester = Requester(
+            self.config,
+            self.rng,
+            self.servers,
+            self.outbound,
+            self.poke_servers,
+        )
+
+    def poke_servers(self, local: Hit) -> None:
+        """The servers of ``local`` may see it elsewhere than they did: tell them."""
+        self.errands.append(Poke(local))
 
     def forget_permissions(self, server: Pair) -> None:
         """A server knows us by other keys or elsewhere now: its permissions are void."""
@@ -170,10 +179,6 @@ class Shared:
             there = {each.address for each in self.servers.values()}
             for address in self.forgotten.keys() - there:
                 del self.forgotten[address]
-
-    def poke_servers(self, local: Hit) -> None:
-        """The servers of ``local`` may see it elsewhere than they did: tell them."""
-        self.errands.append(Poke(local))
 
     def natted(self, local: Hit) -> bool:
         """Whether servers see ``local`` elsewhere than it is."""

@@ -1,4 +1,4 @@
-"""Two engines that exchange, rekey, move and close, and a stranger who changes what they say.
+"""Two engines that exchange, rekey, move, register and close, and a stranger who changes it all.
 
 The input is a program of one-byte steps with their arguments. Nothing raises; no packet that
 nobody has sent, whatever its source, changes an association; nothing grows; and left alone,
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from hipctl import params
 from hipctl.actions import Action, Address, Flush, SolvePuzzle, Transmit
-from hipctl.constants import HEADER_LENGTH, PACKET_MAX, PacketType
+from hipctl.constants import HEADER_LENGTH, PACKET_MAX, PacketType, RegistrationType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.esp import CreditExhausted
 from hipctl.identity import Hit, HostIdentity
-from hipctl.interface import Admission, Shown
+from hipctl.interface import Admission, Offer, Shown
 from hipctl.packet import Packet
 
 CONFIG = EngineConfig(
@@ -37,6 +37,15 @@ HOMES: list[list[Address]] = [
 STRANGER = ("203.0.113.66", 10500)
 SOURCES = [*HOMES[0], *HOMES[1], STRANGER]
 UDP = 17
+OTHERS = HostIdentity.from_secret(3).hit
+PORTS = [[(home[0][0], 50_000 + n) for n in range(2)] for home in HOMES]
+OFFERS = [
+    {},
+    {RegistrationType.RENDEZVOUS: Offer(lifetime=60.0)},
+    {RegistrationType.RELAY_UDP_HIP: Offer(), RegistrationType.RELAY_UDP_ESP: Offer()},
+    {kind: Offer(clients=1, packets=5.0) for kind in list(RegistrationType)[:3]},
+]
+HOP_MAX = 24 + 24 + 56  # bytes of FROM, RELAY_FROM and a MAC
 STEPS_MAX = 120
 WAITS = (0.001, 0.1, 1.1, 3.0, 12.0, 130.0, 1000.0)
 REASONS_MAX = 120  # that all counters together may ever name
@@ -118,6 +127,20 @@ class World:
                     for _, payload in datagrams:
                         self.data(side, payload)
 
+    def pass_on(self, side: int, data: bytes, source: Address, relayed: Address | None) -> None:
+        """A packet that isn't for the engine it comes to."""
+        engine = self.engines[side]
+        before = snapshot(engine)
+        if relayed is None:
+            actions = engine.on_control(data, source, self.now)
+        else:
+            actions = engine.on_relayed(data, source, relayed, self.now)
+        out = [action for action in actions if isinstance(action, Transmit)]
+        assert snapshot(engine) == before, "what was for another had an effect"
+        assert len(out) <= 1
+        assert sum(len(action.data) for action in out) <= len(data) + HOP_MAX
+        self.perform(side, actions)
+
     def deliver(self, side: int, data: bytes, source: Address) -> None:
         engine = self.engines[side]
         genuine = essence(data) in self.said
@@ -167,6 +190,8 @@ class World:
 
     def rest(self) -> None:
         """Nobody hears anybody any more: everything ends, nothing stays."""
+        for side, engine in enumerate(self.engines):
+            engine.requester.unregister((KEYS[side].hit, KEYS[1 - side].hit), None, self.now)
         for _ in range(40):
             self.way.clear()
             self.wait(CONFIG.unused_lifetime)
@@ -176,12 +201,19 @@ class World:
             assert engine.associations() == []
             assert not engine.inbound
             assert not engine.outbound
+            assert not engine.serving.served()
+            assert not engine.serving.data.up
+            assert not engine.serving.data.down
+            assert not engine.requester.registrations()
 
     def check(self) -> None:
         for engine in self.engines:
             assert len(engine.associations()) <= 1
             assert len(engine.inbound) <= 4
             assert len(engine.outbound) <= 1
+            assert len(engine.serving.served()) <= 2
+            assert len(engine.serving.data.down) <= 1
+            assert sum(map(len, engine.serving.data.up.values())) <= 64
             for pair in engine.outbound:
                 shown = engine.credentials(*pair)
                 assert shown is not None
@@ -218,7 +250,10 @@ def snapshot(engine: Engine) -> object:
                 engine.credentials(*pair),
             )
         )
-    return rows, list(engine.inbound)
+    served = [(row.client, row.type, row.expires) for row in engine.serving.served()]
+    data = engine.serving.data
+    flows = {at: list(found) for at, found in data.up.items()}
+    return rows, list(engine.inbound), served, flows, engine.requester.registrations()
 
 
 def changed(world: World, tape: Tape) -> bytes:
@@ -300,9 +335,28 @@ def _solve(world: World, side: int) -> None:
         raise AssertionError("raised out of the engine") from error
 
 
-def _seldom(world: World, tape: Tape, side: int) -> None:
+def _seldom(world: World, tape: Tape, side: int) -> None:  # noqa: C901  one branch a step
     engine, peer = world.engines[side], KEYS[1 - side].hit
-    match tape.byte() % 6:
+    match tape.byte() % 10:
+        case 6:
+            offers = OFFERS[tape.byte() % len(OFFERS)]
+            for address in PORTS[side]:
+                engine.serving.data.lend(address)
+            engine.serving.offer(offers, engine.pairs(), world.now)
+        case 7:
+            types = [kind for kind in RegistrationType if tape.byte() & 1]
+            _register(world, side, types, cancel=bool(tape.byte() & 1))
+        case 8:
+            data = bytearray(changed(world, tape))
+            hits = (KEYS[1 - side].hit, OTHERS)
+            data[24:40], data[8:24] = (
+                hits[tape.byte() % 2],
+                (*hits, KEYS[side].hit)[tape.byte() % 3],
+            )
+            relayed = (None, *PORTS[side])[tape.byte() % 3]
+            world.pass_on(side, bytes(data), SOURCES[tape.byte() % len(SOURCES)], relayed)
+        case 9:
+            _permit(world, tape, side)
         case 0:
             world.engines[side] = world._engine(side)
         case 1:
@@ -321,6 +375,24 @@ def _seldom(world: World, tape: Tape, side: int) -> None:
             world.perform(side, actions)
 
 
+def _register(world: World, side: int, types: list[RegistrationType], *, cancel: bool) -> None:
+    requester = world.engines[side].requester
+    pair = KEYS[side].hit, KEYS[1 - side].hit
+    if cancel:
+        requester.unregister(pair, types, world.now)
+    else:
+        requester.register(pair, types, world.now)
+
+
+def _permit(world: World, tape: Tape, side: int) -> None:
+    """Ask the other side, whoever it is, to let a peer through."""
+    pair = KEYS[side].hit, KEYS[1 - side].hit
+    relayed, peer = PORTS[1 - side][0], SOURCES[tape.byte() % len(SOURCES)]
+    spis = 0x1000 + tape.byte(), 0x2000 + tape.byte()
+    asked = params.PeerPermission(relayed, peer, *spis)
+    world.perform(side, world.engines[side].tell(pair, [asked], world.now) or [])
+
+
 EXCHANGE = bytes((12, 0, 0, 4, 0, 0, 0, 0, 9, 1, 0, 0))
 UPDATES = bytes((14, 10, 3, 14, 10, 1, 0, 0, 0, 0, 0, 0, 0, 0))
 MOVE = bytes((11, 6, 0, 0, 0, 0, 0, 0, 10, 2, 0, 0, 0, 0))
@@ -330,6 +402,23 @@ SEEDS = [
     EXCHANGE + MOVE + UPDATES,
     EXCHANGE + bytes((15, 4, 1, 2, 0, 0, 15 | 128, 4, 2, 3, 0, 0, 15, 5, 0, 0)) + UPDATES,
     bytes((15, 5)) + EXCHANGE,
+    *(
+        bytes((15 | 128, 6, offer, 15, 7, 1 - first, first, 1, 1, 0)) + EXCHANGE + more + UPDATES
+        for offer in (1, 2, 3)
+        for first in (0, 1)
+        for more in (
+            b"",
+            bytes((15, 9, 6, 1, 2, 0, 0)),
+            *(
+                bytes((15 | 128, 8, past, 4, 0, 0, 0, 0, 1, relayed, 6, 0, 0))
+                for past in (0, 1, 2, 3)
+                for relayed in (0, 1)
+            ),
+            bytes((15 | 128, 6, 0, 0, 0, 0, 0)),
+            bytes((15, 7, 0, 1, 1, 1, 1, 0, 0, 10, 5, 0, 0)),
+            MOVE,
+        )
+    ),
     EXCHANGE + bytes((13, 0, 0, 0)),
     EXCHANGE + bytes((12 | 128, 15, 0, 12, 0, 0, 4, 0, 0, 0)),
     bytes((15, 3, 0, 0, 4, 0, 0, 0, 9, 1, 0)),

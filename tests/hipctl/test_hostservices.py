@@ -253,7 +253,7 @@ def test_limits_hold_for_data() -> None:
             end.send(b"x", B, 7)
             await asyncio.sleep(0.002)
         await asyncio.sleep(1)
-        assert 90 <= len(heard) <= 50 * (2 + 2), "at most twice a second's worth at once"
+        assert 40 <= len(heard) <= 50 * (1 + 2), "a second's worth at once, then the rate"
         assert {row.type: row for row in server.served()}[ESP].dropped >= 300
 
     run(scenario, locators=False)

@@ -1,4 +1,8 @@
-from hipctl.limits import Limiter, network
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hipctl.limits import Allowance, Limiter, network
+from hipctl.registrar import Account
 
 
 def test_a_burst_passes_then_the_rate_limits() -> None:
@@ -36,3 +40,39 @@ def test_whether_one_is_exhausted_costs_nothing() -> None:
     assert limiter.exhausted("a", 0.5)
     assert not limiter.exhausted("b", 0.5)
     assert not limiter.exhausted("a", 1.0)
+
+
+PACKETS = st.lists(st.tuples(st.floats(0, 2), st.integers(1, 1_500)), max_size=200)
+
+
+@given(PACKETS, st.sampled_from([0.0, 0.5, 3.0, 100.0]), st.sampled_from([0.0, 500.0, 1e5]))
+def test_an_account_passes_a_second_s_worth_at_once_and_its_rate_in_the_long_run(
+    packets: list[tuple[float, int]], rate: float, bandwidth: float
+) -> None:
+    account = Account(Allowance(rate, 0, 0.0), Allowance(0, bandwidth, 0.0))
+    now, passed, size_passed = 0.0, 0, 0
+    for pause, size in packets:
+        now += pause
+        if account.pays(size, lambda now=now: now):  # type: ignore[misc]
+            passed, size_passed = passed + 1, size_passed + size
+    assert (account.packets, account.bytes) == (passed, size_passed)
+    assert account.dropped == len(packets) - passed
+    assert not rate or passed <= max(rate, 1) + rate * now
+    assert not bandwidth or size_passed <= max(bandwidth, 2_048) + bandwidth * now
+    if not rate and not bandwidth:
+        assert passed == len(packets)
+
+
+def test_one_client_cannot_keep_all_that_all_may_have() -> None:
+    total = Allowance(0, 200_000, 0.0)
+    greedy, other = (Account(Allowance(0, 0, 0.0), total) for _ in range(2))
+    assert greedy.pays(100, lambda: 0.0)
+    assert other.pays(100, lambda: 0.0)
+
+
+def test_an_account_goes_on_under_new_limits() -> None:
+    account = Account(Allowance(0, 0, 0.0), Allowance(0, 0, 0.0))
+    assert all(account.pays(100, lambda: 0.0) for _ in range(10))
+    account.limit(Allowance(5, 0, 0.0), Allowance(0, 0, 0.0))
+    assert sum(account.pays(100, lambda: 0.0) for _ in range(10)) == 5
+    assert (account.packets, account.bytes, account.dropped) == (15, 1_500, 5)

@@ -84,8 +84,14 @@ def test_reg_info_names_the_types_and_the_lifetimes() -> None:
     info = registrar({RVS: Offer(lifetime=120)}).info()
     assert info is not None
     assert info.types == (RVS,)
-    assert decode_lifetime(info.least) >= 10
+    assert 9 < decode_lifetime(info.least) <= 10
     assert decode_lifetime(info.most) == pytest.approx(120, rel=0.1)
+
+
+def test_usual_lifetimes_are_up_to_ten_minutes() -> None:
+    info = registrar({RVS: Offer()}).info()
+    assert info is not None
+    assert 550 < decode_lifetime(info.most) <= 600
 
 
 def test_who_relays_also_tells_where_it_sees_us() -> None:
@@ -153,8 +159,8 @@ def test_a_relay_says_where_it_sees_the_client_and_what_it_opened() -> None:
     assert said[params.RelayedAddress] == [params.RelayedAddress(("203.0.113.1", 50_000))]
 
 
-def test_a_rendezvous_server_does_not() -> None:
-    assert ask(registrar(), RVS).keys() == {params.RegResponse}
+def test_a_rendezvous_server_opens_nothing() -> None:
+    assert ask(registrar(), RVS).keys() == {params.RegResponse, params.RegFrom}
 
 
 def test_where_we_see_somebody_is_told_without_keeping_anything() -> None:

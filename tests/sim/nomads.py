@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from hipctl.actions import plain
 from hipctl.checklist import PAIRS_MAX
@@ -387,7 +388,7 @@ class Nomads:
             assert net.now < end, "registrations don't come back"
             net.run(net.now + 1)
 
-    def _has(self, peer: Peer, server: Peer, wanted: set[RegistrationType]) -> bool:
+    def _has(self, peer: Peer, server: Peer, wanted: set[Any]) -> bool:
         mine = peer.engine.requester.registrations()
         theirs = server.engine.serving.registrar.of((server.hit, peer.hit))
         granted = {row.type for row in mine if row.server == server.hit}

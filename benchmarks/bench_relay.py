@@ -1,0 +1,270 @@
+"""``relay.cpu``, ``relay.calls`` and ``relay.registrations``: what it costs to serve others.
+
+``relay.cpu``: CPU a relayed packet of 172 bytes, of a host's data relay and of Debian's coturn
+(ChannelData), each a process of its own, under the same load in turn. ``relay.calls``: what 150
+calls of G.711 through the data relay lose, and how much later their packets arrive than straight
+ones. ``relay.registrations``: memory of a host with 2,000 rendezvous registrations.
+"""
+
+import asyncio
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
+
+from benchmarks.bench_peer import cpu, rss
+from benchmarks.report import quantile, report
+from benchmarks.turn_client import allocate, bind_channel, channel_data
+from hipctl import (
+    HostConfig,
+    HostIdentity,
+    LocalHost,
+    RegistrationType,
+    contact_from_addresses,
+)
+from hipctl.actions import Action
+from hipctl.identity import Hit
+from hipctl.params import PeerPermission
+
+CLIENTS = 3
+CALLS = 150
+PACE = 0.02  # seconds between packets of one direction of a call
+SIZE = 172  # bytes of a packet
+WINDOW = 4.0  # seconds of a measurement
+ROUNDS = 5
+HOMES, IDENTITIES = 200, 10  # clients of the rendezvous server: addresses, HITs at each
+TIME = slice(-(SIZE - 16), -(SIZE - 24))  # where a packet has its time
+ESP = RegistrationType.RELAY_UDP_ESP
+Address = tuple[str, int]
+Flow = tuple[Callable[[bytes, Address], int], Address, bytes]
+"""(sendto, where to, the first bytes of each packet: what comes before its time)."""
+
+
+@dataclass
+class Load:
+    """What is sent through one relay, and where it arrives."""
+
+    pid: int
+    flows: list[Flow] = field(default_factory=list)
+    receivers: list[socket.socket] = field(default_factory=list)
+
+
+def udp() -> socket.socket:
+    """A socket on loopback."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def stream(flows: Sequence[Flow], receivers: Sequence[socket.socket]) -> tuple[int, list[float]]:
+    """Send on every flow each ``PACE`` seconds; return how many, and each packet's seconds."""
+    poll, receive = select.epoll(), {sock.fileno(): sock.recv for sock in receivers}
+    for sock in receivers:
+        sock.setblocking(False)
+        poll.register(sock, select.EPOLLIN)
+    delays: list[float] = []
+    clock, rest = time.perf_counter_ns, bytes(SIZE - 24)
+    step = PACE / len(flows)
+    began = due = time.perf_counter()
+    sent = 0
+    while (now := time.perf_counter()) < began + WINDOW + 0.3:
+        if now >= due and now < began + WINDOW:
+            send, to, first = flows[sent % len(flows)]
+            send(first + clock().to_bytes(8, "big") + rest, to)
+            sent += 1
+            due += step
+            continue
+        for number, _ in poll.poll(0):
+            data = receive[number](2048)
+            delays.append((clock() - int.from_bytes(data[TIME], "big")) / 1e9)
+    poll.close()
+    return sent, delays
+
+
+# -- our relay -----------------------------------------------------------------------------------
+
+
+def start_server(stack: ExitStack) -> tuple[int, Hit, Address]:
+    """Run a host that serves, until the end of ``stack``."""
+    server = stack.enter_context(
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.relay_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    stack.callback(server.stdin.close)
+    line = json.loads(server.stdout.readline())
+    ip, port = line["address"]
+    return server.pid, Hit.parse(line["hit"]), (ip, port)
+
+
+async def permit(
+    stack: AsyncExitStack, server: Hit, at: Address, peers: Sequence[socket.socket]
+) -> tuple[socket.socket, Address]:
+    """Register a host, name its peers; return its socket, and its relayed address."""
+    config = HostConfig(listen=(("127.0.0.1", 0),), announce_private=True)
+    host = await stack.enter_async_context(LocalHost([HostIdentity.generate()], config))
+    host.learn(server, contact_from_addresses([at]))
+    [row] = await host.register(server, [ESP])
+    assert row.relayed is not None
+    pair = host.hits[0], server
+    for n, peer in enumerate(peers):
+        asked = PeerPermission(row.relayed, peer.getsockname(), 1_000 + n, 5_000 + n)
+
+        def step(now: float, asked: PeerPermission = asked) -> Sequence[Action]:
+            return host.engine.tell(pair, [asked], now) or []
+
+        host._driver.feed(step)
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    found = host._ports._opened[0]._socket  # type: ignore[attr-defined]
+    return found.dup(), row.relayed
+
+
+async def through_host(server: Hit, at: Address, load: Load) -> None:
+    """Set up all clients and peers; the hosts stay registered though nobody runs them."""
+    stack = AsyncExitStack()
+    for _ in range(CLIENTS):
+        peers = [udp() for _ in range(CALLS // CLIENTS)]
+        client, relayed = await permit(stack, server, at, peers)
+        load.receivers += [client, *peers]
+        for n, peer in enumerate(peers):
+            load.flows.append((client.sendto, at, (1_000 + n).to_bytes(4, "big") + bytes(12)))
+            load.flows.append((peer.sendto, relayed, (5_000 + n).to_bytes(4, "big") + bytes(12)))
+    KEPT.append(stack)
+
+
+KEPT: list[object] = []  # hosts that must not be closed before the end
+
+
+# -- coturn --------------------------------------------------------------------------------------
+
+
+def start_coturn(stack: ExitStack) -> Load:
+    """Run coturn with one thread for relaying, and allocate."""
+    probe = udp()
+    port = probe.getsockname()[1]
+    probe.close()
+    coturn = stack.enter_context(
+        subprocess.Popen(
+            [
+                *("turnserver", "-n", "--no-auth", "--no-tls", "--no-dtls", "--no-cli", "-m", "1"),
+                *("--listening-ip", "127.0.0.1", "--listening-port", str(port)),
+                *("--relay-ip", "127.0.0.1", "--allow-loopback-peers", "--no-rfc5780"),
+                *("--log-file", "/dev/null", "--no-stdout-log", "--pidfile", "/dev/null"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    )
+    stack.callback(coturn.terminate)
+    time.sleep(2.0)
+    load = Load(coturn.pid)
+    at = ("127.0.0.1", port)
+    for _ in range(CLIENTS):
+        client, peers = udp(), [udp() for _ in range(CALLS // CLIENTS)]
+        client.connect(at)
+        client.settimeout(3.0)
+        relayed = allocate(client)
+        load.receivers += [client, *peers]
+        for n, peer in enumerate(peers):
+            bind_channel(client, 0x4000 + n, peer.getsockname())
+            first = channel_data(0x4000 + n, bytes(SIZE))[:20]
+            load.flows.append((lambda data, _, send=client.send: send(data), at, first))  # type: ignore[misc]
+            load.flows.append((peer.sendto, relayed, bytes(16)))
+    return load
+
+
+# -- figures -------------------------------------------------------------------------------------
+
+
+def cost(load: Load) -> float:
+    """CPU microseconds a forwarded packet."""
+    before = cpu(load.pid)
+    sent, delays = stream(load.flows, load.receivers)
+    if sent - len(delays) > sent // 100:
+        raise SystemExit(f"{sent - len(delays)} of {sent} packets were lost")
+    return 1e6 * (cpu(load.pid) - before) / len(delays)
+
+
+def calls(load: Load) -> None:
+    """Loss and delay, beside what goes straight."""
+    straight: list[Flow] = []
+    sockets = [udp() for _ in range(2 * CLIENTS)]
+    for n in range(len(load.flows)):
+        to = sockets[(n + 1) % len(sockets)].getsockname()
+        straight.append((sockets[n % len(sockets)].sendto, to, bytes(16)))
+    _, direct = stream(straight, sockets)
+    usual = quantile(direct, 0.5)
+    sent = arrived = 0
+    added: list[float] = []
+    for _ in range(ROUNDS):
+        some, delays = stream(load.flows, load.receivers)
+        sent, arrived = sent + some, arrived + len(delays)
+        added += [1e3 * (delay - usual) for delay in delays]
+    report(
+        "relay.calls",
+        "ms",
+        added,
+        p99=round(quantile(added, 0.99), 3),
+        direct_p99=round(1e3 * (quantile(direct, 0.99) - usual), 3),
+        loss=round(1 - arrived / sent, 6),
+        calls=CALLS,
+    )
+
+
+async def registrations(server: Hit, at: Address, pid: int) -> None:
+    """Memory with 2,000 rendezvous registrations."""
+    empty = rss(pid)
+    async with AsyncExitStack() as stack:
+        registered = 0
+        for n in range(HOMES):
+            config = HostConfig(listen=((f"127.0.{1 + n // 200}.{1 + n % 200}", 0),))
+            identities = [HostIdentity.generate() for _ in range(IDENTITIES)]
+            host = await stack.enter_async_context(LocalHost(identities, config))
+            host.learn(server, contact_from_addresses([at]))
+            for hit in host.hits:
+                kinds = [RegistrationType.RENDEZVOUS]
+                registered += len(await host.register(server, kinds, local=hit, timeout=20.0))
+        full = rss(pid)
+        each = round(1024 * (full - empty) / registered, 1)
+        report("relay.registrations", "MB", [full], registrations=registered, kb_each=each)
+
+
+def main() -> None:
+    """Measure all three."""
+    if shutil.which("turnserver") is None:
+        raise SystemExit("there is nothing to compare with: install coturn")
+    with ExitStack() as stack:
+        pid, server, at = start_server(stack)
+        ours = Load(pid)
+        asyncio.run(through_host(server, at, ours))
+        theirs = start_coturn(stack)
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {max(cores)})
+        for load in (ours, theirs):
+            cost(load)  # warm
+        used: dict[int, list[float]] = {ours.pid: [], theirs.pid: []}
+        for _ in range(ROUNDS):
+            for load in (ours, theirs):
+                used[load.pid].append(cost(load))
+        report("relay.cpu", "us", used[ours.pid], "coturn", used[theirs.pid])
+        calls(ours)
+        os.sched_setaffinity(0, cores)
+        asyncio.run(registrations(server, at, pid))
+
+
+if __name__ == "__main__":
+    main()

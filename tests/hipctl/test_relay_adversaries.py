@@ -1,0 +1,550 @@
+"""Those who would misuse a server: strangers, and clients that are registered.
+
+Nothing is forwarded that a client has not asked for; nothing goes where a client must not send;
+and nothing gets longer than the parameters of a hop make it.
+"""
+
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hipctl import hop, params
+from hipctl.actions import Address, Relayed
+from hipctl.constants import NatTraversalMode, NotifyType, PacketType
+from hipctl.crypto import Keys
+from hipctl.exchange import make_i1
+from hipctl.identity import NULL_HIT, Hit, HostIdentity
+from hipctl.interface import Offer
+from hipctl.packet import Packet, build, finish
+from hipctl.wire import frame
+from sim.engines import FAST, Net, Peer, Seen
+from sim.servers import ESP, HIP, RELAYS, RVS, ServerNet
+
+MALLORY = ("198.51.100.66", 10500)
+VICTIM = ("198.51.100.99", 9)
+OTHERS = Hit(b"\x20\x01\x00\x22" + b"o" * 12)
+HOP = 24 + 56  # bytes of RELAY_FROM and RELAY_HMAC
+RVS_HOP = 24 + 24 + 56  # and of FROM
+GARBAGE = b"g" * 48
+
+
+@dataclass
+class World:
+    """A server, one client of its, and somebody else."""
+
+    net: ServerNet
+    server: Peer
+    client: Peer
+    other: Peer
+
+    @property
+    def keys(self) -> Keys:
+        """Of the client's association with the server."""
+        association = self.client.engine._associations[self.client.hit, self.server.hit]
+        assert association.standing.keys is not None
+        return association.standing.keys
+
+    def inject(self, data: bytes, source: Address, to: Address | None = None) -> list[Seen]:
+        """Let the server have a packet; return what it sends because of it."""
+        before = len(self.net.wire)
+        self.net._control(self.server, data, source, to or self.server.address)
+        return self.net.wire[before:]
+
+    def from_client(self, to: Address, kind: int = PacketType.UPDATE, more: object = ()) -> bytes:
+        """What the client's relay is to send there."""
+        packet = build(kind, self.client.hit, OTHERS, more or [params.Seq(1)])  # type: ignore[arg-type]
+        return hop.through(packet, Relayed(to, self.server.address), self.keys)
+
+    def relayed(self) -> Address:
+        client = self.server.engine.serving.registrar.of((self.server.hit, self.client.hit))
+        assert client is not None
+        assert client.relayed is not None
+        return client.relayed
+
+
+def world(*types: object, seed: int = 0) -> World:
+    net = ServerNet(seed)
+    server = net.serve({**RELAYS, RVS: Offer()})
+    client, other = net.add(), net.add()
+    net.register(client, server, types or (HIP, ESP))  # type: ignore[arg-type]
+    assert net.granted(client) == set(types or (HIP, ESP))
+    net.wire.clear()
+    return World(net, server, client, other)
+
+
+def i1(to: Hit, sender: Hit = OTHERS) -> bytes:
+    return make_i1(sender, to, FAST)
+
+
+# -- strangers -----------------------------------------------------------------------------------
+
+
+def test_nothing_goes_to_who_is_not_registered_and_nothing_stays_of_the_attempt() -> None:
+    w = world()
+    assert w.inject(i1(w.other.hit), MALLORY) == []
+    assert w.inject(i1(OTHERS, w.other.hit), w.other.address) == []
+    assert len(w.server.engine.pairs()) == 1
+
+
+def test_a_stranger_cannot_have_anything_sent_by_relay_to() -> None:
+    w = world()
+    for sender in (OTHERS, w.client.hit, w.other.hit, w.server.hit):
+        packet = build(PacketType.UPDATE, sender, OTHERS, [params.Seq(1)])
+        forged = finish(
+            packet
+            + params.encode([params.RelayTo(VICTIM)])
+            + frame(params.RelayHmac.TYPE, bytes(48))
+        )
+        for source in (MALLORY, w.client.address):
+            assert w.inject(forged, source) == []
+
+
+def test_what_a_client_had_sent_is_not_sent_again_for_others() -> None:
+    w = world()
+    genuine = w.from_client(VICTIM)
+    assert [seen.to for seen in w.inject(genuine, w.client.address)] == [VICTIM]
+    assert w.inject(genuine, MALLORY) == []
+    assert w.inject(genuine[:-8] + bytes(8), w.client.address) == []
+
+
+def test_a_packet_to_a_client_grows_by_what_a_hop_adds_and_its_own_hop_parameters_go() -> None:
+    w = world()
+    [seen] = w.inject(i1(w.client.hit), MALLORY)
+    assert seen.to == w.client.address
+    assert len(seen.data) == len(i1(w.client.hit)) + HOP
+    lies: list[params.Parameter] = [
+        params.RelayFrom(VICTIM),
+        params.RelayTo(VICTIM),
+        params.From(VICTIM[0]),
+        params.RvsHmac(bytes(48)),
+    ]
+    lying = build(PacketType.I1, OTHERS, w.client.hit, [params.DhGroupList((7,)), *lies])
+    [seen] = w.inject(lying, MALLORY)
+    packet = Packet(seen.data)
+    assert [each.address for each in packet.every(params.RelayFrom)] == [MALLORY]
+    assert not any(packet.has(kind) for kind in (params.RelayTo, params.From, params.RvsHmac))
+    hop.check(packet, params.RelayHmac, _inverse(w))
+
+
+def _inverse(w: World) -> Keys:
+    """Keys with which the client checks what its server has MACed."""
+    return w.keys
+
+
+def test_the_client_s_own_hit_does_not_come_from_elsewhere() -> None:
+    w = world()
+    assert w.inject(i1(w.client.hit, w.client.hit), MALLORY) == []
+
+
+def test_a_flood_of_i1s_from_one_network_leaves_the_others_room() -> None:
+    w = world()
+    passed = sum(len(w.inject(i1(w.client.hit), MALLORY)) for _ in range(1_000))
+    assert passed == FAST.relayed_i1_burst
+    assert len(w.inject(i1(w.client.hit), w.other.address)) == 1
+    row = next(row for row in w.server.engine.serving.served() if row.type is HIP)
+    assert row.dropped == 1_000 - passed
+
+
+def test_a_flood_of_i1s_from_everywhere_leaves_other_packets_and_other_clients_room() -> None:
+    w = world()
+    second = w.net.add()
+    w.net.register(second, w.server, [HIP])
+    passed = sum(
+        len(w.inject(i1(w.client.hit), (f"10.{n // 250}.{n % 250}.1", 9))) for n in range(5_000)
+    )
+    assert passed <= FAST.to_client_burst + 1
+    assert len(w.inject(i1(second.hit), MALLORY)) == 1
+    update = build(PacketType.UPDATE, OTHERS, w.client.hit, [params.Seq(1)])
+    assert len(w.inject(update, MALLORY)) == 1
+
+
+def test_esp_passes_a_relayed_address_only_from_permitted_peers_under_their_spi() -> None:
+    w = world()
+    relayed, esp = w.relayed(), b"x" * 60
+    permission = params.PeerPermission(relayed, VICTIM, 0x1000, 0x2000)
+    data = w.server.engine.serving.data
+    client = w.server.engine.serving.registrar.of((w.server.hit, w.client.hit))
+    assert client is not None
+    data.permit(client, permission, w.net.now)
+
+    def goes(spi: int, source: Address, to: Address) -> bool:
+        way = w.server.address, w.client.address
+        before = w.net.bytes.get(way, 0)
+        w.net._open(w.server, spi.to_bytes(4, "big") + esp, source, to)
+        w.net.run(w.net.now + 1)
+        return w.net.bytes.get(way, 0) == before + 4 + len(esp)
+
+    assert not goes(0x2000, MALLORY, relayed)
+    assert not goes(0x2001, VICTIM, relayed)
+    assert not goes(0x1000, VICTIM, relayed)
+    assert goes(0x2000, VICTIM, relayed)
+    assert w.server.engine.counters["relayed ESP without permission"] == 3
+    w.net._open(w.server, b"\0\0\x10\0" + esp, MALLORY, w.server.address)
+    w.net._open(w.server, b"\0\0\x20\0" + esp, w.client.address, w.server.address)
+    assert w.server.engine.counters["relayed ESP without permission"] == 5
+
+
+def test_control_packets_at_a_relayed_address_are_for_its_client_only() -> None:
+    w = world()
+    second = w.net.add()
+    w.net.register(second, w.server, [HIP])
+    w.net.wire.clear()
+    relayed = w.relayed()
+    assert w.inject(i1(second.hit), MALLORY, relayed) == []
+    assert w.inject(i1(w.server.hit), MALLORY, relayed) == []
+    assert w.inject(i1(NULL_HIT), MALLORY, relayed) == []
+    [seen] = w.inject(i1(w.client.hit), MALLORY, relayed)
+    assert (seen.source, seen.to) == (w.server.address, w.client.address)
+    assert Packet(seen.data).need(params.RelayFrom).address == MALLORY
+
+
+@pytest.mark.parametrize("kind", [PacketType.R1, PacketType.I2])
+def test_r1_and_i2_without_a_nat_traversal_mode_are_not_relayed(kind: PacketType) -> None:
+    w = world()
+    stuff: list[params.Parameter] = [params.EchoRequestSigned(bytes(400))]
+    packet = build(kind, OTHERS, w.client.hit, stuff)
+    assert w.inject(packet, MALLORY) == [], "its address may be somebody else's"
+    packet = w.from_client(VICTIM, kind, stuff)
+    [notify] = w.inject(packet, w.client.address)
+    assert notify.to == w.client.address
+    assert len(notify.data) <= len(packet)
+    notification = Packet(notify.data).need(params.Notification)
+    assert notification.type == NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER
+    assert notification.data == packet[:40]
+    stuff.append(params.NatTraversalModes((NatTraversalMode.ICE_HIP_UDP,)))
+    packet = build(kind, OTHERS, w.client.hit, stuff)
+    assert [seen.to for seen in w.inject(packet, MALLORY)] == [w.client.address]
+    packet = w.from_client(VICTIM, kind, stuff)
+    assert [seen.to for seen in w.inject(packet, w.client.address)] == [VICTIM]
+
+
+def test_notifies_are_few_and_no_longer_than_what_they_are_about() -> None:
+    w = world()
+    answers = sum(
+        len(
+            w.inject(
+                w.from_client(("224.0.0.1", 9), more=[params.EchoRequestSigned(bytes(400))]),
+                w.client.address,
+            )
+        )
+        for _ in range(100)
+    )
+    assert answers <= FAST.notify_burst
+    w = world()
+    assert w.inject(w.from_client(("224.0.0.1", 9), PacketType.NOTIFY), w.client.address) == []
+
+
+def test_a_client_s_packet_from_elsewhere_is_not_handed_on_as_a_stranger_s() -> None:
+    w = world()
+    second = w.net.add()
+    w.net.register(second, w.server, [HIP])
+    packet = build(PacketType.UPDATE, w.client.hit, second.hit, [params.Seq(1)])
+    packet = hop.through(packet, Relayed(second.address, w.server.address), w.keys)
+    assert w.inject(packet, MALLORY) == [], "it would tell where the client is"
+
+
+def test_what_would_get_longer_than_a_packet_is_not_relayed() -> None:
+    w = world()
+    packet = build(
+        PacketType.UPDATE, OTHERS, w.client.hit, [params.EchoRequestSigned(bytes(1_996))]
+    )
+    assert w.inject(packet, MALLORY) == []
+    assert w.server.engine.counters["too long to be relayed"] == 1
+
+
+# -- clients that misbehave ----------------------------------------------------------------------
+
+
+NOWHERE: list[Address] = [
+    ("127.0.0.1", 53),
+    ("::1", 53),
+    ("0.0.0.0", 53),
+    ("::", 53),
+    ("224.0.0.1", 53),
+    ("ff02::1", 53),
+    ("255.255.255.255", 53),
+    ("2001:22::1", 53),
+    ("192.0.2.7", 0),
+]
+
+
+@pytest.mark.parametrize("to", NOWHERE, ids=str)
+def test_a_client_cannot_have_the_server_send_where_nobody_may(to: Address) -> None:
+    w = world()
+    packet = w.from_client(to)
+    answers = w.inject(packet, w.client.address)
+    assert all(seen.to == w.client.address for seen in answers)
+    assert sum(len(seen.data) for seen in answers) <= len(packet)
+
+
+def test_a_client_cannot_have_the_server_send_to_itself() -> None:
+    w = world()
+    for to in (
+        w.server.address,
+        w.relayed(),
+        (w.server.address[0], 50_003),
+        (w.server.address[0], 22),
+    ):
+        assert [s for s in w.inject(w.from_client(to), w.client.address) if s.to == to] == []
+
+
+def test_a_public_client_reaches_private_addresses_only_if_they_have_asked_for_it() -> None:
+    net = ServerNet()
+    server = net.serve(RELAYS, name="11.0.0.1")
+    client = net.add(name="11.0.0.2")
+    net.register(client, server, [HIP])
+    w = World(net, server, client, client)
+    inside: Address = ("192.168.1.7", 10500)
+    net.wire.clear()
+    assert [s for s in w.inject(w.from_client(inside), client.address) if s.to == inside] == []
+    w.inject(i1(client.hit), inside)
+    assert [s.to for s in w.inject(w.from_client(inside), client.address)] == [inside]
+    net.now += 1_000
+    assert [s for s in w.inject(w.from_client(inside), client.address) if s.to == inside] == []
+    assert [s.to for s in w.inject(w.from_client(("11.0.0.9", 9)), client.address)] == [
+        ("11.0.0.9", 9)
+    ]
+
+
+def test_a_client_cannot_speak_under_another_s_hit() -> None:
+    w = world()
+    second = w.net.add()
+    w.net.register(second, w.server, [HIP])
+    w.net.wire.clear()
+    packet = build(PacketType.UPDATE, second.hit, OTHERS, [params.Seq(1)])
+    forged = hop.through(packet, Relayed(VICTIM, w.server.address), w.keys)
+    assert w.inject(forged, w.client.address) == []
+    assert w.inject(forged, second.address) == []
+
+
+def test_what_a_client_has_sent_gets_shorter_on_its_way() -> None:
+    w = world()
+    packet = w.from_client(VICTIM)
+    [seen] = w.inject(packet, w.client.address)
+    assert len(seen.data) < len(packet)
+    assert Packet(seen.data).need(params.RelayTo).address == VICTIM
+    assert not Packet(seen.data).has(params.RelayHmac)
+
+
+def test_checks_leave_from_the_relayed_address_and_exchanges_from_the_main_one() -> None:
+    w = world()
+    relayed, main = w.relayed(), w.server.address
+
+    def leaves(kind: int, *more: params.Parameter) -> Address:
+        [seen] = w.inject(w.from_client(VICTIM, kind, more), w.client.address)
+        return seen.source
+
+    mode = params.NatTraversalModes((NatTraversalMode.ICE_HIP_UDP,))
+    assert leaves(PacketType.UPDATE, params.Seq(1)) == main
+    assert leaves(PacketType.UPDATE, params.Seq(1), params.CandidatePriority(7)) == relayed
+    assert leaves(PacketType.UPDATE, params.Ack((1,)), params.MappedAddress(VICTIM)) == relayed
+    assert leaves(PacketType.I1, params.DhGroupList((7,))) == main
+    client = w.server.engine.serving.registrar.of((w.server.hit, w.client.hit))
+    assert client is not None
+    permission = params.PeerPermission(relayed, VICTIM, 0x1000, 0x2000)
+    w.server.engine.serving.data.permit(client, permission, w.net.now)
+    assert leaves(PacketType.UPDATE, params.Seq(1)) == relayed
+    assert leaves(PacketType.CLOSE, params.EchoRequestSigned(b"n" * 8)) == relayed
+    assert leaves(PacketType.R1, mode) == main
+
+
+def test_permissions_are_for_clients_of_the_data_relay() -> None:
+    w = world(HIP)
+    relayed: Address = (w.server.address[0], 50_000)
+    permission = params.PeerPermission(relayed, VICTIM, 0x1000, 0x2000)
+    w.net.perform(
+        w.client, w.client.engine.tell((w.client.hit, w.server.hit), [permission], w.net.now) or []
+    )
+    w.net.run(w.net.now + 0.1)
+    assert w.server.engine.counters["PEER_PERMISSION of one who is not registered"] == 1
+    assert not [seen for seen in w.net.wire if seen.source == w.server.address], "it is dropped"
+
+
+@pytest.mark.parametrize("peer", [*NOWHERE[:8], ("192.0.2.1", 22)], ids=str)
+def test_no_permission_aims_where_nothing_may_be_sent(peer: Address) -> None:
+    w = world()
+    permission = params.PeerPermission(w.relayed(), peer, 0x1000, 0x2000)
+    pair = w.client.hit, w.server.hit
+    w.net.perform(w.client, w.client.engine.tell(pair, [permission], w.net.now) or [])
+    w.net.run(w.net.now + 0.1)
+    assert not w.server.engine.serving.data.up
+    assert w.client.engine.counters["NOTIFY MESSAGE_NOT_RELAYED"] == 1
+    assert len(w.net.sent(PacketType.UPDATE)) == 2, "it is acknowledged all the same"
+
+
+def test_a_client_that_says_it_is_at_a_victim_s_has_nothing_sent_there() -> None:
+    w = world()
+    w.net.wire.clear()
+    w.client.engine.set_locators([VICTIM], w.net.now)
+    w.net.perform(w.client, w.client.engine.set_locators([VICTIM, w.client.address], w.net.now))
+    w.net.run(w.net.now + 0.015)
+    for _ in range(50):
+        w.inject(i1(w.client.hit), MALLORY)
+    for seen in w.net.wire:
+        if seen.to == VICTIM:
+            assert seen.kind == PacketType.UPDATE, "nothing but the question who is there"
+
+
+def test_a_replayed_request_changes_nothing_and_is_answered_as_before() -> None:
+    w = world(HIP)
+    requester, pair = w.client.engine.requester, (w.client.hit, w.server.hit)
+    kept: list[bytes] = []
+    w.net.tamper = lambda seen: kept.append(seen.data) or [seen.data]  # type: ignore[func-returns-value]
+    requester.unregister(pair, [HIP], w.net.now)
+    w.net.run(w.net.now + 1)
+    cancel = kept[0]
+    assert Packet(cancel).need(params.RegRequest).lifetime == 0
+    first = next(d for d in kept if Packet(d).has(params.RegResponse))
+    w.net.register(w.client, w.server, [HIP])
+    before = w.server.engine.serving.served()
+    [again] = w.inject(cancel, w.client.address)
+    assert w.server.engine.serving.served() == before
+    assert not Packet(again.data).has(params.RegResponse), "the last answer was another one"
+    renew = [d for d in kept if Packet(d).has(params.RegRequest)][-1]
+    [again] = w.inject(renew, w.client.address)
+    response = Packet(again.data).need(params.RegResponse)
+    assert response.types == (HIP,)
+    assert Packet(first).need(params.RegResponse).lifetime == 0
+
+
+def test_all_is_over_with_the_association() -> None:
+    w = world()
+    relayed = w.relayed()
+    w.net.perform(w.client, w.client.engine.close(w.client.hit, w.server.hit, w.net.now))
+    w.net.run(w.net.now + 0.015)
+    assert w.server.engine.serving.data.closed == [relayed]
+    assert w.inject(i1(w.client.hit), MALLORY) == []
+    assert w.inject(i1(w.client.hit), MALLORY, relayed) == []
+
+
+# -- rendezvous ----------------------------------------------------------------------------------
+
+
+def test_a_rendezvous_server_carries_i1_and_update_only() -> None:
+    w = world(RVS)
+    for kind in PacketType:
+        packet = build(kind, OTHERS, w.client.hit, [params.EchoRequestSigned(bytes(200))])
+        out = w.inject(packet, MALLORY)
+        assert bool(out) is (kind in (PacketType.I1, PacketType.UPDATE)), kind.name
+        assert sum(len(seen.data) for seen in out) <= len(packet) + RVS_HOP
+
+
+def test_opportunistic_i1s_are_for_the_server_itself() -> None:
+    w = world(RVS)
+    assert w.inject(i1(NULL_HIT), MALLORY) == []
+    assert w.server.engine.counters["opportunistic I1"] == 1
+
+
+def test_a_server_that_takes_opportunistic_i1s_answers_them_itself() -> None:
+    net = ServerNet()
+    server = net.serve({RVS: Offer()}, config=replace(FAST, opportunistic_responder=True))
+    client = net.add()
+    net.register(client, server, [RVS])
+    net.wire.clear()
+    [seen] = World(net, server, client, client).inject(i1(NULL_HIT), MALLORY)
+    assert (seen.kind, seen.to) == (PacketType.R1, MALLORY)
+    assert Packet(seen.data).sender == server.hit
+
+
+def test_over_udp_a_packet_with_a_checksum_is_not_forwarded() -> None:
+    w = world(RVS)
+    packet = bytearray(i1(w.client.hit))
+    packet[4:6] = b"\x12\x34"
+    assert w.inject(bytes(packet), MALLORY) == []
+    [seen] = w.inject(i1(w.client.hit), MALLORY)
+    assert Packet(seen.data).checksum == 0
+
+
+def test_a_client_takes_from_only_from_its_server_and_under_its_mac() -> None:
+    w = world(RVS)
+    [seen] = w.inject(i1(w.client.hit), MALLORY)
+    w.net.wire.clear()
+
+    def answered(data: bytes, source: Address) -> list[Address]:
+        before = len(w.net.wire)
+        Net._control(w.net, w.client, data, source, w.client.address)
+        return [each.to for each in w.net.wire[before:]]
+
+    assert answered(seen.data, w.server.address) == [MALLORY]
+    assert answered(seen.data, MALLORY) == []
+    spoilt = bytearray(seen.data)
+    spoilt[60] ^= 1
+    assert answered(bytes(spoilt), w.server.address) == []
+    bare = build(
+        PacketType.I1, OTHERS, w.client.hit, [params.DhGroupList((7,)), params.From(VICTIM[0])]
+    )
+    assert answered(bare, w.server.address) == []
+    only = hop.extend(i1(w.client.hit), (), params.RvsHmac, w.keys)
+    assert answered(only, w.server.address) == [], "the server's key, not the client's"
+    null = bytearray(seen.data)
+    null[24:40] = NULL_HIT
+    assert answered(bytes(null), w.server.address) == []
+
+
+def test_the_server_s_own_from_counts_not_one_that_was_there_before() -> None:
+    w = world(RVS)
+    chained = build(
+        PacketType.I1, OTHERS, w.client.hit, [params.DhGroupList((7,)), params.From(VICTIM[0])]
+    )
+    [seen] = w.inject(chained, MALLORY)
+    assert [each.ip for each in Packet(seen.data).every(params.From)] == [VICTIM[0], MALLORY[0]]
+    w.net.run(w.net.now + 0.1)
+    assert [each.to for each in w.net.sent(PacketType.R1)] == [MALLORY]
+
+
+def test_a_control_relay_that_uses_rvs_hmac_is_told_that_it_must_not() -> None:
+    w = world(HIP)
+    server = w.server.engine._associations[w.server.hit, w.client.hit]
+    assert server.standing.keys is not None
+    packet = hop.extend(
+        i1(w.client.hit), [params.From(VICTIM[0])], params.RvsHmac, server.standing.keys
+    )
+    before = len(w.net.wire)
+    Net._control(w.net, w.client, packet, w.server.address, w.client.address)
+    [seen] = w.net.wire[before:]
+    assert seen.to == w.server.address
+    notification = Packet(seen.data).need(params.Notification)
+    assert notification.type == NotifyType.RVS_HMAC_PROHIBITED_WITH_RELAY
+
+
+# -- anything ------------------------------------------------------------------------------------
+
+KINDS = st.sampled_from(list(PacketType))
+PARAMETERS = st.lists(
+    st.sampled_from(
+        [
+            params.Seq(1),
+            params.CandidatePriority(1),
+            params.NatTraversalModes((3,)),
+            params.RelayTo(VICTIM),
+            params.RelayTo(("192.0.2.1", 10500)),
+            params.RelayFrom(VICTIM),
+            params.From(VICTIM[0]),
+            params.RelayHmac(bytes(48)),
+            params.RvsHmac(bytes(48)),
+            params.ViaRvs((VICTIM[0],)),
+            params.EchoRequestUnsigned(bytes(100)),
+            params.PeerPermission(("192.0.2.1", 50_000), VICTIM, 0x1000, 0x2000),
+        ]
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(KINDS, st.integers(0, 3), st.integers(0, 3), PARAMETERS), max_size=30))
+def test_whatever_is_sent_a_server_sends_no_more_than_it_gets(
+    tries: list[tuple[PacketType, int, int, list[params.Parameter]]],
+) -> None:
+    w = world(seed=random.randrange(2**16))
+    hits = [OTHERS, w.client.hit, w.other.hit, HostIdentity.from_secret(777).hit]
+    sources = [MALLORY, w.client.address, w.other.address, VICTIM]
+    for kind, sender, place, stuff in tries:
+        packet = build(kind, hits[sender], w.client.hit if place % 2 else OTHERS, stuff)
+        out = w.inject(packet, sources[place])
+        assert len(out) <= 1
+        assert sum(len(seen.data) for seen in out) <= len(packet) + HOP
+        assert all(seen.to in (w.client.address, sources[place]) for seen in out)
