@@ -13,6 +13,7 @@ from hipctl import igd, ssdp
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.igd import Answer, Fault, Service
 from hipctl.mapped import (
+    NO_PUBLIC_ADDRESS,
     Action,
     Fetch,
     Mapped,
@@ -274,7 +275,7 @@ class IgdControl:
 
     def _try_service(self, now: float) -> list[Action]:
         if not self._services:
-            return self._lost("the router isn't connected to the Internet", now)
+            return self._lost(NO_PUBLIC_ADDRESS, now)
         self._service = self._services.pop(0)
         self._tries = 0
         return self._add() if self._uplink.six else self._ask_external(Step.EXTERNAL)

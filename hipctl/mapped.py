@@ -4,9 +4,13 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
 Address = tuple[str, int]
 """IP address as text and UDP port."""
+
+NO_PUBLIC_ADDRESS: Final = "the router has no public address to map a port at"
+"""Why there is no mapping: it isn't connected, or there is another NAT above it."""
 
 Random = Callable[[int], bytes]
 """``rng(n)``: that many random bytes."""

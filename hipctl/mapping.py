@@ -14,6 +14,7 @@ from hipctl import pcp
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.igdcontrol import IgdControl
 from hipctl.mapped import (
+    NO_PUBLIC_ADDRESS,
     Action,
     Address,
     Mapped,
@@ -290,18 +291,24 @@ class Mapper:
                 "public": mapped.public,
                 "seconds left": max(round(mapped.expires - now), 0),
             }
-            return row if mapped.public else row | {"advice": _another_nat(uplink, mapped)}
+            if mapped.public:
+                return row
+            where = f"is itself at {mapped.external[0]},"
+            return row | {"advice": _another_nat(uplink, where)}
         row["failures"] = {protocol.value: why for protocol, why in mapping.failures.items()}
         if mapping.asking:
             return row | {"asking": True}
+        if NO_PUBLIC_ADDRESS in mapping.failures.values():
+            where = "has no public address: it isn't connected, or is"
+            return row | {"advice": _another_nat(uplink, where)}
         return row | {"advice": _advice(uplink, self._port)}
 
 
-def _another_nat(uplink: Uplink, mapped: Mapped) -> str:
+def _another_nat(uplink: Uplink, where: str) -> str:
     return (
-        f"the router at {uplink.router} is itself at {mapped.external[0]}, behind another NAT: "
-        "nobody can call through it. If that is a second router of yours, make it a bridge or map "
-        "the port there too; if it is your provider's, ask for a public address"
+        f"the router at {uplink.router} {where} behind another NAT: nobody can call through it. "
+        "If that is a second router of yours, make it a bridge or map the port there too; if it "
+        "is your provider's, ask for a public address"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from hipctl import natpmp, pcp
 from hipctl.errors import Rejected
 from hipctl.mapped import (
+    NO_PUBLIC_ADDRESS,
     Action,
     Address,
     Ask,
@@ -42,7 +43,7 @@ _NO_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104
 _VERSIONS: Final = {Protocol.PCP: pcp.VERSION, Protocol.NAT_PMP: natpmp.VERSION}
 _REFUSALS: Final[Mapping[int, str]] = {
     pcp.Result.NOT_AUTHORIZED: "the router refuses port mappings to this device",
-    pcp.Result.NETWORK_FAILURE: "the router isn't connected to the Internet",
+    pcp.Result.NETWORK_FAILURE: NO_PUBLIC_ADDRESS,
     pcp.Result.NO_RESOURCES: "the router cannot make another port mapping",
     pcp.Result.USER_EX_QUOTA: "the router allows this device no more port mappings",
     pcp.Result.ADDRESS_MISMATCH: "another NAT lies between this device and the router",

@@ -296,7 +296,8 @@ def test_a_router_that_maps_nothing_says_so_in_words() -> None:
     world.run(30)
     failures = row(world)["failures"]
     assert isinstance(failures, dict)
-    assert failures["UPnP"] == "the router isn't connected to the Internet"
+    assert failures["UPnP"] == "the router has no public address to map a port at"
+    assert "behind another NAT" in str(row(world)["advice"])
 
 
 def test_what_pcp_refuses_upnp_may_allow() -> None:
