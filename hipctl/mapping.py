@@ -182,6 +182,11 @@ class Mapper:
         """Everything that routers have made, whether of use or not."""
         return [each.mapped for each in self._mappings.values() if each.mapped is not None]
 
+    @property
+    def announceable(self) -> list[Mapped]:
+        """What others can reach us by."""
+        return [each for each in self.mapped if self._announce_private or each.public]
+
     def deadline(self) -> float | None:
         """When ``on_time`` is due."""
         parts = (each.deadline() for each in self._mappings.values())
@@ -270,7 +275,7 @@ class Mapper:
 
     def _changed(self) -> list[Action]:
         """Tell, if there is something new to tell."""
-        useful = [each for each in self.mapped if self._announce_private or each.public]
+        useful = self.announceable
         now_told = [(each.external, each.internal) for each in useful]
         if now_told == self._told:
             return []

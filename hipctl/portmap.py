@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 LOOK: Final = 30.0  # seconds between looks at the routes, which may change alone
 LOOK_AGAIN: Final = 1.0  # seconds after we have moved: a route follows its address
 PATIENCE: Final = 5.0  # seconds that an HTTP exchange may take
-FAREWELL: Final = 1.0  # seconds that deleting mappings may take
+FAREWELL: Final = 0.4  # seconds that deleting mappings may take; the requests leave at once
 
 _PROC: Final = Path("/proc/net")
 _LONGEST_TABLE: Final = 256 * 1_024  # bytes of the routes that we read
@@ -74,6 +74,7 @@ class PortMapper:
             announce_private: whether mappings count whose external address isn't public.
             rng: random bytes.
         """
+        self._port = port
         self._on_change = on_change
         self._mapper = Mapper(port, settings or Settings(), rng, announce_private)
         self._addresses: list[str] = []
@@ -89,7 +90,7 @@ class PortMapper:
         """Begin to ask; answers come later.
 
         Args:
-            addresses: where our port is, the one to prefer first.
+            addresses: where our port is, the one to prefer first; other ports are left out.
         """
         self._loop = asyncio.get_running_loop()
         self._driver = Driver(self._mapper, self._perform)
@@ -123,13 +124,18 @@ class PortMapper:
         """We are at other addresses now, or the routes may be others."""
         if self._driver is None:
             return
-        self._addresses = [ip for ip, _ in addresses]
+        self._addresses = [ip for ip, port in addresses if port == self._port]
         self._look(LOOK_AGAIN)
 
     @property
     def mapped(self) -> list[Mapped]:
         """What routers have made, whether others can reach us by it or not."""
         return self._mapper.mapped
+
+    @property
+    def announced(self) -> list[Mapped]:
+        """Those that ``on_change`` was told of last."""
+        return self._mapper.announceable
 
     def describe(self) -> list[dict[str, object]]:
         """One row a router, for status and netcheck; see ``Mapper.describe``."""

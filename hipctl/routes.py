@@ -101,8 +101,8 @@ def uplinks(routes: Sequence[Route], addresses: Sequence[str], most: int) -> lis
             continue
         ways = [each for each in defaults if each.network.version == ip.version]
         here = [each for each in ways if any(ip in net for net in _nearby(routes, each))]
-        if not here and len({each.link for each in ways}) == 1:
-            here = ways  # an address that was given alone, without its network
+        if ip.version == 6 and not here and len({each.link for each in ways}) == 1:
+            here = ways  # an address that DHCPv6 has given, without a network
         for way in here[:1]:
             if way.gateway:
                 found.append(Uplink(text, way.gateway, way.link, _nearby(routes, way)))

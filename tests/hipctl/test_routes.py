@@ -72,11 +72,12 @@ def test_public_ipv4_and_local_ipv6_addresses_need_nobodys_help() -> None:
     assert uplinks(routes, ours, 8) == []
 
 
-def test_a_lone_address_is_behind_the_only_router_there_is() -> None:
+def test_a_lone_ipv6_address_is_behind_the_only_router_there_is() -> None:
     one = parse_routes6(ROUTES6)
     assert uplinks(one, ["2a00:88::9"], 8) == [Uplink("2a00:88::9", ROUTER6)]
     two = [*one, Route("wlan0", one[2].network, "fe80::9%wlan0", 600)]
     assert uplinks(two, ["2a00:88::9"], 8) == []
+    assert uplinks(parse_routes4(ROUTES4)[:2], ["10.1.1.1"], 8) == []  # DHCP gives a network too
 
 
 def test_of_two_routers_on_a_link_the_kernel_takes_the_one_of_the_least_metric() -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from net import home
 from net.handover import ROOT
 from net.home import LAN, LAN6, WAN, Home
 
+from hipctl import HostIdentity
 from hipctl.mapped import NO_PUBLIC_ADDRESS
 from sipgw.demo.process import Program
 
@@ -196,6 +198,32 @@ def test_a_port_that_another_has_is_mapped_elsewhere(
                 await host.close()
             assert not net.knock(WAN, port, 0.2)
             assert net.knock(WAN, PORT)  # the other's is still there
+
+    try:
+        asyncio.run(main())
+    finally:
+        net.stop_router()
+
+
+def test_a_hip_host_behind_the_router_is_called_from_outside(net: Home, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    identity = HostIdentity.generate()
+    identity.save(key)
+    hipctl = [sys.executable, "-c", "import sys; from hipctl.cli import main; sys.exit(main())"]
+    env = {"PYTHONPATH": str(ROOT)}
+
+    async def main() -> None:
+        net.start_router(enable_natpmp="yes")
+        listen = ["listen", "--identity", str(key), "--control", str(tmp_path / "control")]
+        argv = [*net.inside("host"), *hipctl, *listen]
+        async with Program("listener", argv, env):
+            async with asyncio.timeout(15):
+                while "10500" not in net.rules():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)  # it doesn't tell
+            target = f"{identity.hit}@{WAN}:{PORT}"
+            argv = [*net.inside("outside"), *hipctl, "ping", target, "--count", "1"]
+            async with Program("caller", argv, env) as caller:
+                assert await caller.exit_status(20) == 0, caller.tail()
 
     try:
         asyncio.run(main())
