@@ -53,6 +53,9 @@ from hipctl.interface import (
 )
 from hipctl.interfaces import Interfaces, OnChange
 from hipctl.loopback import Loopback
+from hipctl.mapped import Mapped
+from hipctl.portmap import OnChange as OnMapped
+from hipctl.portmap import PortMapper
 from hipctl.ports import ANYWHERE, Ports, Send
 from hipctl.relayports import RelayPorts
 from hipctl.roaming import Roaming, Watch
@@ -115,6 +118,7 @@ class LocalHost:
         *,
         open_port: OpenPort = open_udp,
         watch: Callable[[OnChange], Watch] = Interfaces,
+        map_port: Callable[[int, OnMapped], PortMapper] | None = None,
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """Set up; nothing is opened before ``async with``.
@@ -124,6 +128,7 @@ class LocalHost:
             config: defaults if None.
             open_port: opens one UDP port; simulated in tests.
             watch: tells which addresses this machine has; simulated in tests.
+            map_port: makes what asks routers; None: the real one, if ``open_port`` is real.
             rng: returns that many random bytes.
 
         Raises:
@@ -152,6 +157,9 @@ class LocalHost:
         self._ports = Ports(open_port, self.data.on_datagram, self._counters)
         self.data.use(self._ports)
         self._roaming = Roaming(self._ports, watch, self._on_moved)
+        self._map_port = map_port or (PortMapper if open_port is open_udp else None)
+        self._mapper: PortMapper | None = None
+        self._ours: Sequence[Address] = ()
         relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
         self._contact: tuple[bytes, ...] = ()
@@ -182,6 +190,7 @@ class LocalHost:
             self.engine.set_hosts([a for a in self._ports.addresses if a[0] not in ANYWHERE])
             if follow:
                 await self._roaming.start()
+                await self._ask_routers()
             self._know_own_addresses()
             self.services.ports.start(loop.time, self._driver.feed, self._relay_at)
             self.services.start(self._driver.feed)
@@ -206,6 +215,8 @@ class LocalHost:
             os.close(self._keylog)
             self._keylog = None
         await self._solver.close()
+        if self._mapper is not None:
+            await self._mapper.close()
         await asyncio.sleep(0)  # transports close in the loop's next iteration
 
     # interface.Host
@@ -254,7 +265,7 @@ class LocalHost:
             return contacts.contact_from_addresses(self._config.announce)
         found: Sequence[Address] = ()
         if self._config.locators:
-            found = self._ports.reachable(self._config.announce_private, self._now())
+            found = self._reachable()
         return contacts.compose(found, self.services.servers(hit))
 
     def groups(self, contact: bytes) -> frozenset[bytes]:
@@ -381,13 +392,13 @@ class LocalHost:
 
     def reachability(self) -> Reachability:
         """See ``interface.Host``."""
-        own = self._config.announce or [
-            *(outer for outer, _ in self.engine.mapped),
-            *self._ports.reachable(self._config.announce_private, self._now()),
-        ]
-        direct = contacts.compose(own, ())
+        direct = contacts.compose(self._config.announce or self._reachable(), ())
         ours = [*self._ports.reachable(True, self._now())] or [*self.addresses]
-        return self.services.reachability(ours, direct)
+        found = self.services.reachability(ours, direct)
+        if self._mapper is None:
+            return found
+        mapped = tuple((each.protocol.value, each.external) for each in self._mapper.announced)
+        return replace(found, mapped=mapped, routers=tuple(self._mapper.describe()))
 
     # more than the interface
 
@@ -591,6 +602,9 @@ class LocalHost:
 
     def _on_moved(self, ours: Sequence[Address]) -> None:
         """We are at other addresses than before, or may be."""
+        self._ours = ours
+        if self._mapper is not None:
+            self._mapper.moved(ours)
         private = self._config.private_locators
         told = [each for each in ours if private or contacts.is_public(each[0])]
         if self._open:
@@ -598,6 +612,24 @@ class LocalHost:
             self._know_own_addresses()
             if ours:  # from nowhere nobody could be told
                 self._tell_contact()
+
+    def _reachable(self) -> list[Address]:
+        """Where others may reach us without anybody's help, what routers have mapped first."""
+        own = self._ports.reachable(self._config.announce_private, self._now())
+        return [*(outer for outer, inner in self.engine.mapped if outer != inner), *own]
+
+    async def _ask_routers(self) -> None:
+        """Have our port mapped: the one that is bound to all addresses, the IPv4 one first."""
+        port = next(port for ip, port in self._ports.addresses if ip in ANYWHERE)
+        if self._config.port_mapping and self._map_port is not None:
+            self._mapper = self._map_port(port, self._on_mapped)
+            await self._mapper.start(self._ours)
+
+    def _on_mapped(self, mapped: Sequence[Mapped]) -> None:
+        """Routers let others reach us so from now on."""
+        if self._open:
+            self.engine.set_mapped([(each.external, each.internal) for each in mapped])
+            self._tell_contact()
 
     def _tell_contact(self) -> None:
         contact = tuple(self.contact(hit) for hit in self._hits)

@@ -36,6 +36,8 @@ class HostConfig:
         watch: whether we follow this machine's addresses where we listen at 0.0.0.0 or ::.
         locators: whether contacts say our own addresses, beside servers that we are registered
             with; without, who knows the contact doesn't learn where we are.
+        port_mapping: whether, where we follow this machine's addresses, its routers are asked to
+            let others reach our port (PCP, NAT-PMP, UPnP); contacts then say the router's address.
         announce: what contacts say, at most two; empty for what can be found out.
         announce_private: whether what is found out may be private, link-local or loopback.
         mtu: bytes of the largest outer packet, 256 to 65,535; longer datagrams travel in
@@ -48,6 +50,7 @@ class HostConfig:
     watch: bool = True
     private_locators: bool = True
     locators: bool = True
+    port_mapping: bool = True
     announce: Sequence[Address] = ()
     announce_private: bool = False
     mtu: int = 1_280

@@ -153,6 +153,8 @@ class Reachability:
         nat: what lies between.
         direct: a contact that names our own, mapped and announced addresses and no server:
             what another may knock at. Empty: there is none that could be told.
+        routers: a row for each router that was asked to map our port: what came of it, and
+            where nothing did, why and what would help, in words.
     """
 
     addresses: tuple[Address, ...] = ()
@@ -160,6 +162,7 @@ class Reachability:
     mapped: tuple[tuple[str, Address], ...] = ()
     nat: Nat = Nat.UNKNOWN
     direct: bytes = b""
+    routers: tuple[Mapping[str, object], ...] = ()
 
 
 Discloses = Callable[[Hit, Hit, "Shown"], bool]

@@ -58,6 +58,7 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         announce: ``address:port`` that contacts say in place of our own addresses, at most 4.
         private_addresses: contacts may hold private addresses.
         private_locators: whom we speak with may learn them, so that a call survives a move.
+        port_mapping: where it listens everywhere, routers are asked to let callers in.
         visible: strangers who know our name may see our address: then rendezvous servers make us
             callable, who let callers speak with us at once, else relays, who hide it.
         public_certificates: whoever asks is shown our certificates, and so who lives here; else
@@ -69,6 +70,7 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     announce: tuple[str, ...] = ()
     private_addresses: bool = False
     private_locators: bool = True
+    port_mapping: bool = True
     visible: bool = False
     public_certificates: bool = False
     keylog: Path | None = None

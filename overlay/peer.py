@@ -198,6 +198,7 @@ class LocalPeer:
             announce=announce,
             announce_private=table.private_addresses,
             private_locators=table.private_locators,
+            port_mapping=table.port_mapping,
             keylog=self._keylog or table.keylog,
             engine=engine,
         )
