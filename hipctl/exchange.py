@@ -13,7 +13,6 @@ from hipctl import crypto, esp, params, puzzle
 from hipctl.constants import (
     HEADER_LENGTH,
     PACING,
-    PACING_LEAST,
     PACKET_MAX,
     SPI_RESERVED,
     SUITES_MAX,
@@ -249,11 +248,11 @@ def _choose_mode(packet: Packet, config: EngineConfig, relayed: bool) -> int | N
 def _pacing(packet: Packet, config: EngineConfig) -> float:
     """Seconds between checks, the greater of both wishes (RFC 9028 §4.4).
 
-    Who says nothing means 50 ms, who says less than is allowed, the least that is.
+    Who says nothing means 50 ms. Ours is never less than is allowed, whatever the peer says.
     """
     theirs = packet.get(params.TransactionPacing)
     least = theirs.milliseconds / 1e3 if theirs is not None else PACING
-    return max(least, config.pacing, PACING_LEAST)
+    return max(least, config.pacing)
 
 
 def make_i2(

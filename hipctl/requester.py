@@ -69,7 +69,6 @@ class Wish:
         unanswered: requests in a row that nobody has answered.
         reflexive: where the server sees us.
         relayed: what it has opened for us.
-        chosen: rendezvous or control relay, as long as the association lasts (RFC 9028 §7.8).
         lost: the association is gone since we looked last.
     """
 
@@ -83,7 +82,6 @@ class Wish:
     unanswered: int = 0
     reflexive: Address | None = None
     relayed: Address | None = None
-    chosen: int | None = None
     lost: bool = False
 
 
@@ -120,6 +118,7 @@ class Requester:
         self._outbound = outbound
         self._on_moved = on_moved
         self._wishes: dict[Pair, Wish] = {}
+        self._chosen: dict[Pair, int] = {}  # rendezvous or control relay, for good
         self._told: list[Action] = []
 
     # -- from above ----------------------------------------------------------------------------
@@ -198,7 +197,7 @@ class Requester:
         wish = self._wishes.get(pair)
         if wish is None or info is None:
             return []
-        wish.chosen = None
+        self._chosen.pop(pair, None)
         types = self._askable(pair, wish, info)
         wish.asking = set(types)
         return [params.RegRequest(self._lifetime(info), types)] if types else []
@@ -263,6 +262,7 @@ class Requester:
     def lost(self, pair: Pair) -> None:
         """There is no association any more."""
         self.infos.pop(pair, None)
+        self._chosen.pop(pair, None)
         self._servers.pop(pair, None)
         wish = self._wishes.get(pair)
         if wish is not None:
@@ -407,7 +407,7 @@ class Requester:
         for kind in list(wish.granted):
             self._end(pair, wish, kind, "the association is gone")
         wish.asking, wish.cancelling = set(), set()
-        wish.reflexive = wish.relayed = wish.chosen = None
+        wish.reflexive = wish.relayed = None
         if ever:
             self._pause(wish, now, _FIRST_PAUSE)
 
@@ -441,11 +441,15 @@ class Requester:
         return [*actions, *connect(pair, now)]
 
     def _askable(self, pair: Pair, wish: Wish, info: params.RegInfo) -> tuple[int, ...]:
-        """What is wanted and offered, and of rendezvous and control relay one (RFC 9028 §7.8)."""
+        """What is wanted and offered, and of rendezvous and control relay one.
+
+        Which of them, holds as long as the association lasts (RFC 9028 §7.8).
+        """
         types = _ordered(wish.wanted & set(info.types))
-        if wish.chosen is None:
-            wish.chosen = next((kind for kind in types if kind in EXCLUSIVE), None)
-        other = EXCLUSIVE & wish.wanted - {wish.chosen} if wish.chosen is not None else set()
+        chosen = next((kind for kind in types if kind in EXCLUSIVE), None)
+        if chosen is not None:
+            chosen = self._chosen.setdefault(pair, chosen)
+        other = EXCLUSIVE & wish.wanted - {chosen} if chosen is not None else set()
         if other:
             wish.wanted -= other
             why = int(RegistrationFailure.RENDEZVOUS_WITH_CONTROL_RELAY)
