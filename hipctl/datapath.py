@@ -70,6 +70,7 @@ class DataPath:
         endpoints: who gets what comes for (HIT, port).
         sent: ESP packets.
         received: ESP packets that were authentic.
+        pass_up: takes (datagram, source, SPI) that is no ESP of ours; False: nor of a client.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class DataPath:
         self._mtu = mtu
         self._send_inner = send_inner
         self._on_other = on_other
+        self.pass_up: Callable[[bytes, Address, int], bool] = lambda data, source, spi: False
         self._reassembly = Reassembly()
         self._identification = int.from_bytes(rng(4), "big")
         self._echoes = Echoes(int.from_bytes(rng(2), "big"))
@@ -178,7 +180,8 @@ class DataPath:
         spi = int.from_bytes(data[:4], "big")
         inbound = self._inbound.get(spi)
         if inbound is None:
-            self._on_other(data, source, spi)
+            if not (spi and self.pass_up(data, source, spi)):
+                self._on_other(data, source, spi)
             return
         try:
             next_header, payload = inbound.sa.open(data)

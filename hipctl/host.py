@@ -163,7 +163,7 @@ class LocalHost:
         relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
         self._contact: tuple[bytes, ...] = ()
-        self._pass_up = self.services.ports.up
+        self.data.pass_up = self.services.ports.up()
         self.access = Access()
         self._open = False
         self._began: dict[Pair, float] = {}
@@ -526,8 +526,6 @@ class LocalHost:
         return ips[0] if ips else None
 
     def _on_other(self, data: bytes, source: Address, spi: int) -> None:
-        if spi and self._pass_up(data, source, spi):
-            return
         if not spi and len(data) > len(_NON_ESP):
             control = data[len(_NON_ESP) :]
             here = self._ports.asked_at

@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from hipctl.actions import Action, Address
 from hipctl.datarelay import Flow, Send
@@ -17,7 +16,8 @@ from hipctl.udp import DatagramPort, OpenPort
 
 _log = logging.getLogger(__name__)
 
-_NON_ESP = 4  # zero bytes before every control packet over UDP, RFC 5770 §5.1
+_ZEROS = bytes(4)  # lead every control packet over UDP, RFC 5770 §5.1
+_NON_ESP = len(_ZEROS)
 _ANYWHERE = {False: "0.0.0.0", True: "::"}  # noqa: S104
 
 Feed = Callable[[Callable[[float], Iterable[Action]]], None]
@@ -96,13 +96,13 @@ class RelayPorts:
 
     async def _lend(self, ip: str) -> None:
         door = _Door()
+        take = self._down_at(door)
         try:
-            port = await self._open_port((ip, 0), door.on_datagram, self._counters)
+            port = await self._open_port((ip, 0), take, self._counters)
         except NoSuchAddress:  # a router has it, who maps to us what comes there
             anywhere = _ANYWHERE[":" in ip], 0
-            port = await self._open_port(anywhere, door.on_datagram, self._counters)
-        address = ip, port.address[1]
-        door.take = partial(self._on_datagram, address)
+            port = await self._open_port(anywhere, take, self._counters)
+        address = door.address = ip, port.address[1]
         self._opened[address] = port
         self._serving.data.lend(address)
 
@@ -113,35 +113,53 @@ class RelayPorts:
         port = self._opened.get(source) if source is not None else None
         return port.send if port is not None else None
 
-    def up(self, data: bytes, source: Address, spi: int) -> bool:
-        """Pass on ESP of a client that came at the main port; False: it is none."""
-        flows = self._up.get(source)
-        flow = flows.get(spi) if flows is not None else None
-        if flow is None:
-            return False
-        account, size = flow.account, len(data)
-        if account.packets_left >= 1 and account.bytes_left >= size:
-            account.packets_left -= 1
-            account.bytes_left -= size
-        elif not account.pays(size, self._now):
-            return True
-        (flow.send or self._resolve(flow))(data, flow.to)
-        return True
+    def up(self) -> Callable[[bytes, Address, int], bool]:
+        """What passes on ESP of a client that came at the main port; False: it is none.
 
-    def _on_datagram(self, relayed: Address, data: bytes, source: Address) -> None:
-        spi = int.from_bytes(data[:4], "big")
-        peers = self._down.get(relayed)
-        flows = peers.get(source) if peers is not None else None
-        flow = flows.get(spi) if flows is not None else None
-        if flow is not None:
+        Called with the datagram, its source and its SPI.
+        """
+        clients, resolve, now = self._up, self._resolve, self._clock
+
+        def pass_up(data: bytes, source: Address, spi: int) -> bool:
+            flows = clients.get(source)
+            flow = flows.get(spi) if flows is not None else None
+            if flow is None:
+                return False
             account, size = flow.account, len(data)
             if account.packets_left >= 1 and account.bytes_left >= size:
                 account.packets_left -= 1
                 account.bytes_left -= size
-            elif not account.pays(size, self._now):
+            elif not account.pays(size, now):
+                return True
+            (flow.send or resolve(flow))(data, flow.to)
+            return True
+
+        return pass_up
+
+    def _down_at(self, door: "_Door") -> Callable[[bytes, Address], None]:
+        """What passes on whatever came at a relayed address."""
+        relayed, resolve, now, other = self._down, self._resolve, self._clock, self._other
+
+        def pass_down(data: bytes, source: Address) -> None:
+            peers = relayed.get(door.address)
+            flows = peers.get(source) if peers is not None else None
+            flow = flows.get(int.from_bytes(data[:4], "big")) if flows is not None else None
+            if flow is None:
+                other(data, source, door.address)
                 return
-            (flow.send or self._resolve(flow))(data, flow.to)
-        elif not spi and len(data) > _NON_ESP and peers is not None:
+            account, size = flow.account, len(data)
+            if account.packets_left >= 1 and account.bytes_left >= size:
+                account.packets_left -= 1
+                account.bytes_left -= size
+            elif not account.pays(size, now):
+                return
+            (flow.send or resolve(flow))(data, flow.to)
+
+        return pass_down
+
+    def _other(self, data: bytes, source: Address, relayed: Address) -> None:
+        """Control packets go through the engine, if the address is somebody's."""
+        if data[:_NON_ESP] == _ZEROS and len(data) > _NON_ESP and relayed in self._down:
             packet = data[_NON_ESP:]
             self._feed(lambda now: self._engine.on_relayed(packet, source, relayed, now))
         else:
@@ -151,12 +169,14 @@ class RelayPorts:
         flow.send = self.sender(flow.source) or self._find(flow.source, flow.to)
         return flow.send
 
+    def _clock(self) -> float:
+        return self._now()
+
 
 class _Door:
-    """Takes datagrams from the moment a port is open; what comes before is lost."""
+    """The address of a port, once it is known; before, it is nobody's."""
+
+    __slots__ = ("address",)
 
     def __init__(self) -> None:
-        self.take: Callable[[bytes, Address], None] = lambda data, source: None
-
-    def on_datagram(self, data: bytes, source: Address) -> None:
-        self.take(data, source)
+        self.address: Address = ("", 0)
