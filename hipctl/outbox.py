@@ -246,7 +246,8 @@ class Outbox:
 
     def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action]:
         """Say this; a peer that doesn't acknowledge it may not be there any more."""
-        sent = self.ask(self._paths.path(), now, probes=False, more=parameters)
+        probes = any(isinstance(each, params.RegRequest) for each in parameters)  # RFC 9028 §4.1
+        sent = self.ask(self._paths.path(), now, probes=probes, more=parameters)
         next(reversed(self.updates.outstanding.values())).vital = True
         return [sent]
 

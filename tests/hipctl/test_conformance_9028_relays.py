@@ -48,7 +48,7 @@ def registered(*types: RegistrationType) -> tuple[ServerNet, Peer, Peer]:
 
 
 def keys(peer: Peer, other: Peer) -> Keys:
-    found = peer.engine._associations[peer.hit, other.hit].keys
+    found = peer.engine._associations[peer.hit, other.hit].standing.keys
     assert found is not None
     return found
 
