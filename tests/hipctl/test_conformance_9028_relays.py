@@ -48,7 +48,7 @@ def registered(*types: RegistrationType) -> tuple[ServerNet, Peer, Peer]:
 
 
 def keys(peer: Peer, other: Peer) -> Keys:
-    found = peer.engine._associations[peer.hit, other.hit].keys
+    found = peer.engine._associations[peer.hit, other.hit].standing.keys
     assert found is not None
     return found
 
@@ -149,7 +149,7 @@ def test_every_answer_to_an_update_of_a_client_says_where_it_is_seen() -> None:
     before = client.address
     net.move(client, ("203.0.113.7", 10500))
     net.run(net.now + 5)
-    upkeep = client.engine._associations[client.hit, server.hit]._upkeep
+    upkeep = client.engine._associations[client.hit, server.hit].standing.upkeep
     assert upkeep is not None
     net.perform(client, upkeep.start_rekey(net.now))
     net.run(net.now + 5)
@@ -492,7 +492,7 @@ def test_a_peer_whose_spi_is_another_one_s_is_not_told_of_the_relayed_address(
         net.connect(peer, b)
         net.run(net.now + 3)
         assert net.state(peer, b) is State.ESTABLISHED
-    assert a.engine._associations[a.hit, b.hit]._sas is not None
+    assert a.engine._associations[a.hit, b.hit].standing.installed is not None
     assert [CandidateKind.RELAYED in told for told in kinds(a, R2)] == [True]
     assert [CandidateKind.RELAYED in told for told in kinds(c, R2)] == [False]
     net.wire.clear()
