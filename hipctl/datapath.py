@@ -13,7 +13,7 @@ from typing import Protocol
 
 from hipctl.actions import Action, Address, Pair
 from hipctl.echo import Echoes
-from hipctl.engine import Engine, Inbound, Outbound
+from hipctl.engine import Engine
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.esp import SUITES, CreditExhausted, SequenceExhausted, payload_limit
 from hipctl.identity import Hit
@@ -31,6 +31,7 @@ from hipctl.inner import (
 )
 from hipctl.interface import OnDatagram
 from hipctl.ports import Ports
+from hipctl.sas import Inbound, Outbound
 
 _log = logging.getLogger(__name__)
 

@@ -1,33 +1,25 @@
-"""All associations of one host: demultiplexes by HIT pair, keeps every table bounded.
+"""HIP for one host: demultiplexes by HIT pair, keeps every table bounded.
 
 Every input returns the actions for the shell, in order. Whatever comes from the network is
 answered, counted in ``counters`` by a short reason, or both; it never raises.
 """
 
-import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from hipctl import esp, hop, params
 from hipctl.access import Access
-from hipctl.actions import (
-    Action,
-    Address,
-    Flush,
-    KeyLog,
-    Pair,
-    PeerFound,
-    SolvePuzzle,
-    Transmit,
-)
+from hipctl.actions import Action, Address, Pair, PeerFound
 from hipctl.association import Association
-from hipctl.constants import FRIENDS_MAX, KEEPALIVE, LOCATORS_MAX, PACING_LEAST, PacketType
+from hipctl.associations import ENDING, Associations
+from hipctl.constants import KEEPALIVE, LOCATORS_MAX, PACING_LEAST, PacketType
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.edge import Edge
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
+from hipctl.friends import Friends
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
-from hipctl.interface import AssociationDown, AssociationUp, CredentialPolicy, Discloses, Shown
+from hipctl.interface import AssociationDown, CredentialPolicy, Discloses, Shown
 from hipctl.limits import Limiter
 from hipctl.locators import announceable
 from hipctl.opportunistic import Opportunist
@@ -37,33 +29,14 @@ from hipctl.sas import Inbound, Outbound
 from hipctl.settings import EngineConfig
 from hipctl.state import Shared, State
 
-__all__ = [
-    "Action",
-    "Address",
-    "AssociationDown",
-    "AssociationUp",
-    "Engine",
-    "EngineConfig",
-    "Flush",
-    "Inbound",
-    "KeyLog",
-    "Outbound",
-    "Pair",
-    "PeerFound",
-    "SolvePuzzle",
-    "Transmit",
-]
+__all__ = ["Engine", "EngineConfig"]
 
 Rng = Callable[[int], bytes]
 
 _ADDRESSES_MAX: Final = 8  # a peer
 _ROUNDS: Final = 3
-_EVICTED_SHARE: Final = 256  # of a full table, one in so many is evicted at once
 _MOVED_AT_ONCE: Final = 64  # associations that are told of a move at once
 _MOVED_RATE: Final = 250.0  # and a second after that
-_GONE: Final = frozenset({State.UNASSOCIATED, State.E_FAILED})
-_EXCHANGING: Final = frozenset({State.I1_SENT, State.I2_SENT})
-_ENDING: Final = frozenset({State.CLOSING, State.CLOSED})
 
 
 class Engine:
@@ -115,12 +88,11 @@ class Engine:
         self._default = identities[0].hit if identities else NULL_HIT
         self._access = Access()
         self._opportunist = Opportunist(config)
-        self._associations: dict[Pair, Association] = {}
+        self._table = Associations(self._shared)
+        self._associations = self._table.by_pair
+        self._settle = self._table.settle
+        self._friends = Friends(self._shared)
         self._edge = Edge(self._shared, self._associations, self._settle)
-        self._exchanging: set[Pair] = set()
-        self._alarms: list[tuple[float, int, Pair]] = []
-        self._alarm_number = 0
-        self._friends_at: float | None = None
 
     # -- from above ----------------------------------------------------------------------------
 
@@ -227,25 +199,17 @@ class Engine:
 
     def befriend(self, local: Hit, peers: Sequence[Hit], now: float) -> None:
         """See ``interface.Host``."""
-        ours = frozenset((local, peer) for peer in peers[:FRIENDS_MAX])
-        self._shared.friends = frozenset(p for p in self._shared.friends if p[0] != local) | ours
-        if self._shared.friends and self._friends_at is None:
-            self._friends_at = now
+        self._friends.choose(local, peers, now)
 
-    def _call_friends(self, now: float) -> list[Action]:
-        """Let those whom we cannot hear know where we are, and our NAT that they may answer."""
-        self._friends_at = None
-        if not self._shared.friends:
+    def _call(self, friend: Pair, now: float) -> list[Action]:
+        """Let a friend whom we cannot hear know where we are."""
+        if friend in self._associations:
             return []
-        self._friends_at = now + self._config.keepalive
-        actions: list[Action] = []
-        for pair in sorted(self._shared.friends):
-            if pair in self._associations or not self._shared.addresses(pair[1]):
-                continue
-            association, more = self._association_to(*pair, now)
-            if association is not None:
-                actions += [*more, *association.call_out(now)]
-                self._settle(association)
+        association, actions = self._association_to(*friend, now)
+        if association is None:
+            return []
+        actions += association.call_out(now)
+        self._settle(association)
         return actions
 
     def connect_opportunistic(self, local: Hit, address: Address, now: float) -> list[Action]:
@@ -258,7 +222,7 @@ class Engine:
             raise HostConfigRefused("opportunistic mode is off: set opportunistic_initiator")
         if local not in self._identities:
             raise HostConfigRefused(f"{local} is no identity of this host")
-        if len(self._exchanging) + len(self._opportunist) >= self._config.max_exchanges:
+        if len(self._table.exchanging) + len(self._opportunist) >= self._config.max_exchanges:
             self.counters["too many exchanges"] += 1
             return [PeerFound(local, address, None)]
         return self._opportunist.ask(local, address, now)
@@ -428,8 +392,7 @@ class Engine:
             association = Association(*ours, packet.sender, self._shared)
             actions = association.on_packet(packet, source, now)
             if association.state is not State.UNASSOCIATED:
-                actions = [*self._make_room(now), *actions]
-                self._associations[pair] = association
+                actions = [*self._table.add(association, now), *actions]
                 self._settle(association)
             return actions
         try:
@@ -472,8 +435,7 @@ class Engine:
             association = Association(*ours, peer, self._shared)
             association.adopt(source, asked_at)
             actions = association.on_packet(packet, source, now)
-            actions = [*self._make_room(now), *actions]
-            self._associations[local, peer] = association
+            actions = [*self._table.add(association, now), *actions]
             self._settle(association)
         else:
             outbound = self.outbound.get((local, peer))
@@ -501,25 +463,21 @@ class Engine:
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
-        others = self._opportunist.deadline(), self.serving.deadline(), self.requester.deadline()
-        ends = [at for at in others if at is not None]
-        if self._alarms:
-            ends.append(self._alarms[0][0])
-        if self._friends_at is not None:
-            ends.append(self._friends_at)
-        return min(ends, default=None)
+        ends = (
+            self._table.deadline(),
+            self._friends.deadline(),
+            self._opportunist.deadline(),
+            self.serving.deadline(),
+            self.requester.deadline(),
+        )
+        return min((at for at in ends if at is not None), default=None)
 
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine."""
         actions = self._opportunist.on_time(now)
-        if self._friends_at is not None and self._friends_at <= now:
-            actions += self._call_friends(now)
-        while self._alarms and self._alarms[0][0] <= now:
-            at, _, pair = heapq.heappop(self._alarms)
-            association = self._associations.get(pair)
-            if association is None or association.armed != at:
-                continue
-            association.armed = None
+        for friend in self._friends.due(now):
+            actions += self._call(friend, now)
+        for association in self._table.due(now):
             actions += association.on_time(now)
             self._settle(association)
         for _ in range(_ROUNDS):  # each may give the other something to do
@@ -537,59 +495,22 @@ class Engine:
     ) -> tuple[Association | None, list[Action]]:
         """Find or make the association, if our limits allow another exchange."""
         association = self._associations.get((local, peer))
-        if association is not None and association.state not in _ENDING:
+        if association is not None and association.state not in ENDING:
             return association, []
         ours = self._identities.get(local)
         if ours is None or peer in self._identities:
             return None, [AssociationDown(local, peer, "not possible with these HITs")]
         if not self._access.permits(peer):
             return None, [AssociationDown(local, peer, "denied")]
-        if len(self._exchanging) >= self._config.max_exchanges:
+        if len(self._table.exchanging) >= self._config.max_exchanges:
             self.counters["too many exchanges"] += 1
             return None, [AssociationDown(local, peer, "too many exchanges")]
         if association is not None:
             return association, []
-        actions = self._make_room(now)
         association = Association(*ours, peer, self._shared)
-        self._associations[local, peer] = association
-        return association, actions
+        return association, self._table.add(association, now)
 
-    def _make_room(self, now: float) -> list[Action]:
-        """Close the association least recently heard if the table is full."""
-        if len(self._associations) < self._config.max_associations:
-            return []
-        count = 1 + len(self._associations) // _EVICTED_SHARE  # the search costs, so do some
-        actions: list[Action] = []
-        for victim in heapq.nsmallest(count, self._associations.values(), key=self._worth):
-            self.counters["association evicted"] += 1
-            actions += victim.abandon(now)
-            self._settle(victim)
-        return actions
-
-    def _worth(self, association: Association) -> tuple[int, float]:
-        if association.state in _ENDING:
-            return 0, association.standing.heard_at
-        if association.state in _EXCHANGING:
-            return 2, association.standing.heard_at
-        serves = self.serving.holds(association.pair) or self.requester.holds(association.pair)
-        return 2 if serves else 1, association.standing.last_heard()
-
-    def _settle(self, association: Association) -> None:
-        """After every input: keep tables and alarms in step with the association's state."""
-        pair = association.pair
-        if association.state in _GONE:
-            self._associations.pop(pair, None)
-            self._exchanging.discard(pair)
-            return
-        if association.state in _EXCHANGING:
-            self._exchanging.add(pair)
-        else:
-            self._exchanging.discard(pair)
-        at = association.deadline()
-        if at is not None and (association.armed is None or at < association.armed):
-            association.armed = at
-            self._alarm_number += 1
-            heapq.heappush(self._alarms, (at, self._alarm_number, pair))
+    # -- what there is -------------------------------------------------------------------------
 
     def rtt(self, local: Hit, peer: Hit) -> float | None:
         """Seconds that a round trip to the peer takes; None: not measured yet."""

@@ -1,4 +1,4 @@
-"""Shell: one HIP host. Sockets, clock and executor around the engine; Endpoints at (HIT, port).
+"""Shell: one HIP host. Sockets, clock and executor around the engine.
 
 Control packets go through the engine and come back as actions; data takes the ``datapath``.
 """
@@ -30,12 +30,13 @@ from hipctl.actions import (
 )
 from hipctl.constants import RegistrationType
 from hipctl.datapath import DataPath, guard
+from hipctl.endpoints import Endpoints, LocalEndpoint
 from hipctl.engine import Engine
-from hipctl.errors import AssociationFailed, MalformedPacket, PortInUse
+from hipctl.errors import AssociationFailed, MalformedPacket
 from hipctl.hostconfig import HostConfig, check, open_keylog
 from hipctl.hostservices import HostServices
 from hipctl.identity import Hit, HostIdentity
-from hipctl.inner import LONGEST_DATAGRAM, UDP, pseudo_header, udp
+from hipctl.inner import LONGEST_DATAGRAM
 from hipctl.interface import (
     AssociationDown,
     AssociationUp,
@@ -52,7 +53,6 @@ from hipctl.interface import (
     Shown,
 )
 from hipctl.interfaces import Interfaces, OnChange
-from hipctl.loopback import Loopback
 from hipctl.mapped import Mapped
 from hipctl.portmap import OnChange as OnMapped
 from hipctl.portmap import PortMapper
@@ -69,37 +69,7 @@ _log = logging.getLogger(__name__)
 _NON_ESP = bytes(4)  # leads every control packet over UDP, RFC 5770 §5.1
 _KEEPALIVE = b"\xff"  # what NATs are kept open with where ESP is (RFC 3948 §2.3); ignored
 
-_FIRST_FREE_PORT = 49_152
 _TIMED_EXCHANGES = 1_024
-
-
-class LocalEndpoint:
-    """An open (HIT, port) of a LocalHost; see ``interface.Endpoint``."""
-
-    __slots__ = ("_host", "_outbound", "_send_sealed", "hit", "on_datagram", "port")
-
-    def __init__(self, host: "LocalHost", hit: Hit, port: int, on_datagram: OnDatagram) -> None:
-        self.hit = hit
-        self.port = port
-        self.on_datagram = on_datagram
-        self._host = host
-        self._outbound = host.engine.outbound
-        self._send_sealed = host.data.send_sealed
-
-    def send(self, data: bytes, to: Hit, port: int) -> None:
-        """See ``interface.Endpoint``."""
-        if not 0 < port < 65_536:
-            raise ValueError(f"{port} is no port")
-        outbound = self._outbound.get((self.hit, to))
-        if outbound is not None and len(data) <= LONGEST_DATAGRAM:
-            payload = udp(pseudo_header(self.hit, to), self.port, port, data)
-            self._send_sealed(outbound, UDP, payload)
-        else:
-            self._host.send_first(self, data, to, port)
-
-    def close(self) -> None:
-        """See ``interface.Endpoint``."""
-        self._host.close_endpoint(self)
 
 
 class LocalHost:
@@ -153,7 +123,9 @@ class LocalHost:
             send_inner=self._send_inner,
             on_other=self._on_other,
         )
-        self._endpoints = self.data.endpoints
+        self._endpoints = Endpoints(
+            self._hits, self.engine, self.data, self._send_inner, self._counters
+        )
         self._ports = Ports(open_port, self.data.on_datagram, self._counters)
         self.data.use(self._ports)
         self._roaming = Roaming(self._ports, watch, self._on_moved)
@@ -170,7 +142,6 @@ class LocalHost:
         self._keylog: int | None = None
         self._driver: Driver[Action]
         self._solver: Solver
-        self._loopback: Loopback
         self._now: Callable[[], float]
 
     async def __aenter__(self) -> Self:
@@ -178,7 +149,7 @@ class LocalHost:
         self._loop, self._now = loop, loop.time
         self._driver = Driver(self.engine, self._perform)
         self._solver = Solver(self._on_solved)
-        self._loopback = Loopback(self.data.deliver, loop.call_soon)
+        self._endpoints.start(loop.call_soon)
         self.data.start(loop.time, self._driver.feed)
         if self._config.keylog:
             self._keylog = open_keylog(self._config.keylog)
@@ -208,7 +179,7 @@ class LocalHost:
         self._roaming.close()
         self.services.close()
         self._ports.close()
-        self._loopback.close()
+        self._endpoints.stop()
         self._waiting.fail_all(AssociationFailed("this host was closed"))
         self._asking.fail_all(AssociationFailed("this host was closed"))
         if self._keylog is not None:
@@ -227,25 +198,8 @@ class LocalHost:
         return self._hits
 
     def open(self, hit: Hit, port: int, on_datagram: OnDatagram) -> LocalEndpoint:
-        """See ``interface.Host``.
-
-        Raises:
-            ValueError: ``hit`` is not ours, or ``port`` is none.
-        """
-        if hit not in self._hits:
-            raise ValueError(f"{hit} is no identity of this host")
-        if port == 0:
-            free = (p for p in range(_FIRST_FREE_PORT, 65_536) if (hit, p) not in self._endpoints)
-            port = next(free, 0)
-            if not port:
-                raise PortInUse(f"every port of {hit} is taken")
-        if not 0 < port < 65_536:
-            raise ValueError(f"{port} is no port")
-        if (hit, port) in self._endpoints:
-            raise PortInUse(f"port {port} of {hit} is open already")
-        endpoint = LocalEndpoint(self, hit, port, on_datagram)
-        self._endpoints[hit, port] = endpoint
-        return endpoint
+        """See ``interface.Host``."""
+        return self._endpoints.open(hit, port, on_datagram)
 
     def learn(self, hit: Hit, contact: bytes) -> None:
         """See ``interface.Host``."""
@@ -478,27 +432,6 @@ class LocalHost:
         return self._now()
 
     # sending
-
-    def send_first(self, endpoint: LocalEndpoint, data: bytes, to: Hit, port: int) -> None:
-        """Send where there is no association: to ourselves, or into the engine's queue.
-
-        Raises:
-            ValueError: the datagram is too long.
-        """
-        if len(data) > LONGEST_DATAGRAM:
-            raise ValueError(f"a datagram has at most {LONGEST_DATAGRAM} bytes")
-        if to in self._hits:
-            source = endpoint.hit, endpoint.port
-            if self._open and not self._loopback.send(to, port, data, *source):
-                self._counters["too much for our own HITs"] += 1
-        else:
-            payload = udp(pseudo_header(endpoint.hit, to), endpoint.port, port, data)
-            self._send_inner(endpoint.hit, to, UDP, payload)
-
-    def close_endpoint(self, endpoint: LocalEndpoint) -> None:
-        """Forget an Endpoint, unless another has taken its port since."""
-        if self._endpoints.get((endpoint.hit, endpoint.port)) is endpoint:
-            del self._endpoints[endpoint.hit, endpoint.port]
 
     def _send_inner(self, local: Hit, peer: Hit, next_header: int, payload: bytes) -> None:
         outbound = self.engine.outbound.get((local, peer))

@@ -277,8 +277,8 @@ class Nomads:
         assert (engine.deadline() or now) >= now
         associations = engine._associations
         assert len(associations) <= len(net_hits(self))
-        assert engine._exchanging <= associations.keys()
-        assert len(engine._alarms) < 500
+        assert engine._table.exchanging <= associations.keys()
+        assert len(engine._table._alarms) < 500
         spis = set()
         for association in associations.values():
             installed = association.standing.installed
