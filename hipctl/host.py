@@ -50,6 +50,7 @@ from hipctl.interface import (
     RegistrationEnded,
     Served,
     Shown,
+    Woke,
 )
 from hipctl.interfaces import Interfaces, OnChange
 from hipctl.loopback import Loopback
@@ -60,6 +61,7 @@ from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
 from hipctl.waiters import Waiters
+from hipctl.waking import Waking
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +154,7 @@ class LocalHost:
         self._ports = Ports(open_port, self.data.on_datagram, self._counters)
         self.data.use(self._ports)
         self._roaming = Roaming(self._ports, watch, self._on_moved)
+        self._waking = Waking(self._on_woke)
         relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
         self._contact: tuple[bytes, ...] = ()
@@ -185,6 +188,7 @@ class LocalHost:
             self._know_own_addresses()
             self.services.ports.start(loop.time, self._driver.feed, self._relay_at)
             self.services.start(self._driver.feed)
+            self._waking.open(loop)
         except BaseException:
             await self.__aexit__()
             raise
@@ -196,6 +200,7 @@ class LocalHost:
             self._driver.feed(self.engine.close_all)
             self._open = False
         self._driver.close()
+        self._waking.close()
         self._roaming.close()
         self.services.close()
         self._ports.close()
@@ -290,6 +295,7 @@ class LocalHost:
     def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
         """See ``interface.Host``."""
         self.engine.use(policy, wall)
+        self._waking.wall = wall
         if self._open:
             self._driver.feed(self.engine.show)
 
@@ -591,6 +597,7 @@ class LocalHost:
 
     def _on_moved(self, ours: Sequence[Address]) -> None:
         """We are at other addresses than before, or may be."""
+        self._waking.look()
         private = self._config.private_locators
         told = [each for each in ours if private or contacts.is_public(each[0])]
         if self._open:
@@ -598,6 +605,11 @@ class LocalHost:
             self._know_own_addresses()
             if ours:  # from nowhere nobody could be told
                 self._tell_contact()
+
+    def _on_woke(self, seconds: float) -> None:
+        _log.info("this machine has slept for %.0f s", seconds)
+        self._driver.feed(self.engine.woke)
+        self._emit(Woke(seconds))
 
     def _tell_contact(self) -> None:
         contact = tuple(self.contact(hit) for hit in self._hits)
