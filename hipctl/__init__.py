@@ -51,6 +51,7 @@ from hipctl.interface import (
     RegistrationEnded,
     Served,
     Shown,
+    Woke,
 )
 from hipctl.settings import EngineConfig
 
@@ -96,6 +97,7 @@ __all__ = [
     "Rejected",
     "Served",
     "Shown",
+    "Woke",
     "ask_control",
     "contact_from_addresses",
     "host_id_of_spki",

@@ -134,6 +134,13 @@ class Association:
         self._drop(State.UNASSOCIATED)
         return actions
 
+    def woke(self, at: float, now: float) -> list[Action]:
+        """We have slept: ask the peer at ``at`` whether it still knows us, or try on at once."""
+        if self.state is State.I1_SENT and not self._attempt.quiet:
+            return self._want(now)
+        upkeep = self.standing.upkeep
+        return upkeep.woke(at, now) if upkeep is not None and self.state in _UP else []
+
     @property
     def outbox(self) -> Outbox | None:
         """Through which to say something in an UPDATE; None: it is not the time to."""

@@ -268,17 +268,31 @@ class Engine:
             return self._edge.pass_out([], now)
         self._shared.locators = self.requester.locators = ours
         actions: list[Action] = []
-        servers = self._shared.servers
-        order = sorted(
-            self._associations.values(),
-            key=lambda a: (a.pair not in servers, -a.standing.last_heard()),
-        )
-        for i, association in enumerate(order):
+        for i, association in enumerate(self._in_order()):
             upkeep = association.standing.upkeep
             if upkeep is not None:
                 at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
                 actions += upkeep.set_locators(ours, at, now)
                 self._settle(association)
+        return self._edge.pass_out(actions, now)
+
+    def _in_order(self) -> list[Association]:
+        """Servers of ours, then those last heard."""
+        servers = self._shared.servers
+        return sorted(
+            self._associations.values(),
+            key=lambda a: (a.pair not in servers, -a.standing.last_heard()),
+        )
+
+    def woke(self, now: float) -> list[Action]:
+        """This machine has slept: see who has kept us, and let NATs and servers know us anew."""
+        self.requester.hurry(now)
+        if self._shared.friends:
+            self._friends_at = now
+        actions: list[Action] = []
+        for i, association in enumerate(self._in_order()):
+            actions += association.woke(now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE, now)
+            self._settle(association)
         return self._edge.pass_out(actions, now)
 
     def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:

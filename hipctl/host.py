@@ -51,6 +51,7 @@ from hipctl.interface import (
     RegistrationEnded,
     Served,
     Shown,
+    Woke,
 )
 from hipctl.interfaces import Interfaces, OnChange
 from hipctl.mapped import Mapped
@@ -63,6 +64,7 @@ from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
 from hipctl.waiters import Waiters
+from hipctl.waking import Waking
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +134,7 @@ class LocalHost:
         self._map_port = map_port or (PortMapper if open_port is open_udp else None)
         self._mapper: PortMapper | None = None
         self._ours: Sequence[Address] = ()
+        self._waking = Waking(self._on_woke)
         relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
         self._contact: tuple[bytes, ...] = ()
@@ -165,6 +168,7 @@ class LocalHost:
             self._know_own_addresses()
             self.services.ports.start(loop.time, self._driver.feed, self._relay_at)
             self.services.start(self._driver.feed)
+            self._waking.open(loop)
         except BaseException:
             await self.__aexit__()
             raise
@@ -176,6 +180,7 @@ class LocalHost:
             self._driver.feed(self.engine.close_all)
             self._open = False
         self._driver.close()
+        self._waking.close()
         self._roaming.close()
         self.services.close()
         self._ports.close()
@@ -255,6 +260,7 @@ class LocalHost:
     def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
         """See ``interface.Host``."""
         self.engine.use(policy, wall)
+        self._waking.wall = wall
         if self._open:
             self._driver.feed(self.engine.show)
 
@@ -536,6 +542,7 @@ class LocalHost:
         self._ours = ours
         if self._mapper is not None:
             self._mapper.moved(ours)
+        self._waking.look()
         private = self._config.private_locators
         told = [each for each in ours if private or contacts.is_public(each[0])]
         if self._open:
@@ -561,6 +568,11 @@ class LocalHost:
         if self._open:
             self.engine.set_mapped([(each.external, each.internal) for each in mapped])
             self._tell_contact()
+
+    def _on_woke(self, seconds: float) -> None:
+        _log.info("this machine has slept for %.0f s", seconds)
+        self._driver.feed(self.engine.woke)
+        self._emit(Woke(seconds))
 
     def _tell_contact(self) -> None:
         contact = tuple(self.contact(hit) for hit in self._hits)

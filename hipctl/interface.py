@@ -47,6 +47,17 @@ class ContactChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Woke:
+    """Event: this machine has slept, and so have its clock and all who wait; or we were stopped.
+
+    Attributes:
+        seconds: how long.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrationEnded:
     """Event: ``server`` does not serve us any more, or not for the moment.
 
@@ -63,7 +74,7 @@ class RegistrationEnded:
     reason: str
 
 
-Event = AssociationUp | AssociationDown | ContactChanged | RegistrationEnded
+Event = AssociationUp | AssociationDown | ContactChanged | RegistrationEnded | Woke
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,6 +275,12 @@ class Outbox:
             return []
         return [self.ask(self._paths.path(), now, announces=True)]
 
+    def wake(self, now: float) -> list[Action]:
+        """Ask whether the peer has kept us while we slept, and where it sees us now."""
+        sent = self.ask(self._paths.path(), now, limit=PROBE_RETRANSMIT_MAX, announces=True)
+        next(reversed(self.updates.outstanding.values())).vital = True
+        return [sent]
+
     def announce(self, now: float) -> list[Action]:
         """Tell the peer where we are, along the best path, and see whether that works."""
         paths = self._paths.telling()

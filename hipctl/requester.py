@@ -259,6 +259,11 @@ class Requester:
             wish.asking = set()
             wish.due = now
 
+    def hurry(self, now: float) -> None:
+        """We have slept: ask all servers anew, at once."""
+        for wish in self._wishes.values():
+            wish.pauses, wish.due = min(wish.pauses, 1), now
+
     def lost(self, pair: Pair) -> None:
         """There is no association any more."""
         self.infos.pop(pair, None)

@@ -463,6 +463,13 @@ class Upkeep:
         self._paths.disclose(now)
         return self.look(now)
 
+    def woke(self, at: float, now: float) -> list[Action]:
+        """We have slept: see at ``at`` whether the peer has kept us, and where it sees us now."""
+        if at <= now:
+            return self.outbox.wake(now)
+        self._timers.set(Chore.ANNOUNCE, at)
+        return []
+
     def look(self, now: float) -> list[Action]:
         """See whether it is time for new keys, and whether a call still hears its peer."""
         sas, mobility = self._sas, self._paths

@@ -21,6 +21,7 @@ from hipctl import (
     RegistrationEnded,
     RegistrationRefused,
     RegistrationType,
+    Woke,
 )
 from hipctl.sansio import Driver
 from overlay import keeper, reachable
@@ -205,6 +206,8 @@ class Callability:
             return
         if isinstance(event, RegistrationEnded) and event.local == self._local:
             self._feed(lambda now: self.keeper.on_ended(event.server, event.type, now))
+        if isinstance(event, Woke):
+            self._examiner.feed(self.reachable.on_network)
         self._look()
 
     async def _look_on(self) -> None:

@@ -76,6 +76,7 @@ REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
 OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is offered one again
 TRANSFER_PAUSE: Final = 0.02
 MAX_REPAIRED: Final = 4_096
+FEW: Final = 12  # neighbours that are asked at once, after sleep, whether they are there
 CLOCKS: Final = 5  # neighbours whose clocks correct ours
 JUMP: Final = 5.0  # seconds by which our clock may drift from the monotonic one at a time
 EXPIRE_PAUSE: Final = 0.02
@@ -213,6 +214,26 @@ class Kademlia:
         """The association with ``hit`` ended, or could not be made."""
         self._enter(now, wall)
         self._events.extend(self.rpc.on_down(hit))
+        return self._leave()
+
+    def on_up(self, hit: Hit, now: float, wall: float) -> list[Action]:
+        """There is an association with ``hit``: perhaps it was silent, and is back."""
+        self._enter(now, wall)
+        session, known = self.rpc.sessions.get(hit), self._known.get(hit)
+        here = known is not None and known.long_id in self.table.by_id
+        asked = session is not None and session.hello is not None
+        if self._seeds.contact(hit) and not here and not asked:
+            self._ask(SILENT, None, hit, Kind.HELLO, {})
+        return self._leave()
+
+    def on_woke(self, now: float, wall: float) -> list[Action]:
+        """We have slept: those whom we lost may be back, and those we know be gone."""
+        self._enter(now, wall)
+        for contact in list(islice(self.table.contacts(), FEW)):
+            self._ask(SILENT, None, contact.hit, Kind.PING, {})
+        if len(self._seeds) and len(self.table) < FEW:
+            self._rejoin = REJOIN_FIRST
+            self._knock()
         return self._leave()
 
     def get(self, handle: Any, kind: str, key: bytes, now: float, wall: float) -> list[Action]:

@@ -16,12 +16,14 @@ from typing import Any, Final, Self
 
 from hipctl import (
     AssociationDown,
+    AssociationUp,
     ContactChanged,
     Endpoint,
     Event,
     Hit,
     Host,
     Rejected,
+    Woke,
     contact_from_addresses,
 )
 from overlay.admission import Admitted, Credentials, admit
@@ -425,10 +427,18 @@ class Node:
         self._perform(self.engine.on_datagram(data, source, self._loop.time(), self._clock()))
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, ContactChanged) and self._running:
-            self._perform(self.engine.on_moved(self._loop.time(), self._clock()))
-        if isinstance(event, AssociationDown) and event.local == self.local and self._running:
-            self._perform(self.engine.on_down(event.peer, self._loop.time(), self._clock()))
+        if not self._running:
+            return
+        now, wall = self._loop.time(), self._clock()
+        match event:
+            case ContactChanged():
+                self._perform(self.engine.on_moved(now, wall))
+            case AssociationDown(local=self.local):
+                self._perform(self.engine.on_down(event.peer, now, wall))
+            case AssociationUp(local=self.local):
+                self._perform(self.engine.on_up(event.peer, now, wall))
+            case Woke():
+                self._perform(self.engine.on_woke(now, wall))
 
     def _perform(self, actions: Iterable[Action]) -> None:
         changes: list[Persist | Forget] = []

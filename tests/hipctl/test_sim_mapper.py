@@ -1,57 +1,64 @@
 """The simulated port mapper: tells what its router grants, and when that changes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 
 from sim.loop import simulate
-from sim.mapper import CHECK, machine_mapper
-from sim.nats import Internet, Kind
+from sim.machines import Machine
+from sim.mapper import CHECK, Mapped, machine_mapper
+from sim.nats import Internet, Kind, Router
 from sim.net import Address
+
+PORT = 10_500
+
+
+def run(scenario: Callable[[Internet, Machine, Router], Awaitable[None]]) -> None:
+    async def main() -> None:
+        internet = Internet(seed=1)
+        home = internet.place(Kind.MAPPED)
+        assert home.router
+        await scenario(internet, internet.machine("a", home), home.router)
+
+    simulate(main)
 
 
 def test_a_mapper_tells_what_the_router_grants_and_when_that_changes() -> None:
-    async def main() -> None:
-        internet = Internet(seed=1)
-        home = internet.place(Kind.MAPPED)
-        assert home.router
-        machine = internet.machine("a", home)
-        told: list[Sequence[Address]] = []
-        mapper = machine_mapper(machine)(told.append)
-        inner = (machine.ips[0], 10500)
-        machine.call(mapper.start, [inner])
+    async def scenario(internet: Internet, machine: Machine, router: Router) -> None:
+        told: list[list[Address]] = []
+
+        def on_change(found: list[Mapped]) -> None:
+            told.append([each.external for each in found])
+
+        mapper = machine_mapper(machine)(PORT, on_change)
+        await machine.run(mapper.start([(ip, PORT) for ip in machine.ips]))
         await asyncio.sleep(10_000)
-        assert told == [[(home.router.four.ip, 10500)]]
-        assert mapper.describe()[0]["external"] == told[0][0]
-        home.router.reboot(renumbered=True)
+        six = (machine.ips[1], PORT)  # a pinhole in the firewall
+        assert told == [[(router.four.ip, PORT), six]]
+        assert [row["external"] for row in mapper.describe()] == told[0]
+        router.reboot(renumbered=True)
         await asyncio.sleep(CHECK + 1)
-        assert told[1:] == [[(home.router.four.ip, 10500)]]
+        assert told[1:] == [[(router.four.ip, PORT), six]]
         assert told[0] != told[1]
         machine.move(internet.place(Kind.SYMMETRIC))
-        machine.call(mapper.moved, [(machine.ips[0], 10500)])
+        machine.call(mapper.moved, [(machine.ips[0], PORT)])
         await asyncio.sleep(1)
         assert told[2:] == [[]]
-        assert mapper.describe() == []
-        mapper.close()
-        mapper.close()
+        assert mapper.mapped == ()
+        await machine.run(mapper.close())
 
-    simulate(main)
+    run(scenario)
 
 
-def test_a_mapping_is_freed_at_the_end() -> None:
-    async def main() -> None:
-        internet = Internet(seed=1)
-        home = internet.place(Kind.MAPPED)
-        assert home.router
-        machine = internet.machine("a", home)
-        mapper = machine_mapper(machine)(lambda _: None)
-        machine.call(mapper.start, [(machine.ips[0], 10500)])
+def test_a_mapping_is_deleted_at_the_end() -> None:
+    async def scenario(internet: Internet, machine: Machine, router: Router) -> None:
+        mapper = machine_mapper(machine)(PORT, lambda _: None)
+        await machine.run(mapper.start([(machine.ips[0], PORT)]))
         await asyncio.sleep(1)
-        outer = (home.router.four.ip, 10500)
-        loop = asyncio.get_running_loop()
-        assert home.router.four.inbound(("45.9.9.9", 1), outer, loop.time())
-        machine.call(mapper.close)
+        outer, stranger = (router.four.ip, PORT), ("45.9.9.9", 1)
+        assert router.four.inbound(stranger, outer, internet.now())
+        for _ in range(2):
+            await machine.run(mapper.close())
         await asyncio.sleep(1)
-        assert home.router.four.inbound(("45.9.9.9", 1), outer, loop.time()) is None
-        await machine.halt()
+        assert router.four.inbound(stranger, outer, internet.now()) is None
 
-    simulate(main)
+    run(scenario)

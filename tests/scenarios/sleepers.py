@@ -10,9 +10,8 @@ gateway does before it sends INVITE, and a round trip: resolve, associate, ask a
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from hipctl import (
 )
 from overlay.accounts import AccountKey, self_certifying_aor
 from overlay.admission import Account
+from overlay.builtin import RelayService, RendezvousService
 from overlay.config import (
     HostTable,
     IdentityTable,
@@ -40,6 +40,7 @@ from overlay.config import (
 from overlay.errors import OverlayError
 from overlay.overlayfile import Seed, found_overlay
 from overlay.peer import LocalPeer
+from overlay.services import Service
 from overlay.store import MemoryStore
 from sim.ladder import of_internet
 from sim.machines import Machine
@@ -50,7 +51,7 @@ PORT = 5060
 HIP_PORT = 10_500
 DOMAIN = "family.example"
 REACHABLE = {Kind.PUBLIC, Kind.MAPPED}
-OFFERED = ("rvs", "relay")  # services of whoever is reachable, where they are installed
+OFFERED = ("rvs", "relay")  # services of whoever is reachable
 
 _SLEPT = "one of them fell asleep"
 _MOST_FAILURES = 1_000
@@ -211,11 +212,16 @@ class Gateway:
 class _Point:
     """An entry point."""
 
-    name = "sip"
+    def __init__(self, name: str, found: Callable[..., Service]) -> None:
+        self.name = name
+        self.load = lambda: found
 
-    @staticmethod
-    def load() -> type[Gateway]:
-        return Gateway
+
+_SERVICES = [
+    _Point("sip", Gateway),
+    _Point("rvs", RendezvousService),
+    _Point("relay", RelayService),
+]
 
 
 class Sleeper:
@@ -266,14 +272,13 @@ class Sleeper:
             watch=self.machine.watch,
             rng=rng,
         )
-        found = [p for p in entry_points(group="p2psip.services") if p.name in OFFERED]
-        served = [p.name for p in found] if self.kind in REACHABLE else []
+        served = OFFERED if self.kind in REACHABLE else ()
         self.peer = LocalPeer(
             self._world.profile(self, ["sip", *served]),
             host=self.host,
             identities={"device": self.identity},
             store=self.store,
-            installed=[_Point(), *found],  # type: ignore[list-item]
+            installed=_SERVICES,  # type: ignore[arg-type]
             now=self.machine.loop.time,
             wall=lambda: WALL + loop.time(),
             rng=rng,
@@ -297,9 +302,9 @@ class Sleeper:
         await self.machine.halt()
 
     def told(self) -> str:
-        """What the peer says is missing, "" if nothing is."""
+        """What the peer says is missing for it to be called, "" if nothing is."""
         status = self.machine.call(self.peer.status)
-        return str(status.get("reachability", {}).get("problem", ""))
+        return "; ".join(advice["missing"] for advice in status["why"])
 
     def _outer(self) -> tuple[str, int]:
         assert self.machine.at

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scenarios.swarm import EPOCH, identity, overlay_info
 
-from hipctl import ContactChanged, Hit
+from hipctl import ContactChanged, Hit, Woke
 from overlay import LookupFailed, NotFound
 from overlay.accounts import AccountKey, self_certifying_aor
 from overlay.admission import Account, Credentials
@@ -311,6 +311,55 @@ def test_whose_host_tells_of_a_move_publishes_it_within_half_a_second() -> None:
         await asyncio.sleep(0.5)
         await one.directory.resolve(two.aor)
         assert one.host.learnt[two.identity.hit] == moved
+
+    simulate(main)
+
+
+async def parted(net: HitNet) -> tuple[Device, Device]:
+    """Two devices, the other of which is back after both have lost each other."""
+    one, two = await devices(net, 2)
+    two.host.stop()
+    one.host.drop(two.identity.hit, "gone")
+    await asyncio.sleep(400)
+    assert not len(one.node.engine.table) + len(two.node.engine.table)
+    two.host.start()
+    return one, two
+
+
+def know_each_other(one: Device, two: Device) -> bool:
+    return len(one.node.engine.table) == len(two.node.engine.table) == 1
+
+
+def test_who_was_lost_and_associates_with_us_is_greeted_at_once() -> None:
+    async def main() -> None:
+        one, two = await parted(HitNet(latency=(0.05, 0.05)))
+        await two.host.connect(one.identity.hit)  # for some other purpose
+        await asyncio.sleep(0.5)
+        assert know_each_other(one, two)
+
+    simulate(main)
+
+
+def test_who_has_slept_looks_for_those_whom_it_lost_at_once() -> None:
+    async def main() -> None:
+        one, two = await parted(HitNet(latency=(0.05, 0.05)))
+        two.host.emit(Woke(300.0))
+        await asyncio.sleep(1)
+        assert know_each_other(one, two)
+
+    simulate(main)
+
+
+def test_strangers_who_associate_with_us_are_not_greeted() -> None:
+    async def main() -> None:
+        net = HitNet(latency=(0.05, 0.05), logging=True)
+        (one,) = await devices(net, 1)
+        stranger = Device(net, 9)
+        stranger.host.start()
+        stranger.host.learn(one.identity.hit, one.host.contact(one.identity.hit))
+        await stranger.host.connect(one.identity.hit)
+        await asyncio.sleep(5)
+        assert not net.log
 
     simulate(main)
 

@@ -1,12 +1,13 @@
-"""The simulated side of the port mapper: asks the router of where a machine is, without packets.
+"""The simulated side of ``hipctl.portmap.PortMapper``: no packets, the router's word for it.
 
-It is shaped as the real one is, so that ``LocalHost(…, port_mapper=…)`` can be given
-``machine_mapper(machine)``.
+mapper = machine_mapper(machine)(10_500, on_change)
+await mapper.start(addresses)
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from sim.machines import Machine
 from sim.net import Address
@@ -15,69 +16,88 @@ LIFETIME = 7_200.0  # seconds for which a mapping is asked
 CHECK = 30.0  # seconds between two looks whether the router still knows
 ROUND_TRIP = 0.002  # seconds until it has answered
 
-OnChange = Callable[[Sequence[Address]], None]
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A mapping, with the fields of ``hipctl.mapped.Mapped``."""
+
+    external: Address
+    internal: Address
+    protocol: str
+    router: str
+    lifetime: float
+    expires: float
 
 
-@dataclass
+OnChange = Callable[[Sequence[Any]], None]
+
+
 class SimPortMapper:
-    """From ``start`` to ``close``.
+    """Mappings of one UDP port, from ``start`` to ``close``."""
 
-    Attributes:
-        on_change: called with the outer addresses whenever they have changed.
-        mapped: inner address -> outer address.
-    """
+    def __init__(self, machine: Machine, port: int, on_change: OnChange) -> None:
+        self._machine = machine
+        self._port = port
+        self._on_change = on_change
+        self._addresses: Sequence[Address] = ()
+        self._mapped: tuple[Mapped, ...] = ()
+        self._task: asyncio.Task[None] | None = None
 
-    machine: Machine
-    on_change: OnChange
-    mapped: dict[Address, Address] = field(default_factory=dict)
-    _ours: Sequence[Address] = ()
-    _told: list[Address] = field(default_factory=list)
-    _task: asyncio.Task[None] | None = None
+    async def start(self, addresses: Sequence[Address]) -> None:
+        self.moved(addresses)
 
-    def start(self, ours: Sequence[Address] = ()) -> None:
-        """Begin to map these addresses of ours."""
-        self.moved(ours)
-
-    def moved(self, ours: Sequence[Address]) -> None:
-        """Map these from now on, and no others."""
-        self.close()
-        self._ours = ours
+    def moved(self, addresses: Sequence[Address]) -> None:
+        """We are at these addresses now."""
+        if self._task:
+            self._task.cancel()
+        self._addresses = addresses
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
-    def close(self) -> None:
-        """Map no more; harmless when done twice."""
+    async def close(self) -> None:
         if self._task:
             self._task.cancel()
             self._task = None
-        for inner in self.mapped:
-            self._ask(inner, 0)
-        self.mapped = {}
+            for each in self._mapped:
+                self._ask(each.internal, 0)
+
+    @property
+    def mapped(self) -> Sequence[Mapped]:
+        return self._mapped
 
     def describe(self) -> list[dict[str, object]]:
-        """One row per mapping."""
         return [
-            {"internal": inner, "external": outer, "protocol": "simulated"}
-            for inner, outer in self.mapped.items()
+            {"external": each.external, "internal": each.internal, "protocol": each.protocol}
+            for each in self._mapped
         ]
+
+    def counters(self) -> dict[str, int]:
+        return {}
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(ROUND_TRIP)
-            asked = {ours: self._ask(ours, LIFETIME) for ours in self._ours}
-            self.mapped = {inner: outer for inner, outer in asked.items() if outer}
-            if self._told != list(self.mapped.values()):
-                self._told = list(self.mapped.values())
-                self.on_change(self._told)
+            asked = [self._ask((ip, self._port), LIFETIME) for ip, _ in self._addresses]
+            found = tuple(each for each in asked if each)
+            before, self._mapped = self._mapped, found
+            if [each.external for each in before] != [each.external for each in found]:
+                self._on_change(found)
             await asyncio.sleep(CHECK)
 
-    def _ask(self, inner: Address, lifetime: float) -> Address | None:
-        router = self.machine.at.router if self.machine.at else None
-        if router is None or inner[0] not in self.machine.ips:
+    def _ask(self, inner: Address, lifetime: float) -> Mapped | None:
+        machine = self._machine
+        router = machine.at.router if machine.at else None
+        if router is None or inner[0] not in machine.ips:
             return None
-        with self.machine.loop.outside():
-            return router.ask(inner, lifetime)
+        with machine.loop.outside():
+            outer = router.ask(inner, lifetime)
+        expires = machine.loop.time() + lifetime
+        return outer and Mapped(outer, inner, "simulated", router.name, lifetime, expires)
 
 
-def machine_mapper(machine: Machine) -> Callable[[OnChange], SimPortMapper]:
-    """What makes the port mapper of a host on this machine."""
-    return lambda on_change: SimPortMapper(machine, on_change)
+def machine_mapper(machine: Machine) -> Callable[..., SimPortMapper]:
+    """What makes the port mappers of a host on this machine."""
+
+    def make(port: int, on_change: OnChange, **_: Any) -> SimPortMapper:
+        return SimPortMapper(machine, port, on_change)
+
+    return make
