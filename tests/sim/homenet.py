@@ -15,6 +15,8 @@ from hipctl.actions import Action, Address, PortsChanged
 from hipctl.datarelay import Flow
 from hipctl.engine import Engine
 from hipctl.identity import Hit, HostIdentity
+from hipctl.packet import Packet
+from hipctl.params import RelayTo
 from hipctl.settings import EngineConfig
 from sim.engines import FAST, Peer, Seen
 from sim.nats import Nat, Translator
@@ -260,7 +262,7 @@ class HomeNet(ServerNet):
         self._spoken.setdefault(peer.hit, set()).add(seen.to)
         if peer.hit in self.books and seen.data[8:24] != peer.hit:
             self._passes(peer.hit, len(seen.data))
-        self._look_for(peer, seen.source, seen.to)
+        self._look_for(peer, seen.to, seen.data)
         super()._transmit(peer, seen)
 
     def _control(self, other: Peer, data: bytes, source: Address, to: Address) -> None:
@@ -278,7 +280,6 @@ class HomeNet(ServerNet):
         metered = any(o.sa.spi == spi and o.sa.metered for o in peer.engine.outbound.values())
         if not metered:
             self._check_proven(peer, to)
-        self._look_for(peer, source, to)
         if self.hops is not None:
             outside = self.leaves(peer, source, to)
             if outside is not None:
@@ -309,14 +310,13 @@ class HomeNet(ServerNet):
         if books.packets > books.came or books.sent > books.received + _HOP * books.packets:
             self.wrong.append(f"{self.now}: a server has sent more than it received: {books}")
 
-    def _look_for(self, peer: Peer, source: Address, to: Address) -> None:
-        """Whether somebody who hides sends directly to whom it hides from."""
-        for who, whom in self.hidden:
-            if who != peer.hit or (who, whom) in self._found:
-                continue
-            there = next((p for p in self.everybody if p.hit == whom), None)
-            if there is not None and self._is_at(there, peer, source, to):
-                self.wrong.append(f"{self.now}: {source} who hides has sent to {to}")
+    def _look_for(self, peer: Peer, to: Address, data: bytes) -> None:
+        """Whether who hides shows where it is to whom it hides from: it or its relay sees it."""
+        whom = Hit(data[24:40])
+        if (peer.hit, whom) not in self.hidden or (peer.hit, whom) in self._found:
+            return
+        if not Packet(data).has(RelayTo):
+            self.wrong.append(f"{self.now}: who hides has sent directly to {to}")
 
     def _is_at(self, peer: Peer, sender: Peer, source: Address, to: Address) -> bool:
         home = self._places.get(sender.hit, {}).get(source)

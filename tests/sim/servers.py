@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from hipctl.actions import Address
 from hipctl.constants import RegistrationType
 from hipctl.datarelay import Flow
+from hipctl.identity import HostIdentity
 from hipctl.interface import Offer
 from hipctl.settings import EngineConfig
 from sim.engines import FAST, Net, Peer
@@ -35,9 +36,10 @@ class ServerNet(Net):
         ports: int = 4,
         config: EngineConfig = FAST,
         name: str = "",
+        identity: HostIdentity | None = None,
     ) -> Peer:
         """Add a server that offers this."""
-        server = self.add(config, name=name)
+        server = self.add(config, identity, name)
         self.offer(server, offers)
         for n in range(ports):
             address = (server.address[0], 50_000 + n)
