@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hipctl import Hit, HostConfig, HostConfigRefused, HostIdentity, LocalHost
 from hipctl import contact_from_addresses as contact
 from hipctl.cli import main
-from hipctl.udp import open_udp, outgoing_addresses
+from hipctl.udp import UdpPort, open_udp, outgoing_addresses
 
 pytestmark = pytest.mark.net
 
@@ -152,6 +152,33 @@ def test_a_datagram_that_the_kernel_refuses_is_counted() -> None:
     run(scenario(), asyncio.SelectorEventLoop)
 
 
+@pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_datagram_for_which_the_kernel_has_no_room_waits(loop: Any, address: str) -> None:
+    if address == "::1" and not outgoing_ipv6():
+        pytest.skip("this machine has no IPv6")
+
+    def full(*_: object) -> int:
+        raise BlockingIOError
+
+    async def scenario() -> None:
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        counters: Counter[str] = Counter()
+        there = await open_udp((address, 0), lambda data, _: heard.put_nowait(data), counters)
+        here = await open_udp((address, 0), lambda *_: None, counters)
+        assert isinstance(here, UdpPort)
+        here._sendto = full
+        here.send(b"later", there.address)
+        assert await asyncio.wait_for(heard.get(), 5) == b"later"
+        here.close()
+        here.send(b"never", there.address)
+        assert counters == {"send failed: EAGAIN": 1}
+        there.close()
+        await asyncio.sleep(0)
+
+    run(scenario(), loop)
+
+
 def test_our_own_address_is_found_without_sending() -> None:
     for address in outgoing_addresses(socket.AF_INET):
         assert socket.inet_aton(address)
@@ -209,13 +236,15 @@ def test_a_ping_that_nobody_answers_exits_with_one() -> None:
 
 
 def test_an_interrupted_ping_still_sums_up() -> None:
-    with listening() as (_, hit, address):
+    with listening() as (listener, hit, address):
         command = [*HIPCTL, "ping", f"{hit}@{address}", "-c", "1000", "--json"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
+            assert listener.stdout
+            assert json.loads(listener.stdout.readline())["event"] == "up"
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(1.5)
+                process.wait(0.5)  # time for the first reply
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=10)
         assert process.returncode == 0
