@@ -117,11 +117,10 @@ def test_garbage_on_a_real_socket_leaves_the_host_and_its_memory_alone() -> None
                     await asyncio.sleep(0)
                     if wave == 9:
                         half = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            await asyncio.sleep(0.1)
+            one.learn(OTHER.hit, other.contact(OTHER.hit))
+            await one.connect(OTHER.hit)  # its I1 came behind all that
             assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < half + 8_000
             assert sum(other.counters().values()) > 2_000
-            one.learn(OTHER.hit, other.contact(OTHER.hit))
-            await one.connect(OTHER.hit)
 
     run(scenario(), uvloop.new_event_loop)
 
