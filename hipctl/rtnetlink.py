@@ -149,7 +149,7 @@ def _address(message: Any) -> LinkAddress:
     flags = message.get_attr("IFA_FLAGS", message["flags"])  # beyond the first 8 bits
     tentative = flags & IFA_F_TENTATIVE and not flags & IFA_F_OPTIMISTIC
     fit = not (tentative or flags & (IFA_F_DADFAILED | IFA_F_DEPRECATED))
-    return LinkAddress(ip, message["index"], fit)
+    return LinkAddress(str(ipaddress.ip_address(ip)), message["index"], fit)
 
 
 def usable(

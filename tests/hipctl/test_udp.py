@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hipctl import Hit, HostConfig, HostConfigRefused, HostIdentity, LocalHost
 from hipctl import contact_from_addresses as contact
 from hipctl.cli import main
-from hipctl.udp import open_udp, outgoing_addresses
+from hipctl.udp import UdpPort, open_udp, outgoing_addresses
 
 pytestmark = pytest.mark.net
 
@@ -117,11 +117,10 @@ def test_garbage_on_a_real_socket_leaves_the_host_and_its_memory_alone() -> None
                     await asyncio.sleep(0)
                     if wave == 9:
                         half = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            await asyncio.sleep(0.1)
+            one.learn(OTHER.hit, other.contact(OTHER.hit))
+            await one.connect(OTHER.hit)  # its I1 came behind all that
             assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < half + 8_000
             assert sum(other.counters().values()) > 2_000
-            one.learn(OTHER.hit, other.contact(OTHER.hit))
-            await one.connect(OTHER.hit)
 
     run(scenario(), uvloop.new_event_loop)
 
@@ -150,6 +149,33 @@ def test_a_datagram_that_the_kernel_refuses_is_counted() -> None:
         assert counters["send failed: EMSGSIZE"] == 1
 
     run(scenario(), asyncio.SelectorEventLoop)
+
+
+@pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_datagram_for_which_the_kernel_has_no_room_waits(loop: Any, address: str) -> None:
+    if address == "::1" and not outgoing_ipv6():
+        pytest.skip("this machine has no IPv6")
+
+    def full(*_: object) -> int:
+        raise BlockingIOError
+
+    async def scenario() -> None:
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        counters: Counter[str] = Counter()
+        there = await open_udp((address, 0), lambda data, _: heard.put_nowait(data), counters)
+        here = await open_udp((address, 0), lambda *_: None, counters)
+        assert isinstance(here, UdpPort)
+        here._sendto = full
+        here.send(b"later", there.address)
+        assert await asyncio.wait_for(heard.get(), 5) == b"later"
+        here.close()
+        here.send(b"never", there.address)
+        assert counters == {"send failed: EAGAIN": 1}
+        there.close()
+        await asyncio.sleep(0)
+
+    run(scenario(), loop)
 
 
 def test_our_own_address_is_found_without_sending() -> None:
@@ -209,13 +235,15 @@ def test_a_ping_that_nobody_answers_exits_with_one() -> None:
 
 
 def test_an_interrupted_ping_still_sums_up() -> None:
-    with listening() as (_, hit, address):
+    with listening() as (listener, hit, address):
         command = [*HIPCTL, "ping", f"{hit}@{address}", "-c", "1000", "--json"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
+            assert listener.stdout
+            assert json.loads(listener.stdout.readline())["event"] == "up"
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(1.5)
+                process.wait(0.5)  # time for the first reply
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=10)
         assert process.returncode == 0
