@@ -299,7 +299,7 @@ class Sleeper:
     def told(self) -> str:
         """What the peer says is missing, "" if nothing is."""
         status = self.machine.call(self.peer.status)
-        return str(status.get("reachability", {}).get("problem", ""))
+        return "; ".join(row["missing"] for row in status["why"])
 
     def _outer(self) -> tuple[str, int]:
         assert self.machine.at
@@ -455,6 +455,7 @@ class World:
             await asyncio.wait([calling], timeout=0.1)
             if not self.awake(caller, callee):
                 calling.cancel()
+                calling.add_done_callback(lambda done: done.cancelled() or done.exception())
                 return _SLEPT
         try:
             calling.result()
