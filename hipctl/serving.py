@@ -6,7 +6,7 @@ from typing import Final
 
 from hipctl import params
 from hipctl.actions import Action, Address, Pair, Path, PortsChanged, Relayed
-from hipctl.constants import RegistrationType
+from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.crypto import Keys
 from hipctl.datarelay import DataRelay
 from hipctl.errors import Rejected
@@ -136,6 +136,10 @@ class Serving:
         if requests or asked.fresh:
             said = self.registrar.judge(pair, requests, asked, now)
             self._notice_full(now)
+            for refused in said:
+                if isinstance(refused, params.RegFailed):
+                    name = RegistrationFailure(refused.reason).name.replace("_", " ").lower()
+                    self._counters[f"registration refused: {name}"] += len(refused.types)
         client = self.registrar.of(pair)
         if (
             client is not None

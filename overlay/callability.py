@@ -5,11 +5,13 @@ the neighbours, tests and registers; asks neighbours to knock; watches the host.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple, Self
+from functools import partial
+from typing import Any, Final, Self
 
 from hipctl import (
     AssociationFailed,
@@ -17,6 +19,7 @@ from hipctl import (
     HipError,
     Hit,
     Host,
+    Nat,
     Reachability,
     RegistrationEnded,
     RegistrationRefused,
@@ -26,13 +29,9 @@ from hipctl import (
 from hipctl.sansio import Driver
 from overlay import keeper, reachable
 from overlay.advice import Advice, Seen, what_limits, why_nobody_calls
-from overlay.errors import OverlayError
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
-from overlay.knocking import Knocked
-from overlay.node import Node
-from overlay.providers import Providers
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
-from overlay.routing import Contact
+from overlay.scout import Home, Scout
 from overlay.servers import (
     CONTROL,
     DATA,
@@ -40,26 +39,22 @@ from overlay.servers import (
     RENDEZVOUS,
     RENDEZVOUS_SERVERS,
     THROUGH,
-    Found,
     Server,
     Wants,
 )
+from overlay.witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
 
-LOOK: Final = 5.0  # seconds between looks at the host
+LOOK: Final = 2.0  # seconds between looks at the host
+JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
 HEAD_START: Final = 3.0  # seconds for which a public address needs no servers before it is proven
+MOST_FRIENDS: Final = 8  # of whom the host counts no more
+DISCOVERED: Final = 2  # servers that must say where they see us
 PING_SECONDS: Final = 3.0
 REGISTER_SECONDS: Final = 3.0
-KINDS: Final = {"relay": frozenset((CONTROL, DATA)), "rvs": frozenset((RENDEZVOUS,))}
 NAMES: Final = {CONTROL: "control relay", DATA: "data relay", RENDEZVOUS: "rendezvous server"}
-
-
-class Home(NamedTuple):
-    """One overlay in which the HIT takes part."""
-
-    node: Node
-    providers: Providers
+DISCOVERY: Final = RegistrationType.CANDIDATE_DISCOVERY
 
 
 class Callability:
@@ -70,6 +65,7 @@ class Callability:
         local: the HIT.
         homes: its overlays.
         visible: whether strangers may see our address: rendezvous servers will do.
+        wall: Unix seconds.
         rng: random bytes.
     """
 
@@ -80,33 +76,38 @@ class Callability:
         homes: Sequence[Home],
         *,
         visible: bool = False,
+        wall: Callable[[], float],
         rng: Callable[[int], bytes],
     ) -> None:
         self._host = host
         self._local = local
         self._homes = tuple(homes)
         self._visible = visible
-        self._rng = rng
+        self._wall, self._rng = wall, rng
         self.keeper = Keeper()
         self.reachable = Reachable()
-        self._known: dict[Hit, tuple[Node, bytes]] = {}  # servers: whose they are, their contact
-        self._rendezvous = False  # there are such servers, but we must not use them
+        self._scout = Scout(host, local, self._homes, rng)
+        self._witnesses = Witnesses(host, self._homes)
         self._place: Reachability | None = None
-        self._asked: Counter[Hit] = Counter()
+        self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._began = 0.0
+        self._since = 0.0  # when we came here, monotonic seconds
+        self._gap = 0.0  # our wall clock minus the monotonic one
         self._running = False
 
     async def __aenter__(self) -> Self:
         """Begin; nothing is waited for."""
         loop = asyncio.get_running_loop()
-        self._now, self._began = loop.time, loop.time()
+        self._now, self._since = loop.time, loop.time()
+        self._gap = self._wall() - self._since
         self._driver = Driver[keeper.Action](self.keeper, self._on_keeper)
         self._examiner = Driver[reachable.Action](self.reachable, self._on_reachable)
         self._unwatch = self._host.watch(self._on_event)
         self._running = True
         self._place = self._host.reachability()
-        self._recall()
+        self._driver.feed(
+            lambda now: self.keeper.on_found(self._scout.recall(), now, searched=False)
+        )
         self._examiner.feed(self.reachable.start)
         self._look()
         self._spawn(self._look_on(), "look")
@@ -152,10 +153,16 @@ class Callability:
         """What ``p2psip netcheck`` shows: asks neighbours and servers now. JSON-ready."""
         servers = self.keeper.serving(*NAMES)
         knocks, rtts = await asyncio.gather(
-            self._ask(reachable.ASKED),
+            self._witnesses.ask(reachable.ASKED, (self._place or Reachability()).direct),
             asyncio.gather(*(self._ping(server.hit) for server in servers)),
         )
-        place = self._place or Reachability()
+        asked = await self._discover()
+        place = self._host.reachability()
+        for hit in asked:
+            self._spawn(self._cancel(hit, frozenset((DISCOVERY,))), "unregister")
+        nat = place.nat
+        if nat is Nat.UNKNOWN and self.reachable.proven and not place.mapped:
+            nat = Nat.NONE
         verdicts = Counter(verdict for _, verdict in knocks)
         seen = dataclasses.replace(self._seen(), verdicts=verdicts or self.reachable.verdicts)
         if self.reach is Reach.NONE:
@@ -166,7 +173,7 @@ class Callability:
             "hit": str(self._local),
             "callable": self.callable,
             "reach": self.reach.value,
-            "nat": place.nat.value,
+            "nat": nat.value,
             "addresses": [_text(address) for address in place.addresses],
             "mapped": [
                 {"protocol": protocol, "address": _text(address)}
@@ -179,6 +186,23 @@ class Callability:
             "servers": [_row(each, rtt) for each, rtt in zip(servers, rtts, strict=True)],
             "problems": [advice.to_json() for advice in problems],
         }
+
+    async def _discover(self) -> list[Hit]:
+        """Let so many servers tell where they see us that the kind of NAT can be known.
+
+        Returns:
+            Who was asked (RFC 9028 §4.2), and may forget us again.
+        """
+        told = {hit for hit, _ in self._host.reachability().reflexive}
+        others = [s for s in self.keeper.servers if s.rtt is not None and s.hit not in told]
+        others.sort(key=lambda server: server.distance)
+        asked = [server.hit for server in others[: max(DISCOVERED - len(told), 0)]]
+        await asyncio.gather(*(self._ask_where(hit) for hit in asked))
+        return asked
+
+    async def _ask_where(self, hit: Hit) -> None:
+        with contextlib.suppress(HipError, TimeoutError):
+            await self._host.register(hit, [DISCOVERY], local=self._local, timeout=PING_SECONDS)
 
     def _seen(self) -> Seen:
         machine, place = self.reachable, self._place or Reachability()
@@ -195,7 +219,7 @@ class Callability:
             refusals=tuple(self.keeper.refusals.values()),
             searched=self.keeper.searched,
             visible=self._visible,
-            rendezvous=self._rendezvous,
+            rendezvous=self._scout.rendezvous,
             data=len(self.keeper.serving(DATA)),
         )
 
@@ -217,13 +241,46 @@ class Callability:
 
     def _look(self) -> None:
         """See where we are, and who is there."""
-        place = self._host.reachability()
-        if self._place is not None and _is_elsewhere(place, self._place):
-            self._place = place
+        place, now = self._host.reachability(), self._now()
+        slept = abs(self._wall() - now - self._gap) > JUMP
+        self._gap = self._wall() - now
+        moved = self._place is not None and _is_elsewhere(place, self._place)
+        self._place = place
+        if slept or moved:
+            self._since = now
             self._examiner.feed(self.reachable.on_network)
             self._feed(self.keeper.on_network)
-        self._place = place
+        for server in list(self.keeper.servers):
+            if server.retry > now and self._heard(server.hit) > server.failed:
+                self._feed(partial(self.keeper.on_seen, server.hit))
         self._settle()
+        friends = self._whom_to_befriend()
+        if friends != self._friends:
+            self._friends = friends
+            self._host.befriend(friends, local=self._local)
+
+    def _whom_to_befriend(self) -> tuple[Hit, ...]:
+        """With whom a way is kept open by ourselves, for whom strangers don't reach.
+
+        In an overlay of few that is everybody: no server need be awake when two of them are. In
+        a larger one it is those whom we heard last, as long as no server makes us callable.
+        """
+        if self.reachable.proven:
+            return ()
+        met = [hit for home in self._homes for hit in home.node.engine.met()]
+        met = [hit for hit in dict.fromkeys(met) if hit not in self._host.hits]
+        if len(met) > MOST_FRIENDS and self.keeper.serving(*THROUGH):
+            return ()
+        return tuple(sorted(met[:MOST_FRIENDS]))
+
+    def _heard(self, hit: Hit) -> float:
+        """When a server last gave a sign of life in an overlay, monotonic seconds."""
+        node = self._scout.node(hit)
+        session = node.engine.session(hit) if node is not None else None
+        if session is None or session.node is None:
+            return float("-inf")
+        heard: float = max(session.answered, session.node.heard)
+        return heard
 
     def _feed(self, step: Callable[[float], list[keeper.Action]]) -> None:
         if self._running:
@@ -241,7 +298,7 @@ class Callability:
         facts = Facts(
             network=bool(place.addresses),
             direct=bool(place.direct),
-            neighbours=sum(1 for _ in self._neighbours()),
+            neighbours=len(self._witnesses.neighbours()),
             through=len(self.keeper.serving(*THROUGH)),
         )
         if facts != self.reachable.facts:
@@ -255,7 +312,7 @@ class Callability:
         proven, place = self.reachable.proven, self._place
         if proven:
             return ()
-        early = proven is None and self._now() - self._began < HEAD_START
+        early = proven is None and self._now() - self._since < HEAD_START
         if early and place is not None and self._host.groups(place.direct):
             return ()
         return (RENDEZVOUS_SERVERS, RELAYS) if self._visible else (RELAYS,)
@@ -275,15 +332,18 @@ class Callability:
             case Probe(hit):
                 self._spawn(self._probe(hit), "probe")
             case Keep(hit):
-                self._keep(hit)
+                server = self.keeper.servers.get(hit)
+                self._scout.keep(hit, server.types if server is not None else ())
 
     def _on_reachable(self, action: reachable.Action) -> None:
         match action:
             case Examine(count, round_):
                 self._spawn(self._examine(count, round_), "examine")
             case Changed(reach):
-                log = _log.warning if reach is Reach.NONE else _log.info
-                log("%s can be called: %s", self._local, reach.value)
+                if reach is Reach.NONE:
+                    _log.warning("nobody can call %s; see: p2psip status", self._local)
+                else:
+                    _log.info("%s can be called %s", self._local, reach.value)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -295,76 +355,15 @@ class Callability:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("%s failed", task.get_name(), exc_info=error)
 
-    # --- looking for servers
-
     async def _search(self) -> None:
-        found: dict[Hit, Found] = {}
-        for home in self._homes:
-            for kind in KINDS:
-                for each in await self._providers(home, kind):
-                    before = found.get(each.hit)
-                    types = each.types | (before.types if before else frozenset())
-                    found[each.hit] = each._replace(types=types)
-            found |= {each.hit: each for each in self._offering(home)}
-        usable = set(RELAYS) | (set(RENDEZVOUS_SERVERS) if self._visible else set())
-        self._rendezvous = any(RENDEZVOUS in each.types for each in found.values())
-        offers = [each._replace(types=each.types & usable) for each in found.values()]
-        offers = [each for each in offers if each.types]
-        offers.sort(key=lambda each: self._rng(4))  # not everybody asks the same one first
-        self._feed(lambda now: self.keeper.on_found(offers, now, searched=True))
-
-    async def _providers(self, home: Home, kind: str) -> list[Found]:
-        """Those whose SVC records say so."""
-        try:
-            providers = await home.providers.find(kind)
-        except OverlayError:
-            return []
-        for each in providers:
-            self._known[each.hit] = home.node, each.contact
-        return [
-            Found(each.hit, KINDS[kind], self._host.groups(each.contact), each.capacity > 0)
-            for each in providers
-        ]
-
-    def _offering(self, home: Home) -> list[Found]:
-        """Those of our neighbours that said so in the exchange."""
-        found = []
-        for contact in home.node.engine.table.contacts():
-            types = self._offered(contact.hit)
-            if types and contact.hit not in self._host.hits:
-                self._known[contact.hit] = home.node, contact.contact
-                found.append(Found(contact.hit, types, contact.groups, proven=True))
-        return found
-
-    def _offered(self, hit: Hit) -> frozenset[RegistrationType]:
-        offered = self._host.offered(hit, local=self._local) or frozenset()
-        return offered & frozenset(NAMES)
-
-    def _recall(self) -> None:
-        """Begin with those who served us before."""
-        found = []
-        for home in self._homes:
-            node = home.node
-            for hit, contact, types in node.store.servers(node.overlay.id):
-                if hit not in self._host.hits:
-                    self._known[hit] = node, contact
-                    node.learn(hit, contact)
-                    known = frozenset(t for t in NAMES if t in types)
-                    found.append(Found(hit, known, self._host.groups(contact), good=True))
-        self._driver.feed(lambda now: self.keeper.on_found(found, now, searched=False))
-
-    def _keep(self, hit: Hit) -> None:
-        if hit in self._known:
-            node, contact = self._known[hit]
-            server = self.keeper.servers.get(hit)
-            types = server.types if server is not None else ()
-            node.store.keep_server(node.overlay.id, hit, contact, types, node.wall())
+        found = await self._scout.search(visible=self._visible)
+        self._feed(lambda now: self.keeper.on_found(found, now, searched=True))
 
     # --- dealing with one server
 
     async def _test(self, hit: Hit) -> None:
         rtt = await self._ping(hit)
-        types = self._offered(hit)
+        types = self._scout.offered(hit)
         if not self._visible:
             types -= {RENDEZVOUS}
         self._feed(lambda now: self.keeper.on_tested(hit, rtt, types, now))
@@ -374,9 +373,8 @@ class Callability:
         self._feed(lambda now: self.keeper.on_probed(hit, rtt, now))
 
     async def _ping(self, hit: Hit) -> float | None:
-        if hit not in self._known:
-            return None
-        return await self._known[hit][0].ping(hit, PING_SECONDS)
+        node = self._scout.node(hit)
+        return None if node is None else await node.ping(hit, PING_SECONDS)
 
     async def _register(self, hit: Hit, types: frozenset[RegistrationType]) -> None:
         try:
@@ -394,47 +392,18 @@ class Callability:
             self._feed(lambda now: self.keeper.on_registered(hit, got, now))
 
     async def _unregister(self, hit: Hit, types: frozenset[RegistrationType]) -> None:
-        try:
-            async with asyncio.timeout(REGISTER_SECONDS):
-                await self._host.unregister(hit, types, local=self._local)
-        except (HipError, TimeoutError):
-            pass  # it is dead, or will notice
+        await self._cancel(hit, types)
         self._feed(lambda now: self.keeper.on_unregistered(hit, now))
 
-    # --- asking neighbours
-
-    def _neighbours(self) -> "list[tuple[Home, Contact]]":
-        """Those who seem to be there."""
-        return [
-            (home, contact)
-            for home in self._homes
-            for contact in home.node.engine.table.contacts()
-            if not contact.failures
-        ]
+    async def _cancel(self, hit: Hit, types: frozenset[RegistrationType]) -> None:
+        with contextlib.suppress(HipError, TimeoutError):  # it is dead, or will notice
+            async with asyncio.timeout(REGISTER_SECONDS):
+                await self._host.unregister(hit, types, local=self._local)
 
     async def _examine(self, count: int, round_: int) -> None:
-        verdicts = [verdict for _, verdict in await self._ask(count)]
+        place = self._place or Reachability()
+        verdicts = [said for _, said in await self._witnesses.ask(count, place.direct)]
         self._examined(lambda now: self.reachable.on_examined(round_, verdicts, now))
-
-    async def _ask(self, count: int) -> list[tuple[Hit, Knocked]]:
-        """Let so many neighbours knock at us, those outside of our LAN if there are any."""
-        place = self._place
-        if place is None or not place.direct:
-            return []
-        asked = [
-            (home, contact)
-            for home, contact in self._neighbours()
-            if self._host.connected(contact.hit)
-        ]
-        asked = [each for each in asked if each[1].groups] or asked
-        chosen = _spread(sorted(asked, key=lambda each: self._asked[each[1].hit]), count)
-        self._asked.update(contact.hit for _, contact in chosen)
-        if len(self._asked) > 1024:
-            self._asked.clear()
-        answers = await asyncio.gather(
-            *(home.node.ask_to_knock(contact.hit, place.direct) for home, contact in chosen)
-        )
-        return [(contact.hit, said) for (_, contact), said in zip(chosen, answers, strict=True)]
 
 
 def _row(server: Server, rtt: float | None) -> dict[str, Any]:
@@ -457,17 +426,3 @@ def _is_elsewhere(place: Reachability, before: Reachability) -> bool:
         or set(place.mapped) != set(before.mapped)
         or place.direct != before.direct
     )
-
-
-def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:
-    """The first ``count``, but as many places as possible among them."""
-    chosen: list[tuple[Home, Contact]] = []
-    seen: set[bytes] = set()
-    rest = []
-    for each in neighbours:
-        if each[1].groups & seen:
-            rest.append(each)
-        else:
-            chosen.append(each)
-            seen |= each[1].groups
-    return [*chosen, *rest][:count]

@@ -280,6 +280,11 @@ class Kademlia:
         """Whether anybody else is known who may be in the overlay."""
         return len(self._seeds) + len(self.table) > 0
 
+    def met(self) -> list[Hit]:
+        """Everybody whom we know to be in the overlay, awake or not, the latest first."""
+        heard = sorted(self.table.contacts(), key=lambda contact: -contact.heard)
+        return list(dict.fromkeys((*(contact.hit for contact in heard), *self._seeds.all())))
+
     def restore(self, records: Iterable[bytes], wall: float) -> None:
         """Take back what the disk kept; each is judged anew."""
         for raw in records:

@@ -214,6 +214,14 @@ class Keeper:
                 self._hurry()
         return self._leave()
 
+    def on_seen(self, hit: Hit, now: float) -> list[Action]:
+        """A server that had failed gave a sign of life: it may be tried again at once."""
+        self._now = now
+        server = self.servers.get(hit)
+        if server is not None and server.retry > now and hit not in self.refusals:
+            server.failures, server.retry = 0, float("-inf")
+        return self._leave()
+
     def on_network(self, now: float) -> list[Action]:
         """Our own network is another one: who failed may be reached now, and who served not."""
         self._now = now

@@ -28,7 +28,7 @@ from hipctl import (
 from overlay.accounts import split_aor
 from overlay.admission import Credentials
 from overlay.answering import Answering
-from overlay.callability import Callability, Home
+from overlay.callability import Callability
 from overlay.config import JoinedOverlay, Profile, parse_address
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
@@ -40,6 +40,7 @@ from overlay.policy import Evidence, Verdict
 from overlay.providers import Providers
 from overlay.publisher import Publisher
 from overlay.reception import Reception
+from overlay.scout import Home
 from overlay.seat import Seat
 from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
@@ -256,6 +257,7 @@ class LocalPeer:
             hit,
             [Home(member.node, member.providers) for member in members],
             visible=self._profile.host.visible,
+            wall=self._wall,
             rng=self._rng,
         )
         await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")

@@ -56,6 +56,10 @@ class Seeds:
             old, _ = self._met.popitem(last=False)
             self._lost.pop(old, None)
 
+    def all(self) -> list[Hit]:
+        """Everybody, whom we met last first, those of the profile at the end."""
+        return list(dict.fromkeys((*reversed(self._met), *self._fixed)))
+
     def turn(self) -> list[Hit]:
         """Whom to greet while we know nobody: another choice each time."""
         fixed = _from(list(self._fixed), self._turns * FIXED_BATCH, FIXED_BATCH)

@@ -52,6 +52,7 @@ class Server:
         tested: when, monotonic seconds.
         failures: in a row.
         missed: probes in a row.
+        failed: when it did last, monotonic seconds.
         retry: before when it is not tried again, monotonic seconds.
         held: what it does for us.
         since: from when on, monotonic seconds.
@@ -70,6 +71,7 @@ class Server:
     tested: float = float("-inf")
     failures: int = 0
     missed: int = 0
+    failed: float = float("-inf")
     retry: float = float("-inf")
     held: set[RegistrationType] = field(default_factory=set)
     since: float = 0.0
@@ -84,6 +86,7 @@ class Server:
 
     def fails(self, now: float, first: float = RETRY_FIRST) -> None:
         """It failed: it rests for ``first`` seconds, and longer each time."""
+        self.failed = now
         self.retry = now + min(first * 2**self.failures, RETRY_MOST)
         self.failures = min(self.failures + 1, MOST_FAILURES)
         self.rtt = None

@@ -441,6 +441,25 @@ def test_another_network_makes_servers_prove_themselves_and_forgives_failures() 
     assert world.serving() == [0, 1]
 
 
+def test_one_that_is_heard_again_is_tried_at_once() -> None:
+    world = World(relays(0.01))
+    world.want(RELAYS)
+    world.run(20)
+    world.relays[hit(0)].up = False
+    world.relays[hit(0)].clients.clear()
+    world.run(300)
+    assert world.serving() == []
+    world.relays[hit(0)].up = True
+    server = world.keeper.servers.get(hit(0))
+    assert server is not None
+    assert server.retry > world.now
+    world.do(world.keeper.on_seen(hit(0), world.now))
+    world.run(1)
+    assert world.serving() == [0]
+    assert world.keeper.on_seen(hit(0), world.now) == []
+    assert world.keeper.on_seen(hit(9), world.now) == []
+
+
 def test_idle_costs_one_probe_a_server_every_ten_seconds() -> None:
     world = World(relays(0.01, 0.02, 0.03))
     world.want(RELAYS)

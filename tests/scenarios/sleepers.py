@@ -460,6 +460,7 @@ class World:
             await asyncio.wait([calling], timeout=0.1)
             if not self.awake(caller, callee):
                 calling.cancel()
+                calling.add_done_callback(lambda done: done.cancelled() or done.exception())
                 return _SLEPT
         try:
             calling.result()

@@ -320,6 +320,48 @@ def test_after_a_move_the_servers_are_kept_or_found_anew() -> None:
     scenario(main)
 
 
+def test_few_keep_ways_open_to_each_other_and_many_leave_that_to_servers() -> None:
+    async def main(town: Town) -> None:
+        few = town.homes(4)
+        for home in few:
+            home.host.site = "together"
+        await town.wake()
+        await asyncio.sleep(30)
+        assert all(home.host.friends == () for home in few)  # all are reached directly
+        for number, home in enumerate(few):
+            home.host.move(f"home {number}")
+        await asyncio.sleep(60)
+        for home in few:
+            others = {other.hit for other in few if other is not home}
+            assert set(home.host.friends) == others
+
+    async def many(town: Town) -> None:
+        town.relay()
+        homes = town.homes(12)
+        await town.wake()
+        await asyncio.sleep(60)
+        assert all(home.host.friends == () for home in homes)
+
+    scenario(main)
+    scenario(many)
+
+
+def test_a_relay_that_comes_back_is_used_at_once() -> None:
+    async def main(town: Town) -> None:
+        town.add()
+        relay = town.relay()
+        home = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        await relay.sleep()
+        await asyncio.sleep(600)
+        assert home.reach is Reach.NONE
+        await relay.wake()
+        await until(lambda: home.reach is Reach.SERVED, 10.0)
+
+    scenario(main)
+
+
 def test_idle_peers_behind_nats_send_little() -> None:
     async def main(town: Town) -> None:
         town.relay()

@@ -17,7 +17,8 @@ SUCCESS, CALLABLE, TOLD = 0.999, 5.0, 30.0  # what issue 4 asks for
 MINUTES = {2: 60, 3: 30, 5: 10, 8: 5}  # virtual ones, for a few seconds of real time each
 
 later = pytest.mark.xfail(
-    reason="waits for registrations, relays and the port mapper", strict=False
+    reason="a mapped peer relays control packets only: two behind symmetric NATs don't meet",
+    strict=False,
 )
 
 
@@ -43,13 +44,11 @@ def test_public_peers_that_end_and_start_again_call_each_other(size: int) -> Non
     check(measured(Plan(kinds=(Kind.PUBLIC,) * size, seconds=60 * MINUTES[size], quits=1.0)))
 
 
-@later
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES[:-1], pytest.param(SIZES[-1], marks=later)])
 def test_a_family_behind_nats_of_which_one_maps_ports_call_each_other(size: int) -> None:
     check(measured(Plan(kinds=family(size), seconds=60 * MINUTES[size])))
 
 
-@later
 @pytest.mark.parametrize("kind", [Kind.PORT_RESTRICTED, Kind.SYMMETRIC, Kind.DOUBLE])
 def test_two_whom_nobody_can_reach_are_told_what_is_missing(kind: Kind) -> None:
     async def main() -> list[str]:

@@ -10,13 +10,14 @@ from scenarios.test_dht_small import account_key
 from hipctl import Hit, Offer, RegistrationType
 from overlay.accounts import self_certifying_aor
 from overlay.admission import Account, Credentials
-from overlay.callability import Callability, Home
+from overlay.callability import Callability
 from overlay.directory import Directory
 from overlay.node import Node
 from overlay.overlayfile import Seed
 from overlay.providers import Providers
 from overlay.publisher import Publisher
 from overlay.reachable import Reach
+from overlay.scout import Home
 from overlay.store import MemoryStore
 from sim.hits import HitNet, SimHost
 
@@ -85,6 +86,7 @@ class Resident:
             self.hit,
             [Home(self.node, self.providers)],
             visible=self.visible,
+            wall=lambda: EPOCH + loop.time(),
             rng=self.town.random.randbytes,
         )
         await self.callability.__aenter__()

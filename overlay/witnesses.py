@@ -1,0 +1,70 @@
+"""Shell: the neighbours that knock at us, so that we hear whether strangers would reach us."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from hipctl import Hit, Host
+from overlay.knocking import Knocked
+from overlay.routing import Contact
+from overlay.scout import Home
+
+MOST_COUNTED: Final = 1_024  # neighbours of whom we remember how often we asked
+
+
+class Witnesses:
+    """Chooses and asks.
+
+    Args:
+        host: the HIP host.
+        homes: the overlays in which they are neighbours.
+    """
+
+    def __init__(self, host: Host, homes: Sequence[Home]) -> None:
+        self._host = host
+        self._homes = homes
+        self._asked: Counter[Hit] = Counter()
+
+    def neighbours(self) -> list[tuple[Home, Contact]]:
+        """Those who seem to be there."""
+        return [
+            (home, contact)
+            for home in self._homes
+            for contact in home.node.engine.table.contacts()
+            if not contact.failures
+        ]
+
+    async def ask(self, count: int, direct: bytes) -> list[tuple[Hit, Knocked]]:
+        """Let so many neighbours knock at us, those outside of our LAN if there are any.
+
+        Args:
+            count: at most.
+            direct: a contact with our own addresses; empty asks nobody.
+        """
+        if not direct:
+            return []
+        there = [each for each in self.neighbours() if self._host.connected(each[1].hit)]
+        there = [each for each in there if each[1].groups] or there
+        chosen = _spread(sorted(there, key=lambda each: self._asked[each[1].hit]), count)
+        if len(self._asked) > MOST_COUNTED:
+            self._asked.clear()
+        self._asked.update(contact.hit for _, contact in chosen)
+        answers = await asyncio.gather(
+            *(home.node.ask_to_knock(contact.hit, direct) for home, contact in chosen)
+        )
+        return [(contact.hit, said) for (_, contact), said in zip(chosen, answers, strict=True)]
+
+
+def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:
+    """The first ``count``, but as many places as possible among them."""
+    chosen: list[tuple[Home, Contact]] = []
+    seen: set[bytes] = set()
+    rest = []
+    for each in neighbours:
+        if each[1].groups & seen:
+            rest.append(each)
+        else:
+            chosen.append(each)
+            seen |= each[1].groups
+    return [*chosen, *rest][:count]
