@@ -6,6 +6,7 @@ prints a JSON line for each kind named, or for all.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -24,7 +25,8 @@ from typing import Any, Protocol
 from net.gaps import longest_missing, longest_pause
 from net.lab import PORT, Lab, missing
 
-from overlay.control import ask, control_path
+from hipctl import ControlRefused, ask_control
+from overlay.control import ask, control_path, hip_control_path
 from sipgw.demo.audio import load, melody, save
 from sipgw.demo.process import Program
 from sipgw.demo.world import command, installed
@@ -34,6 +36,7 @@ BEFORE, AFTER = 3.0, 4.0  # seconds of talk before the first event and after the
 OVERLAP = 1.5  # seconds for which both networks are there
 AWAY = 1.5  # seconds without any
 SOON = 15.0
+START = 45.0  # many start at once
 JOIN = 20.0
 NAMES = ("alice", "bob")
 TUNES = {"alice": 1, "bob": 2}
@@ -147,7 +150,7 @@ class Side:
         argv += ["run", str(self.folder), "--json", "-v"]
         self.peer = await stack.enter_async_context(Program(f"peer of {self.name}", argv))
         ready = '{"event": "ready"'
-        await self.peer.lines.wait(lambda x: x.startswith(ready) or None, SOON, what="ready")
+        await self.peer.lines.wait(lambda x: x.startswith(ready) or None, START, what="ready")
 
     async def register(self, stack: AsyncExitStack, friend: str) -> None:
         place, microphone = self.folder / "client", self.folder / "microphone.wav"
@@ -202,6 +205,12 @@ class Side:
     async def status(self) -> dict[str, Any]:
         """What its peer says of itself."""
         return await self.tell("status", wait=JOIN)
+
+    async def forget(self, hit: str) -> None:
+        """Close its association with ``hit``, if there is one: the next datagram begins anew."""
+        path = hip_control_path(self.folder / "state")
+        with contextlib.suppress(ControlRefused):
+            await asyncio.to_thread(functools.partial(ask_control, path, "close", hit=hit))
 
     async def tell(self, what: str, **arguments: Any) -> dict[str, Any]:
         """Ask its peer over the control socket, without a process for each question."""

@@ -31,6 +31,7 @@ SERVERS = ("relay1", "relay2")
 TUNE = 1
 TALK = 3.0  # seconds
 CALLABLE = 30.0
+AT_A_TIME = 3  # processes that start
 HEARD = 0.9  # normalised cross-correlation, as in the demo
 
 
@@ -79,6 +80,7 @@ class Homes:
         self._folder = folder
         self._places = places
         self._stack = AsyncExitStack()
+        self._gate = asyncio.Semaphore(AT_A_TIME)
 
     async def __aenter__(self) -> "Homes":
         try:
@@ -109,17 +111,25 @@ class Homes:
         overlay = ["--overlay", str(self._folder / first.name / "overlay.toml")]
         async with asyncio.TaskGroup() as group:
             for side in (*others, *self.sides.values()):
-                group.create_task(side.make(seed, overlay))
+                group.create_task(self._make(side, seed, overlay))
         for side in self.servers.values():
             serve(self._folder / side.name)
         for side in self.servers.values():
             await side.start(self._stack)
         async with asyncio.TaskGroup() as group:
             for side in self.sides.values():
-                group.create_task(side.start(self._stack))
+                group.create_task(self._start(side))
         async with asyncio.TaskGroup() as group:
             for side in (*self.servers.values(), *self.sides.values()):
                 group.create_task(joined(side))
+
+    async def _make(self, side: Side, seed: Sequence[str], overlay: Sequence[str]) -> None:
+        async with self._gate:
+            await side.make(seed, overlay)
+
+    async def _start(self, side: Side) -> None:
+        async with self._gate:
+            await side.start(self._stack)
 
     async def clients(self) -> None:
         """Start a client beside each peer; its AoR is published then."""
@@ -175,6 +185,7 @@ def association(status: dict[str, Any], hit: str) -> dict[str, Any]:
 async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: float) -> Cell:
     """Call, talk and hang up."""
     resolved = await found(caller, callee)
+    await caller.forget(callee.hit)
     await caller.ask(f"call {callee.aor}")
     await callee.ask("answered")
     await asyncio.sleep(seconds)
