@@ -46,6 +46,8 @@ class Mobility:
         "_sas",
         "_searching",
         "_shared",
+        "direct_at",
+        "first_at",
         "ours",
         "peer",
         "told",
@@ -55,6 +57,7 @@ class Mobility:
         self._pair = pair
         self._sas = sas
         self._shared = shared
+        self.first_at = self.direct_at = now  # the exchange has shown that the path works
         self.peer = PeerLocators(sas.outbound.address)
         self._relays: Sequence[Address] = ()  # the peer's, for control packets only
         self.ours = shared.locators
@@ -70,8 +73,6 @@ class Mobility:
     failed: Final = False
     lost: Final = False
     relayed: Final = False
-    first_at: Final = None
-    direct_at: Final = None
 
     def describe(self) -> list[dict[str, object]]:
         """The peer's addresses and what we know about each, JSON-ready."""

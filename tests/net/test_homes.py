@@ -1,0 +1,56 @@
+"""Peers behind NATs of every kind, public peers that serve them, and unmodified clients.
+
+A call with audio succeeds from every kind of home to every other, directly wherever RFC 9028's
+procedure can; and goes on when networks change and servers die. Measured on what clients heard.
+"""
+
+import asyncio
+
+import pytest
+from net import homes, lab, survive
+from net.homes import HEARD, KINDS, Cell
+from net.programs import require_program
+
+pytestmark = [pytest.mark.net, pytest.mark.slow]
+
+NARROW = {"port-restricted", "double", "symmetric"}
+SOON = 5.0  # seconds until the first datagram
+
+
+def met(cell: Cell) -> bool:
+    """Whether two NATs let each other's packets in: not if one side's port can't be known."""
+    kinds = {cell.caller, cell.callee}
+    return not ("symmetric" in kinds and kinds <= NARROW)
+
+
+def require() -> None:
+    for program in ("baresip", "nft", "miniupnpd"):
+        require_program(program)
+    if why := lab.missing():
+        pytest.skip(why)
+
+
+@pytest.mark.timeout(400)
+def test_every_kind_of_home_calls_every_other_directly_where_that_can_be() -> None:
+    require()
+
+    async def main() -> list[Cell]:
+        async with homes.matrix() as there:
+            return await homes.every_cell(there)
+
+    cells = asyncio.run(main())
+    assert len(cells) == len(KINDS) ** 2
+    for cell in cells:
+        assert cell.ncc >= HEARD, cell
+        assert cell.first is not None, cell
+        assert cell.first <= SOON, cell
+        assert cell.relayed is not met(cell), cell
+        assert (cell.direct is not None) is met(cell), cell
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("event", ["both-move", "relay-dies", "nat-reboots"])
+def test_a_call_survives(event: str) -> None:
+    require()
+    heard = survive.measure(event)
+    assert all(one.gap <= survive.EVENTS[event].limit for one in heard.values()), heard
