@@ -5,6 +5,7 @@ Host, a Node or a Service. ``p2psip run`` is this class with a control socket be
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -24,22 +25,30 @@ from hipctl import (
     HostConfigRefused,
     HostIdentity,
     LocalHost,
+    Shown,
 )
 from overlay.accounts import split_aor
-from overlay.admission import Credentials
+from overlay.admission import Credentials, admit
 from overlay.answering import Answering
 from overlay.callability import Callability
 from overlay.config import JoinedOverlay, Profile, parse_address
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
-from overlay.errors import ConfigError, LookupFailed, NotFound, OverlayError
+from overlay.errors import (
+    ConfigError,
+    CredentialsRefused,
+    LookupFailed,
+    NotFound,
+    OverlayError,
+)
 from overlay.kademlia import Settings
 from overlay.membership import Membership, credentials_in, load_policy
+from overlay.messages import overlay_tag
 from overlay.node import Node
 from overlay.policy import Evidence, Verdict
 from overlay.providers import Providers
 from overlay.publisher import Publisher
-from overlay.reception import Reception
+from overlay.reception import Reception, shown_for
 from overlay.scout import Home
 from overlay.seat import Seat
 from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
@@ -152,6 +161,7 @@ class LocalPeer:
         if given_host is not None:
             self._host: Host = given_host
             self._host.use(self._reception, self._wall)
+            self._host.disclose_by(self._may_learn)
         else:
             self._host = await self._start_host(stack, engine)
         store = given_store or self._open_store()
@@ -205,8 +215,28 @@ class LocalPeer:
         )
         host = LocalHost(list(self._identities.values()), config, rng=self._rng)
         host.use(self._reception, self._wall)
+        host.disclose_by(self._may_learn)
         await self._enter(stack, host, STOP_HOST, "the HIP host")
         return host
+
+    def _may_learn(self, local: Hit, peer: Hit, shown: Shown) -> bool:
+        """Whether who has begun an association with us may learn our addresses: contacts may.
+
+        Others hear from us through relays until our user has answered a call of theirs; whom we
+        call or ask ourselves learns them anyway.
+        """
+        if self._profile.host.visible:
+            return True
+        for member in self._memberships.values():
+            data = shown_for(overlay_tag(member.joined.info.id), shown)
+            if member.hit != local or data is None:
+                continue
+            with contextlib.suppress(CredentialsRefused):
+                credentials = Credentials.parse(data)
+                admitted = admit(credentials, member.joined.info, peer, self._wall())
+                if any(self._contacts.knows(aor) for aor in admitted.aors):
+                    return True
+        return False
 
     def _open_store(self) -> Store:
         state = self._profile.peer.state
