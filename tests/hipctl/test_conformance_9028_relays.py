@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -190,6 +191,22 @@ def test_candidate_discovery_is_a_question_that_leaves_nothing_behind() -> None:
     assert not server.engine.serving.served()
     assert registrar.of((server.hit, client.hit)) is None
     assert registrar.deadline() is None
+
+
+@pytest.mark.parametrize(("pacing", "least"), [(0.05, 1.0), (0.6, 1.2)])
+def test_a_question_for_addresses_is_repeated_after_a_second_or_ta_times_the_candidates(
+    pacing: float, least: float
+) -> None:
+    net = ServerNet()
+    client, server = net.add(replace(FAST, pacing=pacing)), net.serve(RELAYS)
+    net.register(client, server, [HIP])
+    net.dead.add(client.address)
+    net.wire.clear()
+    net.register(client, server, [ESP], wait=12)
+    asked = [s for s in net.sent(UPDATE) if Packet(s.data).has(params.RegRequest)]
+    first = [seen.at for seen in asked if seen.data == asked[0].data]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(first)]
+    assert gaps == pytest.approx([least * 2**n for n in range(3)])
 
 
 # -- §4.5, §4.8: what a control relay forwards -------------------------------------------------
