@@ -1,7 +1,7 @@
 """What keeps the NATs between two hosts from forgetting them (RFC 9028 §4.10)."""
 
 from hipctl import signed
-from hipctl.actions import Action, Pair, Transmit
+from hipctl.actions import Action, Address, Pair, Transmit
 from hipctl.constants import NotifyType
 from hipctl.identity import HostIdentity
 from hipctl.mobility import Mobility
@@ -55,8 +55,13 @@ class Keepalive:
         period = self._shared.config.keepalive
         return (now // period + 1) * period
 
-    def send(self, now: float) -> list[Action]:
-        """Remind NATs of us where that is owed, or see that it isn't."""
+    def send(self, now: float, latest: tuple[Address, float] | None) -> list[Action]:
+        """Remind NATs of us where that is owed, or see that it isn't.
+
+        Args:
+            now: monotonic seconds.
+            latest: where our last UPDATE went, and when.
+        """
         shared, pair, paths = self._shared, self._pair, self._paths
         since, sent_before, received_before = self._used
         sent, received = self._sas.outbound.sa.packets, self._sas.inbound.sa.packets
@@ -72,7 +77,10 @@ class Keepalive:
             return []
         if not paths.reachable:
             return []
+        path = paths.path()
+        to, at = latest if latest is not None else (None, 0.0)
+        if to == path.to and now - at < shared.config.keepalive:
+            return []
         shared.counters["keepalives sent"] += 1
         notify = signed.make_notify(self._identity, pair[1], NotifyType.NAT_KEEPALIVE)
-        path = paths.path()
         return [Transmit(notify, path.to, path.source)]

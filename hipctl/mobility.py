@@ -247,6 +247,10 @@ class Mobility:
         direct = self._from_each([known.address for known in ranked])
         return [*direct[:1], *self._from_each(self._servers()), *direct[1:]][:_PATHS_MAX]
 
+    def detours(self) -> list[Path]:
+        """Paths through relays of the peer's (RFC 9028 §4.8)."""
+        return self._from_each(self._servers())
+
     def _servers(self) -> Sequence[Address]:
         """Servers that pass UPDATEs on to the peer: what it has said, else what others have."""
         return self._relays or self._shared.through.get(self._pair[1], ())

@@ -11,7 +11,7 @@ from typing import Final
 from hipctl import credentials, params, signed
 from hipctl.actions import Action, Address, Pair, Path, Transmit
 from hipctl.checklist import same
-from hipctl.checks import Ask
+from hipctl.checks import RTO_MIN, Ask
 from hipctl.constants import (
     PROBE_RETRANSMIT_MAX,
     UPDATE_RETRANSMIT_INITIAL,
@@ -30,6 +30,8 @@ from hipctl.traversal import Traversal
 from hipctl.update import Outstanding, Updates
 
 _NONCE_LENGTH: Final = 16  # bytes
+_GATHERING_MAX: Final = 4  # transmissions of one that asks for addresses
+_DIRECT_MAX: Final = 2  # transmissions before relays of the peer's are tried, too
 _SPREAD_MAX: Final = 3  # more paths on which a move is told once the first does not answer
 NO_ECHO: Final = signed.Echo((), ())
 
@@ -126,6 +128,7 @@ class Outbox:
         echo: signed.Echo = NO_ECHO,
         announces: bool = False,
         probes: bool = True,
+        pause: float = 0.0,
         more: Sequence[params.Parameter] = (),
     ) -> Transmit:
         """Send an UPDATE that wants an ACK.
@@ -138,6 +141,7 @@ class Outbox:
             echo: what it echoes.
             announces: it tells our addresses.
             probes: it asks for an echo, which proves its path.
+            pause: see Outstanding.
             more: what else it says.
 
         Raises:
@@ -162,7 +166,8 @@ class Outbox:
         packet = self.make(parameters, echo)
         if limit is None:
             limit = self._shared.config.update_retransmit_max
-        update = Outstanding(number, packet, path, limit, nonce, announces, pending is not None)
+        rekeys = pending is not None
+        update = Outstanding(number, packet, path, limit, nonce, announces, rekeys, pause=pause)
         self.updates.sent(update, now)
         return _transmit(update)
 
@@ -245,9 +250,18 @@ class Outbox:
         return self.ask(path, now, ack=ack, echo=echo, probes=False, more=more)
 
     def tell(self, parameters: Sequence[params.Parameter], now: float) -> list[Action]:
-        """Say this; a peer that doesn't acknowledge it may not be there any more."""
-        probes = any(isinstance(each, params.RegRequest) for each in parameters)  # RFC 9028 §4.1
-        sent = self.ask(self._paths.path(), now, probes=probes, more=parameters)
+        """Say this; a peer that doesn't acknowledge it may not be there any more.
+
+        Who asks where it is seen, and for addresses, asks for an echo too, and is in no hurry (RFC
+        9028 §4.1, §4.2).
+        """
+        more, limit, pause = [*parameters], None, 0.0
+        if any(isinstance(each, params.RegRequest) for each in parameters):
+            more.append(params.EchoRequestSigned(self._shared.rng(_NONCE_LENGTH)))
+            found = 2 * len(self._shared.servers)  # where each sees us, and what it opens
+            limit, pause = _GATHERING_MAX, max(RTO_MIN, self._shared.config.pacing * found)
+        path = self._paths.path()
+        sent = self.ask(path, now, limit=limit, probes=False, pause=pause, more=more)
         next(reversed(self.updates.outstanding.values())).vital = True
         return [sent]
 
@@ -319,11 +333,17 @@ class Outbox:
         actions: list[Action] = []
         for update in again:
             if not update.nonce:  # it is about no path: one of us may have moved meanwhile
-                update.path = self._paths.path()
+                update.path = self._way(update.attempt)
             actions.append(_transmit(update))
             if update.announces and update.attempt == 2:
                 actions += self._announce_elsewhere(now)
         return actions, given_up
+
+    def _way(self, attempt: int) -> Path:
+        """Along the path in use, later through relays of the peer's by turns (RFC 9028 §4.8)."""
+        detours = self._paths.detours() if attempt > _DIRECT_MAX and attempt % 2 else []
+        turn = (attempt - _DIRECT_MAX) // 2
+        return detours[turn % len(detours)] if detours else self._paths.path()
 
 
 def _transmit(update: Outstanding) -> Transmit:

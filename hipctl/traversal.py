@@ -216,6 +216,10 @@ class Traversal:
             ways += [Relayed(to, relay) for to in there for relay in own if to[0] != relay[0]]
         return [Path(None, way) for way in _diverse(ways)][:_TELLING_MAX]
 
+    def detours(self) -> list[Path]:
+        """Paths through relays, but the one in use (RFC 9028 §4.8)."""
+        return [way for way in self.telling() if way.to != self.path().to]
+
     @property
     def spread(self) -> int:
         """On how many of these to tell it at once."""

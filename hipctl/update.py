@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from hipctl.actions import Path
+from hipctl.actions import Address, Path
 from hipctl.checks import Ask
 
 OUTSTANDING_MAX: Final = 64  # UPDATEs of ours that wait for an ACK at a time
@@ -71,12 +71,14 @@ class Updates:
         least: seconds before it at least.
         rtt: round-trip time, seconds, smoothed; None before the first ACK.
         outstanding: by Update ID, oldest first.
+        latest: where the last one went first, and when.
     """
 
     initial: float
     least: float
     rtt: float | None = None
     outstanding: dict[int, Outstanding] = field(default_factory=dict)
+    latest: tuple[Address, float] | None = None
     _next: int = 0
     _highest: int = -1  # of the peer's; -1 before the first
     _seen: int = 0  # bit i: highest - i was processed
@@ -93,6 +95,7 @@ class Updates:
     def sent(self, update: Outstanding, now: float) -> None:
         """Note the first transmission; beyond the limit a probe is forgotten, else the oldest."""
         update.sent_at, update.attempt = now, 1
+        self.latest = update.path.to, now
         update.due_at = now + self._pause(update)
         self.outstanding[update.update_id] = update
         if len(self.outstanding) > OUTSTANDING_MAX:

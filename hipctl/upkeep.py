@@ -497,7 +497,7 @@ class Upkeep:
 
     def _keep_alive(self, now: float) -> list[Action]:
         self._watch_nat(now)
-        return self._keepalive.send(now)
+        return self._keepalive.send(now, self.outbox.updates.latest)
 
     def _announce(self, now: float) -> list[Action]:
         self._timers.stop(Chore.ANNOUNCE)

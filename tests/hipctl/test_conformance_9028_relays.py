@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_client_keeps_its_association_with_the_data_relay_and_makes_a_lost_one
     assert net.state(client, server) is State.ESTABLISHED
     assert net.granted(client) == {ESP}
     net.perform(server, server.engine.close(server.hit, client.hit, net.now))
-    net.run(net.now + 30)
+    net.run(net.now + 10)
     assert net.granted(client) == {ESP}
 
 
@@ -174,17 +175,38 @@ def test_every_answer_to_an_update_of_a_client_says_where_it_is_seen() -> None:
 
 
 def test_candidate_discovery_is_a_question_that_leaves_nothing_behind() -> None:
-    net, client, server = registered(HIP)
+    net = ServerNet()
+    client, server = net.add(), net.serve(RELAYS)
+    net.introduce(client, server)
+    net.connect(client, server)
+    net.run(1.0)
     registrar = server.engine.serving.registrar
     net.register(client, server, [DISCOVERY])
     request = next(p for p in updates(net, client, server) if p.has(params.RegRequest))
-    assert DISCOVERY in request.need(params.RegRequest).types
+    assert request.need(params.RegRequest).types == (DISCOVERY,)
     nonce = request.need(params.EchoRequestSigned).opaque
     answer = next(p for p in updates(net, server, client) if p.has(params.Ack))
     assert answer.need(params.EchoResponseSigned).opaque == nonce
     assert answer.need(params.RegFrom) == params.RegFrom(client.address)
-    assert {row.type for row in server.engine.serving.served()} == {HIP}
-    assert registrar.count(DISCOVERY) == 0
+    assert not server.engine.serving.served()
+    assert registrar.of((server.hit, client.hit)) is None
+    assert registrar.deadline() is None
+
+
+@pytest.mark.parametrize(("pacing", "least"), [(0.05, 1.0), (0.6, 1.2)])
+def test_a_question_for_addresses_is_repeated_after_a_second_or_ta_times_the_candidates(
+    pacing: float, least: float
+) -> None:
+    net = ServerNet()
+    client, server = net.add(replace(FAST, pacing=pacing)), net.serve(RELAYS)
+    net.register(client, server, [HIP])
+    net.dead.add(client.address)
+    net.wire.clear()
+    net.register(client, server, [ESP], wait=12)
+    asked = [s for s in net.sent(UPDATE) if Packet(s.data).has(params.RegRequest)]
+    first = [seen.at for seen in asked if seen.data == asked[0].data]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(first)]
+    assert gaps == pytest.approx([least * 2**n for n in range(3)])
 
 
 # -- §4.5, §4.8: what a control relay forwards -------------------------------------------------
