@@ -32,8 +32,8 @@ from overlay.callability import Callability
 from overlay.config import JoinedOverlay, Profile, parse_address
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
+from overlay.environment import Settings
 from overlay.errors import ConfigError, LookupFailed, NotFound, OverlayError
-from overlay.kademlia import Settings
 from overlay.membership import Membership, credentials_in, load_policy
 from overlay.node import Node
 from overlay.policy import Evidence, Verdict
