@@ -4,7 +4,6 @@ Control packets go through the engine and come back as actions; data takes the `
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
 import time
@@ -21,13 +20,13 @@ from hipctl.actions import (
     Address,
     Flush,
     KeyLog,
-    Pair,
     PeerFound,
     PortsChanged,
     RegistrationAnswered,
     SolvePuzzle,
     Transmit,
 )
+from hipctl.connecting import Connecting
 from hipctl.constants import RegistrationType
 from hipctl.datapath import DataPath, guard
 from hipctl.endpoints import Endpoints, LocalEndpoint
@@ -63,15 +62,12 @@ from hipctl.roaming import Roaming, Watch
 from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
-from hipctl.waiters import Waiters
 from hipctl.waking import Waking
 
 _log = logging.getLogger(__name__)
 
 _NON_ESP = bytes(4)  # leads every control packet over UDP, RFC 5770 §5.1
 _KEEPALIVE = b"\xff"  # what NATs are kept open with where ESP is (RFC 3948 §2.3); ignored
-
-_TIMED_EXCHANGES = 1_024
 
 
 class LocalHost:
@@ -113,8 +109,7 @@ class LocalHost:
             settings = replace(settings, first_generation=int(time.time()))
         self.engine = Engine(identities, settings, rng)
         self._hits = tuple(identity.hit for identity in identities)
-        self._waiting = Waiters[Pair, None]()
-        self._asking = Waiters[tuple[Hit, Address], Hit]()
+        self._connecting = Connecting(self.engine)
         self._watchers: dict[object, Callable[[Event], None]] = {}
         self._counters: Counter[str] = Counter()
         self.data = DataPath(
@@ -141,7 +136,6 @@ class LocalHost:
         self.data.pass_up = self.services.ports.up()
         self.access = Access()
         self._open = False
-        self._began: dict[Pair, float] = {}
         self._keylog: int | None = None
         self._driver: Driver[Action]
         self._solver: Solver
@@ -158,6 +152,7 @@ class LocalHost:
             self._keylog = open_keylog(self._config.keylog)
         try:
             self._open = True
+            self._connecting.start(self._driver.feed)
             anywhere = any(ip in ANYWHERE for ip, _ in self._config.listen)
             follow = self._config.watch and anywhere
             await self._ports.open(self._config.listen, follow)
@@ -185,8 +180,7 @@ class LocalHost:
         self.services.close()
         self._ports.close()
         self._endpoints.stop()
-        self._waiting.fail_all(AssociationFailed("this host was closed"))
-        self._asking.fail_all(AssociationFailed("this host was closed"))
+        self._connecting.stop()
         if self._keylog is not None:
             os.close(self._keylog)
             self._keylog = None
@@ -239,23 +233,7 @@ class LocalHost:
         """See ``interface.Host``."""
         if peer in self._hits or (local is None and self.connected(peer)):
             return
-        if not self._open:
-            raise AssociationFailed("this host is closed")
-        pair = (local or self._hits[0], peer)
-        if pair in self.engine.outbound:
-            return
-
-        def begin() -> None:
-            self._begin(pair)
-            self._driver.feed(lambda now: self.engine.connect(*pair, now))
-
-        try:
-            async with asyncio.timeout(timeout):
-                await self._waiting.wait(pair, begin)
-        except TimeoutError:
-            refusal = self.engine.refusal(*pair)
-            why = f": {refusal}" if refusal else ""
-            raise AssociationFailed(f"{peer} did not answer within {timeout:g} s{why}") from None
+        await self._connecting.connect((local or self._hits[0], peer), timeout)
 
     def use(self, policy: CredentialPolicy, wall: Callable[[], float]) -> None:
         """See ``interface.Host``."""
@@ -379,24 +357,9 @@ class LocalHost:
             HostConfigRefused: this host isn't configured for it.
             AssociationFailed: nobody answered in time, or ``address`` is none.
         """
-        if not self._open:
-            raise AssociationFailed("this host is closed")
-        try:
-            ip = str(ipaddress.ip_address(address[0]))  # as the answer's source will be written
-        except ValueError:
-            raise AssociationFailed(f"{address[0]!r} is no IP address") from None
-        asked = (local or self._hits[0], (ip, address[1]))
-
-        def begin() -> None:
-            self._driver.feed(lambda now: self.engine.connect_opportunistic(*asked, now))
-
-        try:
-            async with asyncio.timeout(timeout):
-                peer = await self._asking.wait(asked, begin)
-                await self.connect(peer, local=asked[0], timeout=timeout)
-                return peer
-        except TimeoutError:
-            raise AssociationFailed(f"{address[0]} did not answer within {timeout:g} s") from None
+        return await self._connecting.connect_opportunistic(
+            local or self._hits[0], address, timeout
+        )
 
     def set_access(self, allow: Collection[Hit] | None, deny: Collection[Hit] = ()) -> None:
         """Choose who may associate with us from now on; see ``Engine.set_access``."""
@@ -444,7 +407,7 @@ class LocalHost:
         if outbound:
             self.data.send_sealed(outbound, next_header, payload)
         elif self._open:
-            self._begin((local, peer))
+            self._connecting.begin((local, peer))
             self._driver.feed(
                 lambda now: self.engine.enqueue(local, peer, next_header, payload, now)
             )
@@ -488,15 +451,14 @@ class LocalHost:
             case KeyLog(line=line):
                 self._log_keys(line)
             case PeerFound():
-                self._found(action)
+                self._connecting.found(action)
             case AssociationUp():
                 self._up(action)
             case AssociationDown(local=local, peer=peer, reason=reason):
                 _log.debug("no association with %s: %s", peer, reason)
-                self._began.pop((local, peer), None)
                 self.data.forget((local, peer))
                 failed = AssociationFailed(f"{peer}: {reason}")
-                self._waiting.fail((local, peer), failed)
+                self._connecting.down((local, peer), failed)
                 self.services.down((local, peer), failed)
                 self._emit(action)
             case _:
@@ -517,25 +479,11 @@ class LocalHost:
                 assert_never(action)
 
     def _up(self, action: AssociationUp) -> None:
-        pair = action.local, action.peer
         _log.debug("associated with %s", action.peer)
-        began = self._began.pop(pair, None)
-        if began is not None:
-            measured = time.perf_counter() - began
-            action = replace(action, seconds=max(action.seconds, measured))
-        outbound = self.engine.outbound.get(pair)
+        outbound = self.engine.outbound.get((action.local, action.peer))
         if outbound:
             self._ports.associated(outbound.address)
-        self._waiting.done(pair, None)
-        self._emit(action)
-
-    def _found(self, action: PeerFound) -> None:
-        asked = action.local, action.address
-        if action.peer is None:
-            error = AssociationFailed(f"nobody answers at {action.address[0]}")
-            self._asking.fail(asked, error)
-        else:
-            self._asking.done(asked, action.peer)
+        self._emit(self._connecting.up(action))
 
     def _on_moved(self, ours: Sequence[Address]) -> None:
         """We are at other addresses than before, or may be."""
@@ -592,11 +540,6 @@ class LocalHost:
                 os.write(self._keylog, line.encode() + b"\n")
             except OSError:
                 self._counters["key log not written"] += 1
-
-    def _begin(self, pair: Pair) -> None:
-        """Note when an exchange starts; the loop's clock, which times it, may be coarse."""
-        if pair not in self._began and len(self._began) < _TIMED_EXCHANGES:
-            self._began[pair] = time.perf_counter()
 
     def _emit(self, event: Event) -> None:
         for on_event in list(self._watchers.values()):

@@ -6,30 +6,18 @@ and keeps records where they belong when nodes come and go.
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
-from statistics import median_high
 from typing import Any, Final
 
 from hipctl import Hit
 from hipctl.sansio import Timers
-from overlay.environment import (
-    Action,
-    Environment,
-    Finished,
-    Joined,
-    Learn,
-    Remember,
-    Settings,
-)
+from overlay.clock import CLOCKS, Clock
+from overlay.environment import Action, Environment, Finished, Joined, Learn, Remember, Settings
+from overlay.exploring import REFRESH_LOOK, Exploring
 from overlay.knocking import KnockAt, Knocking
 from overlay.lookup import Candidate, Lookup
-from overlay.messages import (
-    Code,
-    Field,
-    Kind,
-)
-from overlay.operations import SILENT, Ask, Find, Get, Operation, Outcome, Put
+from overlay.messages import Code, Field, Kind
+from overlay.operations import SILENT, Ask, Get, Operation, Outcome, Put
 from overlay.records import Record
 from overlay.routing import Contact, Table
 from overlay.rpc import (
@@ -52,23 +40,8 @@ from overlay.session import Session
 from overlay.storage import Storage
 from overlay.transfers import Transfers
 
-__all__ = [
-    "Action",
-    "Environment",
-    "Finished",
-    "Joined",
-    "Kademlia",
-    "Learn",
-    "Remember",
-    "Settings",
-]
-
 GET_WIDTH: Final = 8  # so many of the nearest must say no before nobody is found
-REFRESH_WIDTH: Final = 8
-REFRESH_EVERY: Final = 3_600.0  # seconds without a lookup through a bucket
-REFRESH_LOOK: Final = 600.0
 LIVENESS_TICK: Final = 10.0
-LOOK_GAP: Final = 10.0  # seconds between two looks around because somebody is back
 SUSPECT_TICK: Final = 2.0
 QUIET_EACH: Final = 12.0  # a contact is pinged after so many seconds times their number …
 QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams when idle
@@ -77,8 +50,6 @@ OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is off
 TRANSFER_PAUSE: Final = 0.02
 MAX_REPAIRED: Final = 4_096
 FEW: Final = 12  # neighbours that are asked at once, after sleep, whether they are there
-CLOCKS: Final = 5  # neighbours whose clocks correct ours
-JUMP: Final = 5.0  # seconds by which our clock may drift from the monotonic one at a time
 EXPIRE_PAUSE: Final = 0.02
 TOLD_BATCH: Final = 16  # neighbours that hear of our move at each tick
 
@@ -89,7 +60,6 @@ class Kademlia:
     Every input takes ``now`` (monotonic seconds) and ``wall`` (Unix seconds), and returns actions.
 
     Attributes:
-        offset: our neighbours' clocks minus ours, seconds.
         rearmed: whether ``deadline`` may have come nearer; who drives us clears it.
     """
 
@@ -98,7 +68,6 @@ class Kademlia:
     ) -> None:
         self.settings = settings or Settings()
         self.counters: Counter[str] = Counter()
-        self.offset = 0.0
         self.rearmed = True
         self._env = environment
         self._local = environment.local
@@ -119,20 +88,19 @@ class Kademlia:
             shown=environment.shown,
             shows=environment.shows,
         )
+        self._clock = Clock(self.rpc)
+        self._exploring = Exploring(
+            self, self.table, self.settings.k, environment.rng, self._lookup
+        )
         self._timers: Timers[Any] = Timers()
         self._handles: dict[int, Any] = {}
         self._events: deque[Output] = deque()
         self._out: list[Action] = []
         self._known: dict[Hit, Contact] = {}
         self._seeds = Seeds()
-        self._gap = float("nan")  # wall minus now
         self._told = b""  # our contact, as our HELLOs said it
         self._to_tell: deque[Hit] = deque()  # who knows an older one
         self._rejoin = REJOIN_FIRST
-        self._joining: Operation | None = None
-        self._refreshing: deque[tuple[int, int]] = deque()  # id, width
-        self._refresh: Operation | None = None
-        self._looked = float("-inf")  # when we last looked for our own neighbourhood
         self._transfers = Transfers(self.table, self.storage, self.settings.replicas)
         self._repaired: set[bytes] = set()
         self._now = 0.0
@@ -142,12 +110,18 @@ class Kademlia:
     # --- inputs
 
     def _enter(self, now: float, wall: float) -> None:
-        gap, self._gap = wall - now - self._gap, wall - now
         self._now = now
-        if abs(gap) > JUMP:
+        if self._clock.jumped(now, wall):
+            self.counters["clock jumped"] += 1
             self._wall = wall
-            self._on_jump(gap)
+            for contact in list(islice(self.table.contacts(), CLOCKS)):
+                self._ask(SILENT, None, contact.hit, Kind.HELLO, {})
         self._wall = wall + self.offset
+
+    @property
+    def offset(self) -> float:
+        """Our neighbours' clocks minus ours, seconds."""
+        return self._clock.offset
 
     def _leave(self) -> list[Action]:
         self._drain()
@@ -311,7 +285,8 @@ class Kademlia:
                     if not len(self.table) and len(self._seeds):
                         self._knock()
                 case "refresh":
-                    self._on_refresh()
+                    self._set("refresh", now + REFRESH_LOOK)
+                    self._exploring.refresh(now)
                 case "transfer":
                     self._on_transfer()
                 case "expire":
@@ -378,13 +353,9 @@ class Kademlia:
     def end(self, operation: Operation) -> None:
         """See Asker."""
         self._timers.stop(operation)
-        if operation is self._joining:
-            self._joining = None
-            self._looked = self._now
-            self._fill()
-        elif operation is self._refresh:
-            self._refresh = None
-            self._next_refresh()
+        if self._exploring.ended(operation, self._now):
+            self._out.append(Joined(len(self.table)))
+            self._exploring.fill()
 
     def wait(self, operation: Operation, seconds: float) -> None:
         """See Asker."""
@@ -469,10 +440,9 @@ class Kademlia:
         if node.contact:
             self._out.append(Learn(session.hit, node.contact))
         self._meet(node)
-        self._correct_clock()
-        lost = self._seeds.find(session.hit)
-        if lost and self._joining is None and self._now - self._looked >= LOOK_GAP:
-            self._look_around()  # we, or all beyond it, were cut off: there may be more
+        self._clock.correct(self.table.contacts())
+        if self._seeds.find(session.hit):
+            self._exploring.look_again(self._now)
 
     def _meet(self, node: Contact) -> None:
         """A proven node gave a sign of life: it may enter the table."""
@@ -488,67 +458,10 @@ class Kademlia:
         self._transfer(node, heard)
         self._rejoin = REJOIN_FIRST
         self._timers.stop("rejoin")
-        if before == 0 and self._joining is None:
-            self._look_around()
-
-    def _on_jump(self, seconds: float) -> None:
-        """Our clock was set, or stood while we slept: what we knew of others' clocks is over."""
-        self.counters["clock jumped"] += 1
-        self.offset = self.rpc.offset = 0.0
-        self.rpc.calibrated = False
-        self.rpc.greeting = replace(
-            self.rpc.greeting, since=max(int(self.rpc.greeting.since + seconds), 0)
-        )
-        for session in self.rpc.sessions.values():
-            session.offset = None
-        for contact in list(islice(self.table.contacts(), CLOCKS)):
-            self._ask(SILENT, None, contact.hit, Kind.HELLO, {})
-
-    def _correct_clock(self) -> None:
-        offsets = [0.0]  # our own clock has a vote too
-        for contact in islice(self.table.contacts(), 4 * CLOCKS):
-            session = self.rpc.sessions.get(contact.hit)
-            if session is not None and session.offset is not None:
-                offsets.append(session.offset)
-        # of two the later one is right: clocks that were lost begin in the past
-        middle = median_high(offsets[: CLOCKS + 1])
-        # HELLO tells whole seconds, and took its time: little is nothing
-        self.offset = self.rpc.offset = middle if abs(middle) > 5 else 0.0
-        self.rpc.calibrated = len(offsets) > 2
+        if before == 0 and not self._exploring.joining:
+            self._exploring.look_around()
 
     # --- the table's upkeep
-
-    def _look_around(self) -> None:
-        """Look for our own id: the nearest get to know us, and we them."""
-        own: int = self.table.node.long_id
-        self._joining = Find(self, self._lookup(own, self.settings.k))
-        self._start(self._joining)
-
-    def _fill(self) -> None:
-        """After a join: a lookup through every bucket, so that none stays sparse."""
-        self._out.append(Joined(len(self.table)))
-        self._refreshing.extend(
-            (target, self.settings.k) for target in self.table.beyond_nearest(self._env.rng)
-        )
-        self._next_refresh()
-
-    def _next_refresh(self) -> None:
-        if self._refresh is None and self._refreshing:
-            target, width = self._refreshing.popleft()
-            self._refresh = Find(self, self._lookup(target, width))
-            self._start(self._refresh)
-
-    def _on_refresh(self) -> None:
-        self._set("refresh", self._now + REFRESH_LOOK)
-        if not len(self.table) or self._refreshing or self._joining:
-            return
-        if len(self.table.buckets) == 1:
-            if self._now - self._looked >= 2 * REFRESH_LOOK:
-                self._look_around()
-            return
-        targets = self.table.refresh_targets(self._now - REFRESH_EVERY, self._env.rng)
-        self._refreshing.extend((target, REFRESH_WIDTH) for target in targets)
-        self._next_refresh()
 
     def _on_liveness(self) -> None:
         """Ping whoever was quiet for longest, or is suspected; few datagrams when all is well."""

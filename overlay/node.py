@@ -27,17 +27,9 @@ from hipctl import (
     contact_from_addresses,
 )
 from overlay.admission import Admitted, Credentials, admit
+from overlay.environment import Action, Environment, Finished, Joined, Learn, Remember, Settings
 from overlay.errors import LookupFailed, NotStored
-from overlay.kademlia import (
-    Action,
-    Environment,
-    Finished,
-    Joined,
-    Kademlia,
-    Learn,
-    Remember,
-    Settings,
-)
+from overlay.kademlia import Kademlia
 from overlay.knocking import KNOCK_SECONDS, KnockAt, Knocked, knocked
 from overlay.messages import OVERLAY_PORT, TAG_LENGTH, Field, Kind, overlay_tag
 from overlay.operations import Outcome

@@ -34,6 +34,7 @@ from overlay.callability import Callability
 from overlay.config import JoinedOverlay, Profile, parse_address
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
+from overlay.environment import Settings
 from overlay.errors import (
     ConfigError,
     CredentialsRefused,
@@ -41,7 +42,6 @@ from overlay.errors import (
     NotFound,
     OverlayError,
 )
-from overlay.kademlia import Settings
 from overlay.membership import Membership, credentials_in, load_policy
 from overlay.messages import overlay_tag
 from overlay.node import Node

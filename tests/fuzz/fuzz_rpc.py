@@ -10,8 +10,9 @@ from scenarios.swarm import EPOCH, identity, node_record, overlay_info
 
 from hipctl import Hit
 from overlay.admission import Credentials, admit
+from overlay.environment import Environment
 from overlay.errors import MalformedMessage
-from overlay.kademlia import Environment, Kademlia
+from overlay.kademlia import Kademlia
 from overlay.knocking import KnockAt
 from overlay.messages import Field, Kind, encode_answer, encode_request, parse
 from overlay.records import check_record, node_id

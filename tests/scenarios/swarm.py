@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from hipctl import Hit, HostIdentity
-from overlay.kademlia import Settings
+from overlay.environment import Settings
 from overlay.node import Node
 from overlay.overlayfile import OverlayInfo, Seed
 from overlay.records import NodeInfo, Record, node_key, sign_record
