@@ -45,6 +45,7 @@ from overlay.services import Service
 from overlay.store import MemoryStore
 from sim.ladder import of_internet
 from sim.machines import Machine
+from sim.mapper import machine_mapper
 from sim.nats import Internet, Kind
 
 WALL = 1_800_000_000.0  # Unix seconds at the beginning
@@ -275,12 +276,10 @@ class Sleeper:
         loop, rng = asyncio.get_running_loop(), self._world.random.randbytes
         self.host = LocalHost(
             [self.identity],
-            HostConfig(
-                announce=[self.address] if self.kind is Kind.MAPPED else (),
-                engine=EngineConfig(k=1, first_generation=int(WALL + loop.time())),
-            ),
+            HostConfig(engine=EngineConfig(k=1, first_generation=int(WALL + loop.time()))),
             open_port=self.machine.open,
             watch=self.machine.watch,
+            map_port=machine_mapper(self.machine),
             rng=rng,
         )
         served = OFFERED if self.kind in REACHABLE else ()
@@ -322,7 +321,6 @@ class Sleeper:
         router = self.machine.at.router
         if router is None:
             return self.machine.ips[0], HIP_PORT
-        router.ask((self.machine.ips[0], HIP_PORT), 1e9)  # as if its owner had forwarded the port
         return router.four.ip, HIP_PORT
 
 
