@@ -1,11 +1,12 @@
 """The simulated port mapper: tells what its router grants, and when that changes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from hipctl.mapped import Mapped
 from sim.loop import simulate
 from sim.machines import Machine
-from sim.mapper import CHECK, Mapped, machine_mapper
+from sim.mapper import CHECK, machine_mapper
 from sim.nats import Internet, Kind, Router
 from sim.net import Address
 
@@ -26,7 +27,7 @@ def test_a_mapper_tells_what_the_router_grants_and_when_that_changes() -> None:
     async def scenario(internet: Internet, machine: Machine, router: Router) -> None:
         told: list[list[Address]] = []
 
-        def on_change(found: list[Mapped]) -> None:
+        def on_change(found: Sequence[Mapped]) -> None:
             told.append([each.external for each in found])
 
         mapper = machine_mapper(machine)(PORT, on_change)
@@ -43,7 +44,7 @@ def test_a_mapper_tells_what_the_router_grants_and_when_that_changes() -> None:
         machine.call(mapper.moved, [(machine.ips[0], PORT)])
         await asyncio.sleep(1)
         assert told[2:] == [[]]
-        assert mapper.mapped == ()
+        assert mapper.mapped == []
         await machine.run(mapper.close())
 
     run(scenario)

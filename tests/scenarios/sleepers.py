@@ -9,6 +9,7 @@ gateway does before it sends INVITE, and a round trip: resolve, associate, ask a
 
 import asyncio
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from overlay.services import Service
 from overlay.store import MemoryStore
 from sim.ladder import of_internet
 from sim.machines import Machine
+from sim.mapper import machine_mapper
 from sim.nats import Internet, Kind
 
 WALL = 1_800_000_000.0  # Unix seconds at the beginning
@@ -53,6 +55,7 @@ DOMAIN = "family.example"
 REACHABLE = {Kind.PUBLIC, Kind.MAPPED}
 OFFERED = ("rvs", "relay")  # services of whoever is reachable
 
+_HIT = re.compile(r"2001:2[0-9a-f:]+[0-9a-f]")
 _SLEPT = "one of them fell asleep"
 _MOST_FAILURES = 1_000
 _MOST_LADDERS = 3
@@ -62,14 +65,17 @@ _TRY = 2.0  # seconds that one attempt may take of whoever tries until it works
 _PAUSE = 0.25  # and between two of them
 
 
-def family(size: int) -> tuple[Kind, ...]:
-    """Where the peers of an overlay of that size are: one NAT of all maps ports."""
-    others = (
-        Kind.PORT_RESTRICTED,
-        Kind.ENDPOINT_INDEPENDENT,
-        Kind.SYMMETRIC,
-        Kind.ADDRESS_RESTRICTED,
-    )
+def family(size: int, *, symmetric: bool = False) -> tuple[Kind, ...]:
+    """Where the peers of an overlay of that size are: one NAT of all maps ports.
+
+    Args:
+        size: how many.
+        symmetric: whether some are behind symmetric NATs: between those and port-restricted
+            ones nothing goes without a data relay.
+    """
+    others = [Kind.PORT_RESTRICTED, Kind.ENDPOINT_INDEPENDENT, Kind.ADDRESS_RESTRICTED]
+    if symmetric:
+        others.insert(1, Kind.SYMMETRIC)
     return (Kind.MAPPED, *(others[i % len(others)] for i in range(size - 1)))
 
 
@@ -136,6 +142,12 @@ class Outcome:
         tried = calls.total() - calls["interrupted"]
         return calls["succeeded"] / tried if tried else 1.0
 
+    def _why(self, failure: tuple[float, int, int, str]) -> str:
+        """A failure in general terms."""
+        _, caller, callee, reason = failure
+        kinds = self.plan.kinds
+        return f"{kinds[caller].value} to {kinds[callee].value}: {_HIT.sub('HIT', reason)}"
+
     def __str__(self) -> str:
         """A figure of each, in a few lines."""
         plan = self.plan
@@ -153,8 +165,8 @@ class Outcome:
             if found:
                 at = ", ".join(f"p{p} {percentile(found, p):.2f} s" for p in (50, 95, 99))
                 lines.append(f"  from waking until it {name}: {at} (of {len(found)})")
-        why = Counter(reason for *_, reason in self.failures)
-        lines += [f"  failed {times} times: {reason}" for reason, times in why.most_common(5)]
+        why = Counter(map(self._why, self.failures))
+        lines += [f"  failed {times} times: {reason}" for reason, times in why.most_common(9)]
         lines.append(f"  base exchanges: {self.exchanges / (plan.seconds / 60):.1f} a minute")
         return "\n".join(lines)
 
@@ -264,12 +276,10 @@ class Sleeper:
         loop, rng = asyncio.get_running_loop(), self._world.random.randbytes
         self.host = LocalHost(
             [self.identity],
-            HostConfig(
-                announce=[self.address] if self.kind is Kind.MAPPED else (),
-                engine=EngineConfig(k=1, first_generation=int(WALL + loop.time())),
-            ),
+            HostConfig(engine=EngineConfig(k=1, first_generation=int(WALL + loop.time()))),
             open_port=self.machine.open,
             watch=self.machine.watch,
+            map_port=machine_mapper(self.machine),
             rng=rng,
         )
         served = OFFERED if self.kind in REACHABLE else ()
@@ -311,7 +321,6 @@ class Sleeper:
         router = self.machine.at.router
         if router is None:
             return self.machine.ips[0], HIP_PORT
-        router.ask((self.machine.ips[0], HIP_PORT), 1e9)  # as if its owner had forwarded the port
         return router.four.ip, HIP_PORT
 
 
@@ -394,13 +403,11 @@ class World:
 
     async def _live(self, sleeper: Sleeper) -> None:
         plan, rng = self.plan, random.Random(self.random.random())
-        loop = asyncio.get_running_loop()
         if rng.random() < plan.asleep / (plan.asleep + plan.awake):
             await self._sleep(sleeper, rng)
         while True:
             await asyncio.sleep(rng.expovariate(1 / plan.awake))
             await self._sleep(sleeper, rng)
-            sleeper.since = loop.time()
             others = [other for other in self.ready() if other is not sleeper]
             if others:
                 other = rng.choice(others)
@@ -414,6 +421,7 @@ class World:
         sleeper.machine.sleep()
         await asyncio.sleep(rng.expovariate(1 / self.plan.asleep))
         sleeper.machine.wake()
+        sleeper.since = asyncio.get_running_loop().time()
         if quits:
             await sleeper.start()
 

@@ -3,6 +3,7 @@
 Short runs for CI, with the figures printed; ``tests/soak/sleepers.py`` runs as long as you like.
 """
 
+import asyncio
 import sys
 from collections import Counter
 
@@ -16,10 +17,8 @@ SIZES = [2, 3, 5, 8]
 SUCCESS, CALLABLE, TOLD = 0.999, 5.0, 30.0  # what issue 4 asks for
 MINUTES = {2: 60, 3: 30, 5: 10, 8: 5}  # virtual ones, for a few seconds of real time each
 
-later = pytest.mark.xfail(
-    reason="a mapped peer relays control packets only: two behind symmetric NATs don't meet",
-    strict=False,
-)
+pytestmark = pytest.mark.slow
+later = pytest.mark.xfail(reason="a mapped peer relays no data yet", strict=False)
 
 
 def measured(plan: Plan) -> Outcome:
@@ -30,8 +29,10 @@ def measured(plan: Plan) -> Outcome:
 
 def check(outcome: Outcome) -> None:
     assert outcome.success() >= SUCCESS
-    assert percentile(outcome.called_after, 95) <= CALLABLE
-    assert percentile(outcome.calls_after, 95) <= CALLABLE
+    assert outcome.success(reachable=False) >= 0.9  # of which nobody is promised anything
+    for found in (outcome.called_after, outcome.calls_after):
+        late = sum(seconds > CALLABLE for seconds in found)
+        assert late <= max(1, len(found) // 20)  # few were measured in so short a run
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -44,17 +45,46 @@ def test_public_peers_that_end_and_start_again_call_each_other(size: int) -> Non
     check(measured(Plan(kinds=(Kind.PUBLIC,) * size, seconds=60 * MINUTES[size], quits=1.0)))
 
 
-@pytest.mark.parametrize("size", [*SIZES[:-1], pytest.param(SIZES[-1], marks=later)])
+@pytest.mark.parametrize("size", SIZES)
 def test_a_family_behind_nats_of_which_one_maps_ports_call_each_other(size: int) -> None:
     check(measured(Plan(kinds=family(size), seconds=60 * MINUTES[size])))
 
 
-@pytest.mark.parametrize("kind", [Kind.PORT_RESTRICTED, Kind.SYMMETRIC, Kind.DOUBLE])
+@later
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_so_does_a_family_with_symmetric_nats(size: int) -> None:
+    check(measured(Plan(kinds=family(size, symmetric=True), seconds=60 * MINUTES[size])))
+
+
+ALONE = [Kind.PORT_RESTRICTED, Kind.SYMMETRIC, Kind.DOUBLE]
+
+
+@pytest.mark.parametrize("kind", ALONE)
 def test_two_whom_nobody_can_reach_are_told_what_is_missing(kind: Kind) -> None:
     async def main() -> list[str]:
         async with World(Plan(kinds=(kind, kind), forming=TOLD, seconds=0, asleep=0)) as world:
             await world.measure()
             return [sleeper.told() for sleeper in world.sleepers]
+
+    assert all(simulate(main))
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_so_are_two_who_wake_elsewhere_while_those_sleep_who_can_be_reached(kind: Kind) -> None:
+    async def main() -> list[str]:
+        kinds = (Kind.MAPPED, kind, kind)
+        async with World(Plan(kinds=kinds, seconds=0, asleep=0)) as world:
+            await world.measure()
+            assert not any(sleeper.told() for sleeper in world.sleepers)
+            for sleeper in world.sleepers:
+                sleeper.machine.sleep()
+            await asyncio.sleep(600)
+            both = world.sleepers[1:]
+            for sleeper in both:
+                sleeper.machine.move(world.internet.place(kind))
+                sleeper.machine.wake()
+            await asyncio.sleep(TOLD)
+            return [sleeper.told() for sleeper in both]
 
     assert all(simulate(main))
 

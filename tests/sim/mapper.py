@@ -6,30 +6,16 @@ await mapper.start(addresses)
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
+from hipctl.mapped import Mapped, Protocol
+from hipctl.portmap import OnChange, PortMapper
 from sim.machines import Machine
 from sim.net import Address
 
 LIFETIME = 7_200.0  # seconds for which a mapping is asked
 CHECK = 30.0  # seconds between two looks whether the router still knows
 ROUND_TRIP = 0.002  # seconds until it has answered
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A mapping, with the fields of ``hipctl.mapped.Mapped``."""
-
-    external: Address
-    internal: Address
-    protocol: str
-    router: str
-    lifetime: float
-    expires: float
-
-
-OnChange = Callable[[Sequence[Any]], None]
 
 
 class SimPortMapper:
@@ -61,12 +47,16 @@ class SimPortMapper:
                 self._ask(each.internal, 0)
 
     @property
-    def mapped(self) -> Sequence[Mapped]:
-        return self._mapped
+    def mapped(self) -> list[Mapped]:
+        return list(self._mapped)
+
+    @property
+    def announced(self) -> list[Mapped]:
+        return [each for each in self._mapped if each.public]
 
     def describe(self) -> list[dict[str, object]]:
         return [
-            {"external": each.external, "internal": each.internal, "protocol": each.protocol}
+            {"router": each.router, "address": each.internal[0], "external": each.external}
             for each in self._mapped
         ]
 
@@ -80,7 +70,7 @@ class SimPortMapper:
             found = tuple(each for each in asked if each)
             before, self._mapped = self._mapped, found
             if [each.external for each in before] != [each.external for each in found]:
-                self._on_change(found)
+                self._on_change(self.announced)
             await asyncio.sleep(CHECK)
 
     def _ask(self, inner: Address, lifetime: float) -> Mapped | None:
@@ -91,13 +81,9 @@ class SimPortMapper:
         with machine.loop.outside():
             outer = router.ask(inner, lifetime)
         expires = machine.loop.time() + lifetime
-        return outer and Mapped(outer, inner, "simulated", router.name, lifetime, expires)
+        return outer and Mapped(outer, inner, Protocol.PCP, router.name, lifetime, expires)
 
 
-def machine_mapper(machine: Machine) -> Callable[..., SimPortMapper]:
+def machine_mapper(machine: Machine) -> Callable[[int, OnChange], PortMapper]:
     """What makes the port mappers of a host on this machine."""
-
-    def make(port: int, on_change: OnChange, **_: Any) -> SimPortMapper:
-        return SimPortMapper(machine, port, on_change)
-
-    return make
+    return lambda port, on_change: cast(PortMapper, SimPortMapper(machine, port, on_change))

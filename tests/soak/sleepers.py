@@ -32,6 +32,7 @@ def main() -> None:
     options.add_argument(
         "--kinds", nargs="+", type=Kind, help="where the peers are, in place of a family; repeated"
     )
+    options.add_argument("--symmetric", action="store_true", help="some behind symmetric NATs")
     options.add_argument("--awake", type=float, default=90.0, help="mean seconds")
     options.add_argument("--asleep", type=float, default=210.0, help="mean seconds")
     options.add_argument("--quits", type=float, default=0.0, help="share of sleeps that end it")
@@ -40,7 +41,8 @@ def main() -> None:
     options.add_argument("--ladders", type=int, default=0, help="how many to print, at most 3")
     chosen = options.parse_args()
     for size in chosen.sizes:
-        kinds = tuple((chosen.kinds * size)[:size]) if chosen.kinds else family(size)
+        kinds = tuple((chosen.kinds * size)[:size]) if chosen.kinds else None
+        kinds = kinds or family(size, symmetric=chosen.symmetric)
         plan = Plan(
             kinds=kinds,
             seed=chosen.seed,
