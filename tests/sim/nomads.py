@@ -42,7 +42,14 @@ class Nomads:
         moves: of them, changes of address.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, peers: int | None = None, shy: float = 0.25) -> None:
+        """Set up.
+
+        Args:
+            seed: of all that is random.
+            peers: how many; 2 or 3 if None.
+            shy: probability that one hides where it is.
+        """
         self.random = random.Random(seed)
         self.net = HomeNet(seed)
         self.did: list[str] = []
@@ -53,11 +60,11 @@ class Nomads:
         self.relays = [self.servers["relay1"], self.servers["relay2"]]
         self.peers = [
             self.net.add(CONFIG, HostIdentity.from_secret(next(self._secrets)), f"{i}")
-            for i in range(self.random.choice((2, 2, 3)))
+            for i in range(peers or self.random.choice((2, 2, 3)))
         ]
         self.by_hit: dict[Hit, Peer] = {peer.hit: peer for peer in self.net.everybody}
         self.shown: set[tuple[Hit, Hit]] = set()  # (who, to whom), for good
-        self.shy = {peer.hit for peer in self.peers if self.random.random() < 0.25}
+        self.shy = {peer.hit for peer in self.peers if self.random.random() < shy}
         for peer in self.peers:
             self._move(peer)
             self._begin(peer)
