@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from hipctl.actions import Address
 from sim.engines import UDP, Peer
 from sim.homenet import Home
-from sim.nomads import Nomads
+from sim.nats import Kind
+from sim.nomads import KINDS, Nomads
 
 _PACE = 0.02  # seconds between packets of a call
 _AFTER = 60.0  # seconds for which we listen after a fault
@@ -32,8 +32,10 @@ class Outage:
 class Pair(Nomads):
     """Two peers somewhere, both registered with both relays, who have met."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed, peers=2, shy=0.0)
+    def __init__(self, seed: int, *, hard: bool = False) -> None:
+        """Set up; ``hard``: only where they need a relay."""
+        kinds = (Kind.SYMMETRIC,) if hard else KINDS
+        super().__init__(seed, peers=2, shy=0.0, kinds=kinds, apart=True)
         self.a, self.b = self.peers
         for peer in self.peers:
             for server in (*self.relays, self.servers["rvs"]):
@@ -189,10 +191,10 @@ FAULTS: tuple[Callable[[Pair], None], ...] = (
 def outages(seeds: range, fault: Callable[[Pair], None]) -> Iterator[tuple[Outage, Outage]]:
     """What a fault does in a call, and where nobody speaks, once for each seed."""
     for seed in seeds:
-        pair = Pair(seed)
+        pair = Pair(seed, hard=seed % 2 == 1)
         relayed = pair.relay is not None
         in_call = Outage(fault.__name__, relayed, pair.heard(_AFTER, fault))
-        pair = Pair(seed)
+        pair = Pair(seed, hard=seed % 2 == 1)
         idle = Outage(fault.__name__, relayed, pair.found_again(fault))
         yield in_call, idle
 
@@ -213,5 +215,3 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
         "max": found[-1],
     }
 
-
-Address  # noqa: B018

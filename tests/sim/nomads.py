@@ -1,7 +1,7 @@
 """Peers at home behind NATs that meet through relays, and whatever happens to them at random."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -42,14 +42,24 @@ class Nomads:
         moves: of them, changes of address.
     """
 
-    def __init__(self, seed: int, peers: int | None = None, shy: float = 0.25) -> None:
+    def __init__(
+        self,
+        seed: int,
+        peers: int | None = None,
+        shy: float = 0.25,
+        kinds: Sequence[Kind] = KINDS,
+        apart: bool = False,
+    ) -> None:
         """Set up.
 
         Args:
             seed: of all that is random.
             peers: how many; 2 or 3 if None.
             shy: probability that one hides where it is.
+            kinds: of places where peers may be.
+            apart: no two are ever in the same home, nor twice.
         """
+        self.kinds, self.apart = kinds, apart
         self.random = random.Random(seed)
         self.net = HomeNet(seed)
         self.did: list[str] = []
@@ -142,13 +152,13 @@ class Nomads:
 
     def _place(self) -> Home | None:
         rng = self.random
-        kind = rng.choice(KINDS)
+        kind = rng.choice(self.kinds)
         if kind is Kind.PUBLIC:
             return None
         used = [home for home in self.homes if home.members]
-        if used and rng.random() < 0.15:
+        if used and not self.apart and rng.random() < 0.15:
             return rng.choice(used)  # where somebody is already
-        if self.homes and rng.random() < 0.2:
+        if self.homes and not self.apart and rng.random() < 0.2:
             return rng.choice(self.homes)
         nat = replace(NATS[kind], lifetime=rng.choice((30.0, 120.0)))
         home = self.net.home(nat)
