@@ -1,7 +1,7 @@
 """Peers at home behind NATs that meet through relays, and whatever happens to them at random."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -42,7 +42,24 @@ class Nomads:
         moves: of them, changes of address.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        peers: int | None = None,
+        shy: float = 0.25,
+        kinds: Sequence[Kind] = KINDS,
+        apart: bool = False,
+    ) -> None:
+        """Set up.
+
+        Args:
+            seed: of all that is random.
+            peers: how many; 2 or 3 if None.
+            shy: probability that one hides where it is.
+            kinds: of places where peers may be.
+            apart: no two are ever in the same home, nor twice.
+        """
+        self.kinds, self.apart = kinds, apart
         self.random = random.Random(seed)
         self.net = HomeNet(seed)
         self.did: list[str] = []
@@ -53,11 +70,11 @@ class Nomads:
         self.relays = [self.servers["relay1"], self.servers["relay2"]]
         self.peers = [
             self.net.add(CONFIG, HostIdentity.from_secret(next(self._secrets)), f"{i}")
-            for i in range(self.random.choice((2, 2, 3)))
+            for i in range(peers or self.random.choice((2, 2, 3)))
         ]
         self.by_hit: dict[Hit, Peer] = {peer.hit: peer for peer in self.net.everybody}
         self.shown: set[tuple[Hit, Hit]] = set()  # (who, to whom), for good
-        self.shy = {peer.hit for peer in self.peers if self.random.random() < 0.25}
+        self.shy = {peer.hit for peer in self.peers if self.random.random() < shy}
         for peer in self.peers:
             self._move(peer)
             self._begin(peer)
@@ -135,13 +152,13 @@ class Nomads:
 
     def _place(self) -> Home | None:
         rng = self.random
-        kind = rng.choice(KINDS)
+        kind = rng.choice(self.kinds)
         if kind is Kind.PUBLIC:
             return None
         used = [home for home in self.homes if home.members]
-        if used and rng.random() < 0.15:
+        if used and not self.apart and rng.random() < 0.15:
             return rng.choice(used)  # where somebody is already
-        if self.homes and rng.random() < 0.2:
+        if self.homes and not self.apart and rng.random() < 0.2:
             return rng.choice(self.homes)
         nat = replace(NATS[kind], lifetime=rng.choice((30.0, 120.0)))
         home = self.net.home(nat)
