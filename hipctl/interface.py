@@ -285,7 +285,8 @@ class Host(Protocol):
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """Opaque labels of where a contact is (its /24, /48 or server), empty on a LAN.
 
-        Used for diversity only: two contacts that share a label are near each other.
+        Used for diversity only: two contacts that share a label are near each other. That of a
+        server begins with "s".
         """
 
     def connected(self, peer: Hit) -> bool:

@@ -52,7 +52,7 @@ class Settings:
         k: bucket size.
         alpha: requests of a lookup in flight.
         replicas: nodes that hold a record.
-        per_group: contacts of a bucket in one /24, /48 or behind one server; None: any.
+        per_group: contacts of a bucket in one /24 or /48; None: any. See routing.
         paths: disjoint paths of a get.
         limits: byte quotas.
     """

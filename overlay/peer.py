@@ -64,7 +64,7 @@ STOP_PUBLISHER: Final = 1.8
 STOP_NODE: Final = 0.2
 STOP_HOST: Final = 0.6
 LEAST_STOP: Final = 0.1
-PER_GROUP: Final = 2  # contacts of a bucket in one /24, /48 or behind one server, where all may in
+PER_GROUP: Final = 2  # contacts of a bucket in one /24 or /48, where all may in
 
 
 class LocalPeer:

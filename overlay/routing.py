@@ -25,6 +25,7 @@ ID_BITS = 160
 PING_GAP = 60.0  # seconds between two pings for the places of one bucket
 RECENT = 1.0  # seconds within which it doesn't matter who was heard last
 HIGHEST_ID = 2**ID_BITS - 1
+SERVER = b"s"  # how the label of a server begins, see hipctl.Host.groups
 
 
 class Contact(kademlia.node.Node):  # type: ignore[misc]
@@ -131,10 +132,13 @@ class Bucket(kademlia.routing.KBucket):  # type: ignore[misc]
         return bool(super().add_node(node))
 
     def shares_group(self, node: Contact, limit: int) -> bool:
-        """Whether ``limit`` others in here already are where ``node`` is."""
+        """Whether ``limit`` others in here already are where ``node`` is.
+
+        Behind one server may be half of the bucket: few serve all in a small overlay.
+        """
         return any(
             sum(label in other.groups for other in self.nodes.values() if other.id != node.id)
-            >= limit
+            >= (max(limit, self.ksize // 2) if label[:1] == SERVER else limit)
             for label in node.groups
         )
 
@@ -145,7 +149,8 @@ class Table(kademlia.routing.RoutingTable):  # type: ignore[misc]
     Args:
         node_id: our own id, 20 bytes.
         k: places in a bucket.
-        per_group: at most so many contacts of a bucket share a group label; None for no limit.
+        per_group: at most so many contacts of a bucket share a group label, but half of it that
+            of a server; None for no limit.
         quiet: seconds since a contact was heard before it is pinged to make place.
     """
 

@@ -464,11 +464,11 @@ class World:
         calling = asyncio.ensure_future(
             caller.machine.run(caller.gateway.call(callee.aor, patience))
         )
+        calling.add_done_callback(lambda done: done.cancelled() or done.exception())
         while not calling.done():
             await asyncio.wait([calling], timeout=0.1)
             if not self.awake(caller, callee):
                 calling.cancel()
-                calling.add_done_callback(lambda done: done.cancelled() or done.exception())
                 return _SLEPT
         try:
             calling.result()
