@@ -25,6 +25,8 @@ from sipgw.demo.process import Program, StepFailed
 from sipgw.demo.world import DOMAIN, World, command, installed, run_command
 
 NAMES = ("alice", "bob", "carol", "dave", "erin")
+CALLEE, RENDEZVOUS = "bob", ("dave", "erin")
+SERVERS = 40.0  # seconds until the callee has found and tested them
 MESSAGES = {"alice": "Hello bob, no server heard this", "bob": "Hello alice, nor this"}
 LIMITS = {"baresip": 0.95, "pjsua2": 0.9, "baresip-python": 0.95}  # pjsua2 slips now and then
 UNKNOWN_LIMIT = 2.0  # seconds until an unknown user is refused
@@ -158,7 +160,7 @@ async def _set_up(demo: Demo, stack: AsyncExitStack) -> World:
     if demo.capture is not None:
         async with demo.step("start the capture", 20):
             await stack.enter_async_context(capturing(demo.capture))
-    world = World(folder, NAMES)
+    world = World(folder, NAMES, rendezvous=RENDEZVOUS, callee=CALLEE)
     stack.push_async_callback(world.stop)
     async with demo.step("make five peers", 60) as detail:
         await world.make()
@@ -171,6 +173,9 @@ async def _set_up(demo: Demo, stack: AsyncExitStack) -> World:
     async with demo.step("one base exchange", 10) as detail:
         demo.base_exchange_ms = await _base_exchange()
         detail.append(f"I1 R1 I2 R2 in {demo.base_exchange_ms:g} ms, then echoes in ESP")
+    async with demo.step("register with servers", 45, *_logs(world, CALLEE)) as detail:
+        used = await world.servers(CALLEE, len(RENDEZVOUS), SERVERS)
+        detail.append(f"{CALLEE} is reached through the rendezvous servers {' and '.join(used)}")
     return world
 
 
@@ -269,10 +274,30 @@ async def _call(demo: Demo, world: World, clients: dict[str, Client]) -> None:
         detail.append("404, as it should be")
     async with demo.step("look at the call", SHORT * 2, *logs):
         await _look(demo, world)
+    await _call_without(demo, world, clients)
     picture_lines = picture(
         world.peers, statuses, dict.fromkeys(("alice", "bob"), kind), ("alice", "bob")
     )
     demo.progress.say(*picture_lines)
+
+
+async def _call_without(demo: Demo, world: World, clients: dict[str, Client]) -> None:
+    """One of the callee's servers dies; a call that begins anew finds it through the other."""
+    alice, bob = clients["alice"], clients[CALLEE]
+    logs = [*_logs(world, "alice", CALLEE), alice.tail, bob.tail]
+    async with demo.step("kill a server", SHORT * 2, *logs) as detail:
+        await world.kill(RENDEZVOUS[0])
+        for name in ("alice", CALLEE):
+            await world.forget(name, CALLEE if name == "alice" else "alice")
+        detail.append(f"{RENDEZVOUS[0]} is dead, and alice knows no more where {CALLEE} is")
+    async with demo.step("alice calls bob again", ANSWER + SHORT, *logs) as detail:
+        await alice.call(bob.account.aor, ANSWER)
+        await bob.answered(SHORT)
+        detail.append("answered")
+    async with demo.step("hang up again", SHORT * 3, *logs):
+        await alice.hang_up()
+        await alice.ended(SHORT)
+        await bob.ended(SHORT)
 
 
 async def _refused(client: Client, aor: str) -> None:

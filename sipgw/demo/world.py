@@ -7,7 +7,9 @@ rights: HIP at port 10500 of each, and the SIP gateway at port 5060.
 import asyncio
 import contextlib
 import json
+import re
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -106,6 +108,17 @@ async def command(program: str, *arguments: str, timeout: float = COMMAND) -> di
     raise StepFailed(f"{program} {' '.join(arguments)}: no JSON came")
 
 
+_PRIVATE = re.compile(r"^private_addresses.*\n", re.MULTILINE)
+
+
+def _overlay_in(profile: str) -> str:
+    """The name of the overlay in a profile."""
+    found = re.search(r"^\[overlay\.([^.\]]+)\]", profile, re.MULTILINE)
+    if found is None:
+        raise StepFailed("the profile names no overlay")
+    return found[1]
+
+
 def _free_addresses(count: int, ports: tuple[int, int]) -> tuple[int, list[socket.socket]] | None:
     """Find ``count`` addresses in a row on which both ports are free, and reserve them.
 
@@ -135,6 +148,8 @@ class World:
         folder: where everything is written; nothing outside it is.
         names: of the peers; the first one is the seed of the others.
         absent: of those that are made but not started: they have a profile and a certificate.
+        rendezvous: of those that offer to be rendezvous servers.
+        callee: of who can be called through these only.
         keylogs: whether each peer writes ``keylog`` into its folder.
     """
 
@@ -144,6 +159,8 @@ class World:
         names: Sequence[str],
         *,
         absent: Sequence[str] = (),
+        rendezvous: Sequence[str] = (),
+        callee: str = "",
         keylogs: bool = False,
     ) -> None:
         self.folder = folder
@@ -159,6 +176,7 @@ class World:
         }
         self.running = tuple(names)
         self._keylogs = keylogs
+        self._rendezvous, self._callee = rendezvous, callee
         self._gate = asyncio.Semaphore(AT_A_TIME)
 
     async def _run(self, *arguments: str) -> dict[str, Any]:
@@ -197,6 +215,15 @@ class World:
         issue = ["ca", "issue", "--aor", peer.aor, "--account", str(account), "--overlay", overlay]
         await self._run(*issue, "--ca-key", key, "--out", certificate)
         await self._run("account", "add-certificate", certificate, "--profile", str(peer.folder))
+        profile_file = peer.folder / "profile.toml"
+        text = profile_file.read_text()
+        if peer.name in self._rendezvous:
+            text += f"\n[overlay.{_overlay_in(text)}.services.rvs]\n"
+        if peer.name == self._callee:
+            text = _PRIVATE.sub("", text).replace(
+                "[host]\n", "[host]\nvisible = true\nprivate_addresses = false\n", 1
+            )
+        profile_file.write_text(text)
 
     async def start(self) -> None:
         """Start every peer's process and wait until each says that it is ready.
@@ -257,6 +284,37 @@ class World:
                 return
             if asyncio.get_running_loop().time() > end:
                 raise StepFailed(f"{aor} is not in the overlay after {timeout:g} s")
+
+    async def servers(self, name: str, count: int, timeout: float) -> list[str]:
+        """Wait until a peer can be called through so many servers; return which, by name.
+
+        Raises:
+            StepFailed: it cannot.
+        """
+        end = asyncio.get_running_loop().time() + timeout
+        names = {peer.hit: peer.name for peer in self.peers.values()}
+        while True:
+            status = await self.ask(name, "status")
+            rows = [row for one in status["identities"].values() for row in one["servers"]]
+            used = [
+                names.get(row["hit"], row["hit"])
+                for row in rows
+                if "rendezvous server" in row["for"]
+            ]
+            if status["callable"] and len(used) >= count:
+                return used
+            if asyncio.get_running_loop().time() > end:
+                raise StepFailed(f"{name} has {len(used)} servers of {count} after {timeout:g} s")
+
+    async def kill(self, name: str) -> None:
+        """A peer dies without a word."""
+        await self.peers[name].program.stop(signal.SIGKILL)
+
+    async def forget(self, name: str, other: str) -> None:
+        """Let a peer close its association with another: what follows begins anew."""
+        control = self.peers[name].folder / "state" / "hip.sock"
+        with contextlib.suppress(StepFailed):  # there was none
+            await command("hipctl", "close", self.peers[other].hit, "--control", str(control))
 
     async def stop(self) -> None:
         """End every peer; harmless when done twice."""

@@ -1,4 +1,4 @@
-"""How long two nomads don't hear each other after each kind of fault, in a call and without one."""
+"""How long two nomads don't hear each other after each kind of fault, in and out of a call."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -214,4 +214,3 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
         "p90": found[min(len(found) - 1, len(found) * 9 // 10)],
         "max": found[-1],
     }
-
