@@ -10,11 +10,11 @@ from typing import Final
 
 from hipctl import params, signed
 from hipctl.acceptance import Acceptance, Accepted
-from hipctl.actions import Action, Address, Flush, KeyLog, Pair, Path, SolvePuzzle, Transmit
+from hipctl.actions import Action, Address, Flush, KeyLog, Pair, Path, Transmit
 from hipctl.attempt import Attempt
 from hipctl.closing import Closing
 from hipctl.constants import CALL_OUT_PATIENCE, NotifyType
-from hipctl.crypto import RHASH_LENGTH, Keys
+from hipctl.crypto import Keys
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import Hit, HostId, HostIdentity
 from hipctl.initiation import Initiation
@@ -204,18 +204,13 @@ class Association:
         return [self._attempt.say(source, now)]
 
     def _on_r1(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        shared = self._shared
-        work = self._initiation.read_r1(packet, source)
+        ask = self._initiation.read_r1(packet, source, now)
         if self.state is State.I2_SENT:
             self._attempt.packet = self._attempt.i1()
         self.state = State.I1_SENT
-        puzzle = work.offer.puzzle
-        deadline = now + min(puzzle.seconds, shared.config.generation_lifetime)
         self._timers.stop(Timer.RETRANSMIT)
-        self._timers.set(Timer.PUZZLE, deadline)
-        start = int.from_bytes(shared.rng(RHASH_LENGTH[work.offer.rhash]), "big")
-        key = (*self.pair, work.serial)
-        return [SolvePuzzle(key, puzzle.k, work.offer.prefix, work.offer.rhash, start, deadline)]
+        self._timers.set(Timer.PUZZLE, ask.deadline)
+        return [ask]
 
     def on_puzzle_solved(self, serial: int, j: bytes | None, now: float) -> list[Action]:
         """The shell has found #J, or has given up (None).

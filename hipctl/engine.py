@@ -287,8 +287,7 @@ class Engine:
     def woke(self, now: float) -> list[Action]:
         """This machine has slept: see who has kept us, and let NATs and servers know us anew."""
         self.requester.hurry(now)
-        if self._shared.friends:
-            self._friends_at = now
+        self._friends.hurry(now)
         actions: list[Action] = []
         for i, association in enumerate(self._in_order()):
             actions += association.woke(now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE, now)

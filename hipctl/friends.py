@@ -28,6 +28,11 @@ class Friends:
         if shared.friends and self._at is None:
             self._at = now
 
+    def hurry(self, now: float) -> None:
+        """Call them now, for where they know us to be may be no more."""
+        if self._shared.friends:
+            self._at = now
+
     def deadline(self) -> float | None:
         """When ``due`` is to be asked next."""
         return self._at

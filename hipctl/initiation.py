@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from hipctl import credentials, esp, exchange, hop, params
-from hipctl.actions import Address, Pair
+from hipctl.actions import Address, Pair, SolvePuzzle
 from hipctl.constants import NatTraversalMode, NotifyType
 from hipctl.credentials import NOTHING
-from hipctl.crypto import Keys
+from hipctl.crypto import RHASH_LENGTH, Keys
 from hipctl.errors import Rejected
 from hipctl.exchange import Offer, Reply
 from hipctl.identity import HostId, HostIdentity
@@ -131,8 +131,8 @@ class Initiation:
 
     # -- R1 ------------------------------------------------------------------------------------
 
-    def read_r1(self, packet: Packet, source: Address) -> Work:
-        """Take an R1 that answers our I1, in place of the one before.
+    def read_r1(self, packet: Packet, source: Address, now: float) -> SolvePuzzle:
+        """Take an R1 that answers our I1, in place of the one before; return what to solve.
 
         Raises:
             MalformedPacket: it is not well formed.
@@ -151,7 +151,10 @@ class Initiation:
         self.drop()
         shared.serial += 1
         self._work = Work(offer, _preferred(listed, source), shared.serial, theirs=theirs)
-        return self._work
+        k, rhash = offer.puzzle.k, offer.rhash
+        deadline = now + min(offer.puzzle.seconds, shared.config.generation_lifetime)
+        start = int.from_bytes(shared.rng(RHASH_LENGTH[rhash]), "big")
+        return SolvePuzzle((*self._pair, shared.serial), k, offer.prefix, rhash, start, deadline)
 
     def _newer(self, packet: Packet, counter: params.R1Counter | None, offer: Offer) -> bool:
         """Whether an R1 is worth more than the one we work on (RFC 7401 §6.8).

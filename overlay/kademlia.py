@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from hipctl import Hit
 from hipctl.sansio import Timers
+from overlay.acquaintances import Acquaintances
 from overlay.clock import CLOCKS, Clock
 from overlay.environment import Action, Environment, Finished, Joined, Learn, Remember, Settings
 from overlay.exploring import REFRESH_LOOK, Exploring
@@ -96,7 +97,7 @@ class Kademlia:
         self._handles: dict[int, Any] = {}
         self._events: deque[Output] = deque()
         self._out: list[Action] = []
-        self._known: dict[Hit, Contact] = {}
+        self._known = Acquaintances(self.table, environment.node_id, self.rpc.sessions)
         self._seeds = Seeds()
         self._told = b""  # our contact, as our HELLOs said it
         self._to_tell: deque[Hit] = deque()  # who knows an older one
@@ -320,24 +321,8 @@ class Kademlia:
 
     def candidates(self, nodes: Iterable[tuple[Hit, bytes]]) -> list[Candidate]:
         """See Asker."""
-        return [self._candidate(hit, contact) for hit, contact in nodes if hit != self._local]
-
-    def _candidate(self, hit: Hit, contact: bytes) -> Contact:
-        known = self._known.get(hit)
-        if known is None:
-            if len(self._known) >= 8_192:
-                self._forget_strangers()
-            known = Contact(self._env.node_id(hit), hit, contact)
-            self._known[hit] = known
-        elif contact and known.contact != contact:
-            # hearsay counts only where the node itself did not tell, or can't be reached there
-            session = self.rpc.sessions.get(hit)
-            if session is None or not session.greeted or known.failures:
-                known.contact = contact
-        return known
-
-    def _forget_strangers(self) -> None:
-        self._known = {c.hit: c for c in self.table.contacts()}
+        introduce = self._known.introduce
+        return [introduce(hit, contact) for hit, contact in nodes if hit != self._local]
 
     def verified(self, record: Record) -> bool:
         """See Asker."""
@@ -429,7 +414,7 @@ class Kademlia:
             self._meet(node)
 
     def _on_greeted(self, session: Session) -> None:
-        node = self._candidate(session.hit, session.contact)
+        node = self._known.introduce(session.hit, session.contact)
         session.node = node
         if session.contact and session.contact != node.contact:
             node.contact = session.contact
@@ -452,7 +437,7 @@ class Kademlia:
             self._ask(SILENT, None, ping.contact.hit, Kind.PING, {})
         if len(self.table) == before:
             return
-        self._known[node.hit] = node
+        self._known.keep(node)
         self._out.append(Remember(node.hit, node.contact))
         self._seeds.meet(node.hit, node.contact)
         self._transfer(node, heard)
