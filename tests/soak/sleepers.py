@@ -7,6 +7,7 @@ printed, and ladders of the first calls that failed.
 """
 
 import argparse
+import logging
 import sys
 import time
 from functools import partial
@@ -40,6 +41,7 @@ def main() -> None:
     options.add_argument("--clock-goes-on", action="store_true", help="also while asleep")
     options.add_argument("--ladders", type=int, default=0, help="how many to print, at most 3")
     chosen = options.parse_args()
+    logging.disable(logging.WARNING)  # whoever wakes alone says that nobody can call
     for size in chosen.sizes:
         kinds = tuple((chosen.kinds * size)[:size]) if chosen.kinds else None
         kinds = kinds or family(size, symmetric=chosen.symmetric)
