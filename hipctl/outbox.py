@@ -31,7 +31,6 @@ from hipctl.update import Outstanding, Updates
 
 _NONCE_LENGTH: Final = 16  # bytes
 _GATHERING_MAX: Final = 4  # transmissions of one that asks for addresses
-_DIRECT_MAX: Final = 2  # transmissions before relays of the peer's are tried, too
 _SPREAD_MAX: Final = 3  # more paths on which a move is told once the first does not answer
 NO_ECHO: Final = signed.Echo((), ())
 
@@ -341,8 +340,8 @@ class Outbox:
 
     def _way(self, attempt: int) -> Path:
         """Along the path in use, later through relays of the peer's by turns (RFC 9028 §4.8)."""
-        detours = self._paths.detours() if attempt > _DIRECT_MAX and attempt % 2 else []
-        turn = (attempt - _DIRECT_MAX) // 2
+        detours = self._paths.detours() if attempt % 2 else []
+        turn = attempt // 2 - 1  # the third transmission is the first
         return detours[turn % len(detours)] if detours else self._paths.path()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from hipctl import HIP_PORT, HostConfig, LocalHost, params
 from hipctl.actions import Address
+from hipctl.candidates import gather
 from hipctl.constants import CandidateKind, NatTraversalMode, NotifyType, PacketType, ParameterType
 from hipctl.errors import MalformedPacket
 from hipctl.identity import HostIdentity
@@ -98,6 +99,17 @@ def test_a_candidate_is_laid_out_as_the_rfc_s_table() -> None:
     assert params.LocatorSet((locator,)).content() == raw
     reserved = raw[:3] + b"\xff" + raw[4:]
     assert params.LocatorSet.parse(Reader(reserved)).locators == (locator,)
+
+
+def test_local_preferences_are_in_range_and_no_two_of_a_kind_are_alike() -> None:
+    hosts = [(f"10.0.{n // 250}.{n % 250 + 1}", 10500) for n in range(1_000)]
+    seen: list[tuple[Address, Address | None]] = [((FOUR, 1_000 + n), None) for n in range(1_000)]
+    for kind in (0, 1):
+        found = [one for one in gather(hosts, seen) if one.kind == kind]
+        preferences = [one.priority >> 8 & 0xFFFF for one in found]
+        assert len({*preferences}) == len(found) == 1_000
+        assert {one.priority >> 24 for one in found} == {(126, 100)[kind]}
+        assert preferences[0] == 65_535
 
 
 @pytest.mark.parametrize(

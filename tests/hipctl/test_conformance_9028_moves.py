@@ -253,10 +253,10 @@ def test_checks_begin_anew_once_the_peer_that_moved_has_echoed() -> None:
     checks = [s for s in net.sent(UPDATE) if s.source == b.address and s.to == new]
     assert not [s for s in checks if Packet(s.data).has(params.CandidatePriority)]
     assert held
-    net.tamper = lambda seen: [seen.data]
     echo = held[0]
     net._control(net.peers[echo.to], echo.data, echo.source, echo.to)
     net.run(net.now + 0.2)
+    net.tamper = lambda seen: [seen.data]
     checks = [s for s in net.sent(UPDATE) if s.source == b.address and s.to == new]
     assert [s for s in checks if Packet(s.data).has(params.CandidatePriority)]
     net.run(net.now + 2)
