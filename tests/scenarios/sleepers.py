@@ -204,6 +204,7 @@ class Gateway:
         """
         async with asyncio.timeout(patience):
             target = (await self._peer.resolve(aor))[-1]
+            self._peer.host.disclose(target.hit)
             await self._peer.host.connect(target.hit, timeout=patience)
             number = next(self._numbers).to_bytes(4, "big")
             answered = self._waiting[number] = asyncio.get_running_loop().create_future()
