@@ -119,9 +119,9 @@ class Outcome:
     Attributes:
         calls: by "who could be reached" (bool) and what became of them.
         failures: (when, caller, callee, why), the first of them.
-        called_after: seconds from waking until another reached the waker; infinite where it slept
-            again before.
-        calls_after: seconds from waking until the waker reached another.
+        called_after: seconds from waking until another reached the waker, of those who woke while
+            somebody who can be reached was awake; infinite where it slept again before.
+        calls_after: seconds from waking until the waker reached another, of the same.
         exchanges: base exchanges that were completed.
         ladders: what was on the wire around the first failures.
     """
@@ -204,7 +204,7 @@ class Gateway:
         """
         async with asyncio.timeout(patience):
             target = (await self._peer.resolve(aor))[-1]
-            self._peer.host.disclose(target.hit)
+            self._peer.host.disclose(target.hit)  # as the gateway does: our user calls it
             await self._peer.host.connect(target.hit, timeout=patience)
             number = next(self._numbers).to_bytes(4, "big")
             answered = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -402,6 +402,10 @@ class World:
 
     # what goes on
 
+    def _reachable(self) -> bool:
+        """Whether somebody is awake whom others can reach."""
+        return any(s.kind in REACHABLE and self.awake(s) for s in self.sleepers)
+
     async def _live(self, sleeper: Sleeper) -> None:
         plan, rng = self.plan, random.Random(self.random.random())
         if rng.random() < plan.asleep / (plan.asleep + plan.awake):
@@ -410,7 +414,7 @@ class World:
             await asyncio.sleep(rng.expovariate(1 / plan.awake))
             await self._sleep(sleeper, rng)
             others = [other for other in self.ready() if other is not sleeper]
-            if others:
+            if others and self._reachable():
                 other = rng.choice(others)
                 self._begin(self._until_called(other, sleeper, self.outcome.called_after))
                 self._begin(self._until_called(sleeper, other, self.outcome.calls_after))
@@ -435,8 +439,7 @@ class World:
 
     async def _call(self, caller: Sleeper, callee: Sleeper) -> None:
         began = asyncio.get_running_loop().time()
-        awake = [s for s in self.sleepers if self.awake(s)]
-        reachable = any(s.kind in REACHABLE for s in awake)
+        reachable = self._reachable()
         why = await self._try(caller, callee, self.plan.patience)
         became = "succeeded" if not why else "interrupted" if why == _SLEPT else "failed"
         self.outcome.calls[reachable][became] += 1

@@ -29,7 +29,6 @@ def measured(plan: Plan) -> Outcome:
 
 def check(outcome: Outcome) -> None:
     assert outcome.success() >= SUCCESS
-    assert outcome.success(reachable=False) >= 0.9  # of which nobody is promised anything
     for found in (outcome.called_after, outcome.calls_after):
         late = sum(seconds > CALLABLE for seconds in found)
         assert late <= max(1, len(found) // 20)  # few were measured in so short a run
