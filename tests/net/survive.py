@@ -23,7 +23,7 @@ from net.lab_internet import Internet
 
 AFTER = 8.0  # seconds of talk after the event
 LIMIT = 120.0  # seconds for all of it
-SETTLE = 15.0  # seconds until the call has its final path
+SETTLE = 60.0  # seconds until the call has its final path
 
 Do = Callable[[Homes], Awaitable[None]]
 
