@@ -34,7 +34,7 @@ def test_a_call_across_two_peers_lasts_beyond_forty_seconds_and_ends_for_both() 
 
 def test_a_callee_that_began_the_association_itself_learns_where_the_caller_is() -> None:
     async def scenario() -> None:
-        async with two_peers() as (stage, alice, bob):
+        async with two_peers() as (stage, alice, _bob):
             ours, theirs = (peer.sim for peer in stage.peers)
             theirs.learn(stage.peers[0].hit, ours.contact(stage.peers[0].hit))
             await theirs.connect(stage.peers[0].hit)
