@@ -216,7 +216,7 @@ class Traversal:
             there = [*self._relays, *known]
             ways = [way for way in (self._signaling, last) if isinstance(way, Relayed)]
             ways += [Relayed(to, relay) for to in there for relay in own]
-        source = self.path().source
+        source = self.path().source if self.path().source in self.ours else None
         paths = [Path(source if way == last else None, way) for way in _diverse(ways)]
         return paths[:_TELLING_MAX]
 
