@@ -32,6 +32,7 @@ from overlay.admission import Credentials, admit
 from overlay.answering import Answering
 from overlay.callability import Callability
 from overlay.config import JoinedOverlay, Profile, parse_address
+from overlay.connecting import connect
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
 from overlay.environment import Settings
@@ -49,7 +50,7 @@ from overlay.policy import Evidence, Verdict
 from overlay.providers import Providers
 from overlay.publisher import Publisher
 from overlay.reception import Reception, shown_for
-from overlay.scout import Home
+from overlay.scout import KINDS, Home
 from overlay.seat import Seat
 from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
@@ -287,11 +288,17 @@ class LocalPeer:
             hit,
             [Home(member.node, member.providers) for member in members],
             visible=self._profile.host.visible,
+            hides=not self._profile.host.visible and not self._serves(hit),
             wall=self._wall,
             rng=self._rng,
         )
         await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")
         self._callable[hit] = kept
+
+    def _serves(self, hit: Hit) -> bool:
+        """Whether one of our HITs is a server whose address everybody learns."""
+        members = self._memberships.values()
+        return any(m.joined.table.services.keys() & KINDS for m in members if m.hit == hit)
 
     async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""
@@ -376,6 +383,20 @@ class LocalPeer:
             LookupFailed: the overlay could not be asked.
         """
         return await self._member(aor).directory.resolve(aor)
+
+    async def connect(self, peer: Hit, *, local: Hit, timeout: float = 5.0) -> None:
+        """Have an association of ``local`` with ``peer``; see ``services.Peer``.
+
+        Raises:
+            AssociationFailed: it could not be done within ``timeout`` seconds.
+        """
+
+        async def look_up() -> None:
+            for member in self._memberships.values():
+                if member.hit == local and await member.directory.reach(peer):
+                    return
+
+        await connect(self._host, peer, local=local, look_up=look_up, timeout=timeout)
 
     async def owns(self, aor: str, hit: Hit) -> bool:
         """Whether ``hit`` may speak as the canonical ``aor``; may take a lookup, never raises."""
