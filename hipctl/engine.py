@@ -8,9 +8,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from hipctl import esp, hop, params
+from hipctl import credentials, esp, exchange, hop, params
 from hipctl.access import Access
-from hipctl.actions import Action, Address, Pair, PeerFound
+from hipctl.actions import Action, Address, LanAnswered, Pair, Path, PeerFound
 from hipctl.association import Association
 from hipctl.associations import ENDING, Associations
 from hipctl.constants import KEEPALIVE, LOCATORS_MAX, PACING_LEAST, PacketType
@@ -227,6 +227,26 @@ class Engine:
             return [PeerFound(local, address, None)]
         return self._opportunist.ask(local, address, now)
 
+    def call(self, local: Hit, paths: Sequence[Path], seconds: float, now: float) -> list[Action]:
+        """Ask link-local groups who is there; LanAnswered tells of each who answers, at most 8.
+
+        With each of them an association begins. Nothing proves that it is who was meant.
+
+        Args:
+            local: our HIT.
+            paths: from which addresses to which groups.
+            seconds: for which answers are taken.
+            now: monotonic seconds.
+        """
+        if local not in self._identities:
+            raise HostConfigRefused(f"{local} is no identity of this host")
+        return self._opportunist.call(local, paths, seconds, now)
+
+    def welcome(self, certificates: Sequence[bytes]) -> None:
+        """Show these to who asks a link-local group, from the next R1 generation on."""
+        for _, responder in self._identities.values():
+            responder.shown_around = Shown(tuple(certificates))
+
     def set_access(
         self, allow: Collection[Hit] | None, deny: Collection[Hit], now: float
     ) -> list[Action]:
@@ -369,6 +389,29 @@ class Engine:
         finally:
             shared.here, shared.via_rvs = None, ""
 
+    def on_lan(self, data: bytes, source: Address, now: float) -> list[Action]:
+        """Take one HIP packet that came to a link-local group: an I1 without receiver, or nothing.
+
+        Args:
+            data: as for ``on_control``.
+            source: who asks.
+            now: monotonic seconds.
+        """
+        shared = self._shared
+        shared.here, shared.on_lan = None, True
+        try:
+            packet = Packet(data)
+            if packet.type is not PacketType.I1 or packet.receiver != NULL_HIT:
+                raise Rejected("no question to a LAN")
+            if packet.sender in self._identities:
+                return []  # our own, for groups hear what their host says
+            return self._edge.pass_out(self._dispatch(packet, source, now), now)
+        except (MalformedPacket, Rejected) as error:
+            self.counters[error.reason] += 1
+            return []
+        finally:
+            shared.on_lan = False
+
     def on_relayed(
         self, data: bytes, source: Address, relayed: Address, now: float
     ) -> list[Action]:
@@ -422,7 +465,7 @@ class Engine:
     def _receiver(self, packet: Packet) -> tuple[Hit, tuple[HostIdentity, Responder]]:
         receiver = packet.receiver
         if receiver == NULL_HIT:
-            if not self._config.opportunistic_responder:
+            if not (self._config.opportunistic_responder or self._shared.on_lan):
                 raise Rejected("opportunistic I1")
             receiver = self._default
         ours = self._identities.get(receiver)
@@ -442,6 +485,8 @@ class Engine:
         local, peer = packet.receiver, packet.sender
         asked_at = self._opportunist.answered(local, source)
         if asked_at is None:
+            if self._opportunist.calling(local, now):
+                return self._find_around(ours, association, packet, source, now)
             return None
         actions: list[Action] = []
         if association is None:
@@ -456,6 +501,41 @@ class Engine:
                 return None
         self._opportunist.done(local, source)
         return [PeerFound(local, source, peer), *actions]
+
+    def _find_around(
+        self,
+        ours: tuple[HostIdentity, Responder],
+        association: Association | None,
+        packet: Packet,
+        source: Address,
+        now: float,
+    ) -> list[Action] | None:
+        """Take an R1 that may answer a call to a LAN; None: it answers another I1 of ours."""
+        local, peer = pair = packet.receiver, packet.sender
+        shared = self._shared
+        began = self._opportunist.weigh(local, peer)
+        if began is None:
+            return None
+        actions: list[Action] = []
+        if pair in self.outbound:
+            exchange.signed_r1(packet, shared.known_hosts)
+        else:
+            new = association is None
+            if association is None:
+                association = Association(*ours, peer, shared)
+                association.adopt(source, began)
+            shared.around = True
+            try:
+                actions = association.on_packet(packet, source, now)
+            finally:
+                shared.around = False
+            if new:
+                actions = [*self._table.add(association, now), *actions]
+            self._settle(association)
+        self._opportunist.take(local, peer)
+        info, (shown, _) = packet.get(params.RegInfo), credentials.read(packet)
+        services = info.types if info is not None else ()
+        return [LanAnswered(local, peer, source, services, shown.certificates), *actions]
 
     def heard(self, spi: int, source: Address, now: float) -> Sequence[Action]:
         """Note that authentic ESP came under ``spi`` (after ``sa.open`` succeeded)."""

@@ -20,6 +20,7 @@ from hipctl.actions import (
     Address,
     Flush,
     KeyLog,
+    LanAnswered,
     PeerFound,
     PortsChanged,
     RegistrationAnswered,
@@ -43,6 +44,7 @@ from hipctl.interface import (
     CredentialPolicy,
     Discloses,
     Event,
+    LanPeer,
     Offer,
     OnDatagram,
     Reachability,
@@ -53,6 +55,7 @@ from hipctl.interface import (
     Woke,
 )
 from hipctl.interfaces import Interfaces, OnChange
+from hipctl.lan import Lan
 from hipctl.mapped import Mapped
 from hipctl.portmap import OnChange as OnMapped
 from hipctl.portmap import PortMapper
@@ -132,6 +135,7 @@ class LocalHost:
         self._waking = Waking(self._on_woke)
         relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
+        self._lan = Lan(self.engine, self._counters)
         self._contact: tuple[bytes, ...] = ()
         self.data.pass_up = self.services.ports.up()
         self.access = Access()
@@ -163,6 +167,7 @@ class LocalHost:
             self._know_own_addresses()
             self.services.ports.start(loop.time, self._driver.feed, self._relay_at)
             self.services.start(self._driver.feed)
+            self._lan.start(self._driver.feed)
             self._waking.open(loop)
         except BaseException:
             await self.__aexit__()
@@ -178,6 +183,7 @@ class LocalHost:
         self._waking.close()
         self._roaming.close()
         self.services.close()
+        self._lan.close()
         self._ports.close()
         self._endpoints.stop()
         self._connecting.stop()
@@ -338,6 +344,21 @@ class LocalHost:
         mapped = tuple((each.protocol.value, each.external) for each in self._mapper.announced)
         return replace(found, mapped=mapped, routers=tuple(self._mapper.describe()))
 
+    async def welcome(self, certificates: Sequence[bytes] = ()) -> None:
+        """See ``interface.Host``."""
+        self._lan.welcome(certificates)
+
+    async def look_around(
+        self,
+        on_found: Callable[[LanPeer], None],
+        *,
+        local: Hit | None = None,
+        seconds: float = 2.0,
+    ) -> None:
+        """See ``interface.Host``."""
+        ours = self._ports.reachable(True, self._now())
+        await self._lan.look_around(local or self._hits[0], ours, on_found, seconds)
+
     # more than the interface
 
     @property
@@ -452,6 +473,8 @@ class LocalHost:
                 self._log_keys(line)
             case PeerFound():
                 self._connecting.found(action)
+            case LanAnswered():
+                self._lan.answered(action)
             case AssociationUp():
                 self._up(action)
             case AssociationDown(local=local, peer=peer, reason=reason):
@@ -496,6 +519,7 @@ class LocalHost:
         if self._open:
             self._driver.feed(lambda now: self.engine.set_locators(told, now))
             self._know_own_addresses()
+            self._lan.moved()
             if ours:  # from nowhere nobody could be told
                 self._tell_contact()
 

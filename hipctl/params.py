@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 from hipctl.constants import ParameterType
-from hipctl.params_certs import Cert, Delegation
+from hipctl.params_certs import Cert, Delegation, Invitation
 from hipctl.params_control import Ack, Notification, Seq
 from hipctl.params_keys import (
     CipherList,
@@ -77,6 +77,7 @@ __all__ = [
     "HipSignature2",
     "HitSuiteList",
     "HostIdParameter",
+    "Invitation",
     "Locator",
     "LocatorSet",
     "MappedAddress",
@@ -162,6 +163,7 @@ PARAMETERS: dict[int, type[Parameter]] = {
         EchoResponseSigned,
         TransportFormatList,
         EspTransform,
+        Invitation,
         Delegation,
         HipMac,
         HipMac2,

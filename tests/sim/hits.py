@@ -37,6 +37,7 @@ from hipctl.interface import (
     CredentialPolicy,
     Discloses,
     Event,
+    LanPeer,
     Nat,
     Offer,
     OnDatagram,
@@ -164,6 +165,7 @@ class SimHost:
         mapped: its router maps a port to it.
         firewalled: nothing that it did not ask for comes in.
         offline: its cable is out.
+        welcomes: the certificates that it shows on its LAN; None: it does not answer there.
         registry: what it offers, and where it is registered.
         knocks: whom it has knocked at.
     """
@@ -188,6 +190,7 @@ class SimHost:
         self.mapped = False
         self.firewalled = False
         self.offline = False
+        self.welcomes: tuple[bytes, ...] | None = None
         self.registry = Registry(self)
         self.knocks: list[Hit] = []
         self._hits = tuple(hits)
@@ -320,6 +323,39 @@ class SimHost:
         mapped = (("PCP", ("192.0.2.1", 10500)),) if self.mapped else ()
         where = (self.site or "internet", 10500)
         return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]))
+
+    async def welcome(self, certificates: Sequence[bytes] = ()) -> None:
+        self.welcomes = tuple(certificates)
+
+    async def look_around(
+        self,
+        on_found: Callable[[LanPeer], None],
+        *,
+        local: Hit | None = None,
+        seconds: float = 2.0,
+    ) -> None:
+        mine = local or self._hits[0]
+        loop = asyncio.get_running_loop()
+        here = [
+            host
+            for host in dict.fromkeys(self.net.hosts.values())
+            if host is not self
+            and host.up
+            and host.welcomes is not None
+            and self.site is not None
+            and host.site == self.site
+        ]
+        for host in here[:8]:
+            hit = host._hits[0]
+            self.learnt[hit] = host._direct(hit)
+            services = frozenset(host.registry.offers)
+            found = LanPeer(hit, self.learnt[hit], services, host.welcomes or ())
+            loop.call_later(2 * self.net.delay(mine, hit), self._found, mine, found, on_found)
+        await asyncio.sleep(seconds)
+
+    def _found(self, local: Hit, found: LanPeer, on_found: Callable[[LanPeer], None]) -> None:
+        self._exchange(local, found.hit)
+        on_found(found)
 
     def befriend(self, peers: Collection[Hit], *, local: Hit | None = None) -> None:
         self.friends = tuple(peers)
