@@ -61,6 +61,8 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         port_mapping: where it listens everywhere, routers are asked to let callers in.
         visible: strangers who know our name may see our address: then rendezvous servers make us
             callable, who let callers speak with us at once, else relays, who hide it.
+        lan: whoever asks on our LAN who is there gets an answer, and we ask there ourselves while
+            we know nobody.
         public_certificates: whoever asks is shown our certificates, and so who lives here; else
             only who has shown some.
         keylog: file for the secrets of every exchange: for debugging only.
@@ -72,6 +74,7 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     private_locators: bool = True
     port_mapping: bool = True
     visible: bool = False
+    lan: bool = False
     public_certificates: bool = False
     keylog: Path | None = None
 

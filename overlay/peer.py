@@ -42,6 +42,8 @@ from overlay.errors import (
     NotFound,
     OverlayError,
 )
+from overlay.invitations import INVITATIONS, InvitationBook
+from overlay.lan import LanPresence
 from overlay.membership import Membership, credentials_in, load_policy
 from overlay.messages import overlay_tag
 from overlay.node import Node
@@ -158,6 +160,8 @@ class LocalPeer:
         }
         engine = EngineConfig()
         self._reception, credentials = self._open_reception(engine)
+        self._invitations = InvitationBook(self._profile.peer.state / INVITATIONS)
+        self._reception.invite(self._is_invited)
         if given_host is not None:
             self._host: Host = given_host
             self._host.use(self._reception, self._wall)
@@ -171,6 +175,8 @@ class LocalPeer:
             await self._join(stack, joined, store, credentials[joined.name])
         for hit in dict.fromkeys(member.hit for member in self._memberships.values()):
             await self._keep_callable(stack, hit)
+        if self._profile.host.lan:
+            await self._be_on_lan(stack)
         for joined in self._profile.overlays.values():
             await self._start_services(stack, joined)
 
@@ -292,6 +298,17 @@ class LocalPeer:
         )
         await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")
         self._callable[hit] = kept
+
+    async def _be_on_lan(self, stack: AsyncExitStack) -> None:
+        """Answer on our LANs, and look there for others."""
+        nodes: dict[Hit, list[Node]] = {}
+        for member in self._memberships.values():
+            nodes.setdefault(member.hit, []).append(member.node)
+        presence = LanPresence(self._host, nodes, self._invitations)
+        await self._enter(stack, presence, LEAST_STOP, "the LAN")
+
+    def _is_invited(self, local: Hit, peer: Hit, proof: bytes) -> bool:
+        return self._invitations.check(proof, peer, local, self._wall()) is not None
 
     async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""

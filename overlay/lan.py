@@ -1,0 +1,120 @@
+"""Shell: this peer on its LANs: it answers there, hands out overlays' files, and looks for others.
+
+Whoever asks a LAN who is there learns that somebody is, what it offers, and the certificates of
+overlays that have one. More has who shows an invitation.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final, Self
+
+from hipctl import AssociationFailed, ContactChanged, Endpoint, Event, Hit, Host, LanPeer, Woke
+from overlay.invitations import InvitationBook, Invited
+from overlay.lobby import LOBBY_PORT, Lobby
+from overlay.node import Node
+from overlay.overlayfile import OverlayInfo
+
+_log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 2.0  # for which one look takes answers
+LOOK_FIRST, LOOK_MOST = 5.0, 60.0  # seconds between looks while nobody is known
+CERTIFICATES: Final = 4  # that are shown; an R1 has room for one or two
+
+
+class LanPresence:
+    """From ``__aenter__`` to ``__aexit__``.
+
+    Args:
+        host: the HIP host.
+        nodes: our nodes, by the HIT with which they take part.
+        book: the invitations that we have given away.
+    """
+
+    def __init__(
+        self, host: Host, nodes: Mapping[Hit, Sequence[Node]], book: InvitationBook
+    ) -> None:
+        self._host = host
+        self._nodes = nodes
+        self._book = book
+        self._endpoints: list[Endpoint] = []
+        self._kick = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Answer from now on, and begin to look around."""
+        self._loop = asyncio.get_running_loop()
+        infos = [node.overlay for nodes in self._nodes.values() for node in nodes]
+        shown = dict.fromkeys(info.certificate for info in infos if info.certificate)
+        await self._host.welcome(list(shown)[:CERTIFICATES])
+        for local in self._nodes:
+            self._endpoints.append(self._open(local))
+        self._unwatch = self._host.watch(self._on_event)
+        self._tasks = [
+            asyncio.create_task(self._look_on(local, nodes), name="lan")
+            for local, nodes in self._nodes.items()
+        ]
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self._unwatch()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+    # --- handing out files
+
+    def _open(self, local: Hit) -> Endpoint:
+        lobby = Lobby(local, lambda guest: self.invited(local, guest), self._overlay)
+
+        def on_datagram(data: bytes, guest: Hit, port: int) -> None:
+            answer = lobby.on_datagram(data, guest, self._loop.time())
+            if answer is not None:
+                endpoint.send(answer, guest, port)
+
+        endpoint = self._host.open(local, LOBBY_PORT, on_datagram)
+        return endpoint
+
+    def invited(self, local: Hit, guest: Hit) -> Invited | None:
+        """What a guest has shown in its exchange with us, if it holds."""
+        shown = self._host.credentials(guest, local=local)
+        nodes = self._nodes.get(local)
+        if shown is None or not nodes:
+            return None
+        return self._book.check(shown.invitation, guest, local, nodes[0].wall())
+
+    def _overlay(self, identifier: bytes) -> OverlayInfo | None:
+        infos = (node.overlay for nodes in self._nodes.values() for node in nodes)
+        return next((info for info in infos if info.id == identifier), None)
+
+    # --- looking around
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, ContactChanged | Woke):  # another LAN perhaps
+            self._kick.set()
+
+    async def _look_on(self, local: Hit, nodes: Sequence[Node]) -> None:
+        gap = LOOK_FIRST
+        while True:
+            self._kick.clear()
+            if any(not len(node.engine.table) for node in nodes):
+                await self._look(local, nodes)
+            try:
+                async with asyncio.timeout(gap):
+                    await self._kick.wait()
+                gap = LOOK_FIRST
+            except TimeoutError:
+                gap = min(2 * gap, LOOK_MOST)
+
+    async def _look(self, local: Hit, nodes: Sequence[Node]) -> None:
+        def on_found(found: LanPeer) -> None:
+            _log.info("%s is on this LAN", found.hit)
+            for node in nodes:
+                node.meet(found.hit, found.contact)
+
+        try:
+            await self._host.look_around(on_found, local=local, seconds=LOOK_SECONDS)
+        except AssociationFailed as error:
+            _log.info("nobody could be looked for on this LAN: %s", error)
