@@ -164,4 +164,4 @@ class Core(Protocol):
         """Note a step for the waterfall."""
 
     def disclose(self, party: Party) -> None:
-        """Let the peer of ``party`` learn our addresses, if it is one: its call was answered."""
+        """Let the peer of ``party`` learn our addresses: our user calls it, or has answered it."""

@@ -295,7 +295,6 @@ class SipService:
     async def _connect(self, action: Connect) -> None:
         local, hit, _ = action.party
         ok = True
-        self._peer.host.disclose(action.party[1], local=action.party[0])  # our user calls it
         try:
             await self._peer.host.connect(hit, local=local, timeout=WAIT)
         except AssociationFailed as error:

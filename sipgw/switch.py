@@ -246,6 +246,7 @@ class Switch:
 
     def connect(self, party: Overlay, on_connected: Connected, now: float) -> None:
         """See Core."""
+        self.disclose(party)  # our user calls it; it may have begun the association that there is
         if self.house.connected(party[1]):
             on_connected(True, now)
             return

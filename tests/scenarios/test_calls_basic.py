@@ -30,3 +30,17 @@ def test_a_call_across_two_peers_lasts_beyond_forty_seconds_and_ends_for_both() 
             ]  # fmt: skip
 
     simulate(scenario)
+
+
+def test_a_callee_that_began_the_association_itself_learns_where_the_caller_is() -> None:
+    async def scenario() -> None:
+        async with two_peers() as (stage, alice, _bob):
+            ours, theirs = (peer.sim for peer in stage.peers)
+            theirs.learn(stage.peers[0].hit, ours.contact(stage.peers[0].hit))
+            await theirs.connect(stage.peers[0].hit)
+            assert not ours.disclosed
+            answered = await alice.invite(BOB)
+            assert answered.status == 200
+            assert stage.peers[1].hit in ours.disclosed
+
+    simulate(scenario)
