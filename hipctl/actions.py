@@ -134,14 +134,15 @@ class KeyLog:
 
 @dataclass(frozen=True, slots=True)
 class LanAnswered:
-    """Who has answered a call to a LAN; the exchange goes on.
+    """Who has answered a call to a LAN; no more comes of it by itself.
 
     Attributes:
         local: our HIT.
         peer: who.
         address: from where.
         services: registration types that it offers.
-        certificates: what it shows, DER.
+        certificates: what it shows to a LAN, DER.
+        mark: and beside them.
     """
 
     local: Hit
@@ -149,6 +150,7 @@ class LanAnswered:
     address: Address
     services: tuple[int, ...]
     certificates: tuple[bytes, ...]
+    mark: bytes
 
 
 @dataclass(frozen=True, slots=True)

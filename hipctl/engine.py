@@ -88,6 +88,7 @@ class Engine:
         self._default = identities[0].hit if identities else NULL_HIT
         self._access = Access()
         self._opportunist = Opportunist(config)
+        self._lan_limiter = Limiter(config.lan_rate, config.lan_burst, 1)
         self._table = Associations(self._shared)
         self._associations = self._table.by_pair
         self._settle = self._table.settle
@@ -230,7 +231,7 @@ class Engine:
     def call(self, local: Hit, paths: Sequence[Path], seconds: float, now: float) -> list[Action]:
         """Ask link-local groups who is there; LanAnswered tells of each who answers, at most 8.
 
-        With each of them an association begins. Nothing proves that it is who was meant.
+        Where they are is remembered as by ``learn``, unless something is already.
 
         Args:
             local: our HIT.
@@ -242,10 +243,10 @@ class Engine:
             raise HostConfigRefused(f"{local} is no identity of this host")
         return self._opportunist.call(local, paths, seconds, now)
 
-    def welcome(self, certificates: Sequence[bytes]) -> None:
-        """Show these to who asks a link-local group, from the next R1 generation on."""
-        for _, responder in self._identities.values():
-            responder.shown_around = Shown(tuple(certificates))
+    def welcome(self, certificates: Sequence[bytes], mark: bytes) -> None:
+        """Show this to who asks a link-local group, from the next R1 generation on."""
+        responder = self._identities[self._default][1]
+        responder.shown_around, responder.mark = Shown(tuple(certificates)), mark
 
     def set_access(
         self, allow: Collection[Hit] | None, deny: Collection[Hit], now: float
@@ -392,6 +393,8 @@ class Engine:
     def on_lan(self, data: bytes, source: Address, now: float) -> list[Action]:
         """Take one HIP packet that came to a link-local group: an I1 without receiver, or nothing.
 
+        Many of a LAN may be asked by one packet, so all who ask get few answers together.
+
         Args:
             data: as for ``on_control``.
             source: who asks.
@@ -403,9 +406,16 @@ class Engine:
             packet = Packet(data)
             if packet.type is not PacketType.I1 or packet.receiver != NULL_HIT:
                 raise Rejected("no question to a LAN")
+            if hop.passed_on(packet):
+                raise Rejected("question to a LAN through a server")
             if packet.sender in self._identities:
                 return []  # our own, for groups hear what their host says
-            return self._edge.pass_out(self._dispatch(packet, source, now), now)
+            if self._lan_limiter.exhausted("", now):
+                raise Rejected("LAN rate limit")
+            actions = self._edge.pass_out(self._dispatch(packet, source, now), now)
+            if actions:
+                self._lan_limiter.allow("", now)
+            return actions
         except (MalformedPacket, Rejected) as error:
             self.counters[error.reason] += 1
             return []
@@ -486,7 +496,7 @@ class Engine:
         asked_at = self._opportunist.answered(local, source)
         if asked_at is None:
             if self._opportunist.calling(local, now):
-                return self._find_around(ours, association, packet, source, now)
+                return self._find_around(association, packet, source)
             return None
         actions: list[Action] = []
         if association is None:
@@ -503,39 +513,20 @@ class Engine:
         return [PeerFound(local, source, peer), *actions]
 
     def _find_around(
-        self,
-        ours: tuple[HostIdentity, Responder],
-        association: Association | None,
-        packet: Packet,
-        source: Address,
-        now: float,
+        self, association: Association | None, packet: Packet, source: Address
     ) -> list[Action] | None:
         """Take an R1 that may answer a call to a LAN; None: it answers another I1 of ours."""
-        local, peer = pair = packet.receiver, packet.sender
-        shared = self._shared
-        began = self._opportunist.weigh(local, peer)
-        if began is None:
+        local, peer = packet.receiver, packet.sender
+        if not (packet.has(params.LanInfo) and self._opportunist.weigh(local, peer)):
             return None
-        actions: list[Action] = []
-        if pair in self.outbound:
-            exchange.signed_r1(packet, shared.known_hosts)
-        else:
-            new = association is None
-            if association is None:
-                association = Association(*ours, peer, shared)
-                association.adopt(source, began)
-            shared.around = True
-            try:
-                actions = association.on_packet(packet, source, now)
-            finally:
-                shared.around = False
-            if new:
-                actions = [*self._table.add(association, now), *actions]
-            self._settle(association)
+        exchange.signed_r1(packet, self._shared.known_hosts)
+        shown, _ = credentials.read(packet)
         self._opportunist.take(local, peer)
-        info, (shown, _) = packet.get(params.RegInfo), credentials.read(packet)
+        if association is None and peer not in self._contacts:
+            self.learn(peer, [source])
+        info, mark = packet.get(params.RegInfo), packet.need(params.LanInfo).data
         services = info.types if info is not None else ()
-        return [LanAnswered(local, peer, source, services, shown.certificates), *actions]
+        return [LanAnswered(local, peer, source, services, shown.certificates, mark)]
 
     def heard(self, spi: int, source: Address, now: float) -> Sequence[Action]:
         """Note that authentic ESP came under ``spi`` (after ``sa.open`` succeeded)."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self, assert_never
+from typing import TYPE_CHECKING, Self, assert_never
 
 from hipctl import contact as contacts
 from hipctl.access import Access
@@ -55,7 +55,6 @@ from hipctl.interface import (
     Woke,
 )
 from hipctl.interfaces import Interfaces, OnChange
-from hipctl.lan import Lan
 from hipctl.mapped import Mapped
 from hipctl.portmap import OnChange as OnMapped
 from hipctl.portmap import PortMapper
@@ -66,6 +65,9 @@ from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
 from hipctl.waking import Waking
+
+if TYPE_CHECKING:
+    from hipctl.lan import Lan
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ class LocalHost:
         self._waking = Waking(self._on_woke)
         relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
-        self._lan = Lan(self.engine, self._counters)
+        self._lan: Lan | None = None
         self._contact: tuple[bytes, ...] = ()
         self.data.pass_up = self.services.ports.up()
         self.access = Access()
@@ -167,7 +169,6 @@ class LocalHost:
             self._know_own_addresses()
             self.services.ports.start(loop.time, self._driver.feed, self._relay_at)
             self.services.start(self._driver.feed)
-            self._lan.start(self._driver.feed)
             self._waking.open(loop)
         except BaseException:
             await self.__aexit__()
@@ -183,7 +184,8 @@ class LocalHost:
         self._waking.close()
         self._roaming.close()
         self.services.close()
-        self._lan.close()
+        if self._lan is not None:
+            self._lan.close()
         self._ports.close()
         self._endpoints.stop()
         self._connecting.stop()
@@ -344,9 +346,9 @@ class LocalHost:
         mapped = tuple((each.protocol.value, each.external) for each in self._mapper.announced)
         return replace(found, mapped=mapped, routers=tuple(self._mapper.describe()))
 
-    async def welcome(self, certificates: Sequence[bytes] = ()) -> None:
+    async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
         """See ``interface.Host``."""
-        self._lan.welcome(certificates)
+        self._at_lan().welcome(certificates, mark)
 
     async def look_around(
         self,
@@ -357,7 +359,17 @@ class LocalHost:
     ) -> None:
         """See ``interface.Host``."""
         ours = self._ports.reachable(True, self._now())
-        await self._lan.look_around(local or self._hits[0], ours, on_found, seconds)
+        await self._at_lan().look_around(local or self._hits[0], ours, on_found, seconds)
+
+    def _at_lan(self) -> "Lan":
+        from hipctl.lan import Lan  # noqa: PLC0415  few hosts need it
+
+        if not self._open:
+            raise AssociationFailed("this host is closed")
+        if self._lan is None:
+            links = self._config.lan_links
+            self._lan = Lan(self.engine, self._driver.feed, links, self._counters)
+        return self._lan
 
     # more than the interface
 
@@ -474,7 +486,7 @@ class LocalHost:
             case PeerFound():
                 self._connecting.found(action)
             case LanAnswered():
-                self._lan.answered(action)
+                self._at_lan().answered(action)  # it is there: we have asked
             case AssociationUp():
                 self._up(action)
             case AssociationDown(local=local, peer=peer, reason=reason):
@@ -519,7 +531,8 @@ class LocalHost:
         if self._open:
             self._driver.feed(lambda now: self.engine.set_locators(told, now))
             self._know_own_addresses()
-            self._lan.moved()
+            if self._lan is not None:
+                self._lan.moved()
             if ours:  # from nowhere nobody could be told
                 self._tell_contact()
 

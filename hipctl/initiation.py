@@ -145,8 +145,9 @@ class Initiation:
         listed = packet.get(params.LocatorSet)
         relayed = hop.relayed(packet, source)
         offer = exchange.read_r1(packet, shared.config, shared.known_hosts, relayed=relayed)
-        # what a LAN is shown says which overlay this is, and not who its sender is
-        theirs = NOTHING if shared.around else shared.desk.judge_answer(self._pair, packet, None)
+        theirs = NOTHING
+        if not packet.has(params.LanInfo):  # else what it shows doesn't say who its sender is
+            theirs = shared.desk.judge_answer(self._pair, packet, None)
         self._started_over |= self._asked_again
         self._asked_again = False
         self.drop()

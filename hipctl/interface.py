@@ -209,13 +209,15 @@ class LanPeer:
         hit: its HIT.
         contact: how it is reached; empty where only a link-local address is known.
         services: what it offers (REG_INFO).
-        certificates: what it shows to whoever asks on its LAN.
+        certificates: what it shows to whoever asks on its LAN, DER.
+        mark: what it shows beside them: opaque, for who knows what it means.
     """
 
     hit: Hit
     contact: bytes = b""
     services: frozenset[RegistrationType] = frozenset()
     certificates: tuple[bytes, ...] = ()
+    mark: bytes = b""
 
 
 class Admission(Enum):
@@ -416,13 +418,15 @@ class Host(Protocol):
     def reachability(self) -> Reachability:
         """Where we are, as far as is known now."""
 
-    async def welcome(self, certificates: Sequence[bytes] = ()) -> None:
+    async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
         """Answer those who ask on our LANs who is there, with an R1 that shows this, until closed.
 
         They ask a link-local group by an I1 without a receiver; it costs us no more than any I1.
+        The default identity answers, and only who asks from the same link.
 
         Args:
-            certificates: DER; as many as an unfragmented R1 has room for.
+            certificates: DER; they and ``mark`` are left out where an unfragmented R1 has no room.
+            mark: opaque.
         """
 
     async def look_around(
@@ -432,7 +436,9 @@ class Host(Protocol):
         local: Hit | None = None,
         seconds: float = 2.0,
     ) -> None:
-        """Ask on our LANs who is there, and begin an association with each who answers.
+        """Ask on our LANs who is there; whoever answers may be associated with then.
+
+        Others see that we ask, our HIT, and who answers with which services and certificates.
 
         Args:
             on_found: called with each, at most 8, at once when its R1 has come.

@@ -23,7 +23,7 @@ Question = tuple[Hit, Address]
 
 CALL_GAPS: Final = (0.0, 0.2, 0.6)  # seconds after the beginning of a call at which it is repeated
 CALL_R1S: Final = 32  # R1s of one call that are looked at
-CALL_ANSWERS: Final = 8  # peers of one call with whom we associate
+CALL_ANSWERS: Final = 8  # peers of one call
 
 
 @dataclass(slots=True)
@@ -83,13 +83,13 @@ class Opportunist:
         call = self._calls.get(local)
         return call is not None and now < call.until
 
-    def weigh(self, local: Hit, peer: Hit) -> float | None:
-        """An R1 of ``peer`` has come: since when we have called; None: it says nothing new."""
+    def weigh(self, local: Hit, peer: Hit) -> bool:
+        """An R1 of ``peer`` has come: whether it is worth a look."""
         call = self._calls[local]
         if peer in call.answered or len(call.answered) >= CALL_ANSWERS or not call.patience:
-            return None
+            return False
         call.patience -= 1  # a signature costs, and anybody may send such
-        return call.began
+        return True
 
     def take(self, local: Hit, peer: Hit) -> None:
         """Its R1 was good."""

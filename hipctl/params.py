@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 from hipctl.constants import ParameterType
-from hipctl.params_certs import Cert, Delegation, Invitation
+from hipctl.params_certs import Cert, Delegation, Invitation, LanInfo
 from hipctl.params_control import Ack, Notification, Seq
 from hipctl.params_keys import (
     CipherList,
@@ -78,6 +78,7 @@ __all__ = [
     "HitSuiteList",
     "HostIdParameter",
     "Invitation",
+    "LanInfo",
     "Locator",
     "LocatorSet",
     "MappedAddress",
@@ -165,6 +166,7 @@ PARAMETERS: dict[int, type[Parameter]] = {
         EspTransform,
         Invitation,
         Delegation,
+        LanInfo,
         HipMac,
         HipMac2,
         HipSignature2,

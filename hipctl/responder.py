@@ -27,7 +27,6 @@ from hipctl.credentials import NOTHING, parameters
 from hipctl.crypto import RHASH, RHASH_LENGTH, DhKey, Rng
 from hipctl.errors import Rejected
 from hipctl.identity import Hit, HostIdentity
-from hipctl.interface import Shown
 from hipctl.limits import Limiter, network
 from hipctl.load import GUESS_SHARE, I1_SHARE, Load
 from hipctl.packet import Packet, cover, finish, header
@@ -101,6 +100,7 @@ class Responder:
         host_id_tlv: our HOST_ID as in our R1.
         shown: credentials for whoever asks, in R1 from its next generation on.
         shown_around: the same for who asks on a LAN, in place of those.
+        mark: and what it shows beside them.
         info: what we offer to register for, in R1 from now on; None for nothing.
     """
 
@@ -118,6 +118,7 @@ class Responder:
         host_id = params.HostIdParameter(identity.host_id)
         self.host_id_tlv = frame(host_id.TYPE, host_id.content())
         self.shown = self.shown_around = NOTHING
+        self.mark = b""
         self.info: Callable[[], params.RegInfo | None] = lambda: None
 
     def answer(self, packet: Packet, source: Address, now: float, *, lan: bool = False) -> bytes:
@@ -143,10 +144,9 @@ class Responder:
         group = next((mine for mine in groups if mine in offered), groups[0])
         relayed = hop.relayed(packet, source)
         info = None if relayed else self.info()  # nobody registers with us through a relay
-        shown = self.shown_around if lan else self.shown
         r1 = generation.r1s.get((group, k, relayed, info, lan))
         if r1 is None:
-            r1 = self._make_r1(generation, group, k, info, shown, relayed=relayed)
+            r1 = self._make_r1(generation, group, k, info, relayed=relayed, lan=lan)
             generation.r1s[group, k, relayed, info, lan] = r1
         before, between, after = r1
         stamp = int((now - generation.began) * _STAMPS).to_bytes(_STAMP_LENGTH, "big")
@@ -239,9 +239,9 @@ class Responder:
         group: int,
         k: int,
         info: params.RegInfo | None,
-        shown: Shown,
         *,
         relayed: bool,
+        lan: bool,
     ) -> tuple[bytes, bytes, bytes]:
         """Build and sign the R1; return what lies around receiver, Opaque and #I.
 
@@ -276,7 +276,9 @@ class Responder:
         head = header(PacketType.R1, self._identity.hit, bytes(16))
         counter, puzzle_tlv = (frame(p.TYPE, p.content()) for p in first)
         whole = b""
-        for more in (parameters(shown), []):
+        least: list[params.Parameter] = [params.LanInfo(self.mark)] if lan else []
+        for shown in (self.shown_around if lan else self.shown, NOTHING):
+            more = [*parameters(shown), *least]
             unsigned = head + counter + puzzle_tlv + params.encode([*rest, *more])
             signature = params.HipSignature2(
                 self._identity.host_id.algorithm, self._identity.sign(cover(unsigned))

@@ -118,7 +118,6 @@ class Shared:
         kept: associations across NATs that are kept open though idle.
         servers: (local HIT, server HIT) -> a server that we are registered with.
         on_lan: whether a packet came to a link-local group.
-        around: whether a packet may answer what we have asked such a group.
         via_rvs: IP address of the rendezvous server that the packet in hand came through, or
             nothing.
         identities: ours, by HIT.
@@ -150,7 +149,6 @@ class Shared:
     friends: frozenset[Pair] = frozenset()
     kept: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     on_lan: bool = False
-    around: bool = False
     via_rvs: str = ""
     through: dict[Hit, tuple[Address, ...]] = field(default_factory=dict)
     identities: dict[Hit, HostIdentity] = field(default_factory=dict)

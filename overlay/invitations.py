@@ -129,7 +129,9 @@ class InvitationBook:
         except CredentialsRefused as error:
             raise ConfigError(f"{error}; remove it") from None
         if len(held) >= MAX_INVITATIONS:
-            raise ConfigError(f"{self._path}: {len(held)} invitations are open; wait, or remove it")
+            raise ConfigError(
+                f"{self._path}: {len(held)} invitations are open; wait, or remove it"
+            )
         lines = ["# Who has one of these may join: keep them to yourself.", ""]
         for each in (*held, invitation):
             lines += [

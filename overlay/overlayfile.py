@@ -250,9 +250,7 @@ def parse_overlay(text: str) -> OverlayInfo:
     if admission == "enrolled" and not ca:
         raise CredentialsRefused("ca: missing; an enrolled overlay needs one")
     certificate = _certificate(table, ca, domain)
-    return OverlayInfo(
-        identifier, domain, admission, ca, _seeds(table), successions, certificate
-    )
+    return OverlayInfo(identifier, domain, admission, ca, _seeds(table), successions, certificate)
 
 
 def _certificate(table: dict[str, Any], ca: tuple[HostId, ...], domain: str) -> bytes:

@@ -35,9 +35,9 @@ class LanNet(Net):
         self.open: list[Peer] = []
         self.answers: list[tuple[Peer, LanAnswered]] = []
 
-    def member(self, *certificates: bytes, config: EngineConfig = FAST) -> Peer:
+    def member(self, *certificates: bytes, mark: bytes = b"", config: EngineConfig = FAST) -> Peer:
         peer = self.add(config)
-        peer.engine.welcome(certificates)
+        peer.engine.welcome(certificates, mark)
         self.open.append(peer)
         return peer
 
@@ -76,29 +76,32 @@ def forged(r1: bytes) -> bytes:
     return r1[:-24] + bytes([r1[-24] ^ 1]) + r1[-23:]
 
 
-def test_all_who_are_there_answer_and_an_association_begins_with_each() -> None:
+def test_all_who_are_there_answer_and_each_can_be_associated_with() -> None:
     net = LanNet()
     guest = net.add()
     members = [net.member() for _ in range(3)]
     net.call(guest)
     net.run(1.0)
     assert set(net.found(guest)) == {member.hit for member in members}
-    assert {up.peer for up in ups(guest)} == {member.hit for member in members}
-    for member in members:
-        both_ways(net, guest, member)
     i1 = net.sent(PacketType.I1)[0]
     assert i1.data[24:40] == NULL_HIT
     assert {seen.to for seen in net.sent(PacketType.R1)} == {guest.address}  # to nobody else
+    assert net.sent(PacketType.I2) == []  # asking tells nothing more
+    for member in members:
+        net.connect(guest, member)
+    net.run(2.0)
+    for member in members:
+        both_ways(net, guest, member)
 
 
 def test_an_r1_shows_services_and_certificates_to_the_lan_only() -> None:
     net = LanNet()
-    guest, member = net.add(), net.member(CERTIFICATE)
+    guest, member = net.add(), net.member(CERTIFICATE, mark=b"mark")
     member.engine.serving.offer({RegistrationType.RELAY_UDP_HIP: Offer()}, (), 0.0)
     net.call(guest)
     net.run(1.0)
     ((_, answer),) = net.answers
-    assert answer.certificates == (CERTIFICATE,)
+    assert (answer.certificates, answer.mark) == ((CERTIFICATE,), b"mark")
     assert RegistrationType.RELAY_UDP_HIP in answer.services
     other = net.add()
     net.introduce(other, member)
@@ -140,20 +143,40 @@ def test_nothing_but_a_question_is_answered_at_a_group(data: bytes) -> None:
     assert member.engine.deadline() is None
 
 
-def test_strangers_of_a_lan_cost_no_more_than_limited_r1s() -> None:
-    net = LanNet()
-    member = net.member(CERTIFICATE)
+def storm(member: Peer, sources: int) -> int:
+    """How many of 2,000 questions within 2 s are answered, and only to who asked."""
     sent = 0
     for number in range(2_000):
         hit = Hit(b"\x20\x01\x00\x22" + number.to_bytes(12, "big"))
-        for action in member.engine.on_lan(question(hit), ("192.0.2.99", 10500), number / 1e3):
+        source = (f"192.0.2.{1 + number % sources}", 10500)
+        for action in member.engine.on_lan(question(hit), source, number / 1e3):
             assert isinstance(action, Transmit)
-            assert action.to == ("192.0.2.99", 10500)
+            assert action.to == source
             sent += 1
-    assert sent <= FAST.r1_burst + 2 * FAST.r1_rate
-    assert member.engine.counters["I1 rate limit"] == 2_000 - sent
     assert member.engine.deadline() is None
     assert member.engine.associations() == []
+    return sent
+
+
+@pytest.mark.parametrize("sources", [1, 200])
+def test_strangers_of_a_lan_get_few_r1s_whatever_addresses_they_claim(sources: int) -> None:
+    net = LanNet()
+    member = net.member(CERTIFICATE)
+    sent = storm(member, sources)
+    assert sent <= FAST.lan_burst + 2 * FAST.lan_rate
+    counters = member.engine.counters
+    assert counters["LAN rate limit"] + counters["I1 rate limit"] == 2_000 - sent
+
+
+def test_an_exchange_goes_on_while_a_lan_is_flooded() -> None:
+    net = LanNet()
+    member, other = net.member(CERTIFICATE), net.add()
+    storm(member, 200)
+    net.introduce(other, member)
+    net.now = 2.0
+    net.connect(other, member)
+    net.run(3.0)
+    both_ways(net, other, member)
 
 
 def test_a_question_is_repeated_a_few_times_and_then_over() -> None:
@@ -185,7 +208,7 @@ def test_many_answers_are_few_enough() -> None:
         net.member()
     net.call(guest)
     net.run(2.0)
-    assert len(net.found(guest)) == len(ups(guest)) == CALL_ANSWERS
+    assert len(net.found(guest)) == CALL_ANSWERS
 
 
 def test_answers_that_come_too_late_or_unasked_count_for_nothing() -> None:
@@ -228,6 +251,35 @@ def test_who_is_known_already_is_found_without_a_new_exchange() -> None:
     assert len(net.sent(PacketType.I2)) == 1
 
 
+def test_where_a_hit_is_known_to_be_no_answer_of_a_lan_changes() -> None:
+    net = LanNet()
+    guest, member = net.add(), net.member()
+    guest.engine.learn(member.hit, [("198.51.100.9", 10500)])
+    net.call(guest)
+    net.run(1.0)
+    assert net.found(guest) == [member.hit]
+    net.connect(guest, member)
+    net.run(1.1)
+    assert {seen.to for seen in net.sent(PacketType.I1)[len(CALL_GAPS) :]} == {
+        ("198.51.100.9", 10500)
+    }
+
+
+def test_a_late_answer_for_a_lan_does_not_disturb_an_exchange() -> None:
+    net = LanNet()
+    guest, member = net.add(), net.member(CERTIFICATE, mark=b"mark")
+    policy = Policy(b"x")
+    guest.engine.use(policy, lambda: 0.0)
+    net.call(guest)
+    net.run(0.1)
+    late = net.sent(PacketType.R1)[0]
+    net.connect(guest, member)
+    net.perform(guest, guest.engine.on_control(late.data, member.address, net.now))
+    net.run(2.0)
+    both_ways(net, guest, member)
+    assert policy.admitted == []
+
+
 def test_two_who_ask_each_other_at_once_find_each_other() -> None:
     net = LanNet()
     one, other = net.member(), net.member()
@@ -268,6 +320,8 @@ def test_an_invitation_travels_encrypted_only(encrypt: bool) -> None:
     net.call(guest)
     net.run(1.0)
     assert net.found(guest) == [member.hit]
+    net.connect(guest, member)
+    net.run(2.0)
     assert theirs.admitted[0].invitation == secret
     assert member.engine.credentials(member.hit, guest.hit) == Shown((), b"", secret)
     assert all(secret[:16] not in seen.data for seen in net.wire)
@@ -303,22 +357,25 @@ def test_any_bytes_at_a_group_are_answered_by_r1_or_not_at_all(data: bytes, real
 def test_hosts_of_one_machine_find_each_other_at_the_group() -> None:
     async def main() -> None:
         identities = [HostIdentity.generate() for _ in range(3)]
-        config = HostConfig(listen=(("127.0.0.1", 0),), engine=EngineConfig(k=2))
+        config = HostConfig(
+            listen=(("127.0.0.1", 0),), lan_links=("lo",), engine=EngineConfig(k=2)
+        )
         async with (
             LocalHost([identities[0]], config) as guest,
             LocalHost([identities[1]], config) as one,
             LocalHost([identities[2]], config) as other,
         ):
-            await one.welcome([CERTIFICATE])
+            await one.welcome([CERTIFICATE], b"mark")
             await other.welcome()
             other.offer({RegistrationType.RENDEZVOUS: Offer()})
             found: dict[Hit, LanPeer] = {}
             await guest.look_around(lambda peer: found.update({peer.hit: peer}), seconds=1.0)
             assert set(found) == {one.hits[0], other.hits[0]}
             assert found[one.hits[0]].certificates == (CERTIFICATE,)
+            assert found[one.hits[0]].mark == b"mark"
             assert found[other.hits[0]].services == {RegistrationType.RENDEZVOUS}
-            assert guest.connected(one.hits[0])
+            await guest.connect(one.hits[0])
+            guest.learn(other.hits[0], found[other.hits[0]].contact)
             await guest.connect(other.hits[0])
-            guest.learn(one.hits[0], found[one.hits[0]].contact)
 
     asyncio.run(main())

@@ -165,7 +165,7 @@ class SimHost:
         mapped: its router maps a port to it.
         firewalled: nothing that it did not ask for comes in.
         offline: its cable is out.
-        welcomes: the certificates that it shows on its LAN; None: it does not answer there.
+        welcomes: certificates and mark that it shows on its LAN; None: it does not answer there.
         registry: what it offers, and where it is registered.
         knocks: whom it has knocked at.
     """
@@ -190,7 +190,7 @@ class SimHost:
         self.mapped = False
         self.firewalled = False
         self.offline = False
-        self.welcomes: tuple[bytes, ...] | None = None
+        self.welcomes: tuple[tuple[bytes, ...], bytes] | None = None
         self.registry = Registry(self)
         self.knocks: list[Hit] = []
         self._hits = tuple(hits)
@@ -324,8 +324,8 @@ class SimHost:
         where = (self.site or "internet", 10500)
         return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]))
 
-    async def welcome(self, certificates: Sequence[bytes] = ()) -> None:
-        self.welcomes = tuple(certificates)
+    async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
+        self.welcomes = tuple(certificates), mark
 
     async def look_around(
         self,
@@ -349,13 +349,10 @@ class SimHost:
             hit = host._hits[0]
             self.learnt[hit] = host._direct(hit)
             services = frozenset(host.registry.offers)
-            found = LanPeer(hit, self.learnt[hit], services, host.welcomes or ())
-            loop.call_later(2 * self.net.delay(mine, hit), self._found, mine, found, on_found)
+            shown = host.welcomes or ((), b"")
+            found = LanPeer(hit, self.learnt[hit], services, *shown)
+            loop.call_later(2 * self.net.delay(mine, hit), on_found, found)
         await asyncio.sleep(seconds)
-
-    def _found(self, local: Hit, found: LanPeer, on_found: Callable[[LanPeer], None]) -> None:
-        self._exchange(local, found.hit)
-        on_found(found)
 
     def befriend(self, peers: Collection[Hit], *, local: Hit | None = None) -> None:
         self.friends = tuple(peers)
