@@ -10,7 +10,7 @@ from typing import Final
 
 from hipctl import params, signed
 from hipctl.acceptance import Acceptance, Accepted
-from hipctl.actions import Action, Address, Flush, KeyLog, Pair, Path, Transmit
+from hipctl.actions import Action, Address, Flush, KeyLog, Pair, Path, Relayed, Transmit
 from hipctl.attempt import Attempt
 from hipctl.closing import Closing
 from hipctl.constants import CALL_OUT_PATIENCE, NotifyType
@@ -245,7 +245,8 @@ class Association:
         except Rejected as error:
             return self.standing.refuse(error, source, now)
         done = initiation.conclude(spi_out, listed)
-        self.standing.install(done.inbound, done.agreed, now, begun=True, disclosed=True)
+        shown = self.pair not in self._shared.hidden
+        self.standing.install(done.inbound, done.agreed, now, begun=True, disclosed=shown)
         shared, path = self._shared, Path(None, self.standing.address)
         shared.serving.keyed(self.pair, done.agreed.keys, path, now, began=True)
         shared.requester.concluded(self.pair, done.offer.info, packet, now)
@@ -287,7 +288,7 @@ class Association:
         self._timers = Timers()
         standing.address, standing.heard_at = source, now
         disclosed = self._shared.discloses(self.pair, accepted.theirs)
-        self._shared.hide(self.pair, hidden=not disclosed)
+        self._shared.hide(self.pair, hidden=not disclosed and isinstance(source, Relayed))
         standing.install(accepted.inbound, accepted.agreed, now, begun=False, disclosed=disclosed)
         self._shared.requester.renewed(self.pair, now)
         self._acceptance.taken(accepted)
@@ -397,8 +398,6 @@ class Association:
             upkeep.pause()
         if self.state not in _UP:
             return []
-        if self.pair in self._shared.hidden:  # who wants to speak with us may begin anew
-            return self.close(now)
         self._timers = Timers()
         return self._send_first_i1(now)
 
@@ -471,13 +470,12 @@ class Association:
         return self.standing.down("closed", always=True)
 
     def _send_first_i1(self, now: float) -> list[Action]:
-        addresses = self._shared.addresses(self.pair[1])
+        hides = self._shared.hides(self.pair, now)
+        addresses = self._shared.called(self.pair)
         if not addresses:
             self._drop(State.E_FAILED)
-            return self.standing.down("no contact known", always=True)
-        if self.pair in self._shared.hidden:
-            self._drop(State.E_FAILED)
-            return self.standing.down("it may not learn where we are", always=True)
+            why = "it may not learn where we are" if hides else "no contact known"
+            return self.standing.down(why, always=True)
         self.state = State.I1_SENT
         self.standing.began = now
         self._initiation.begin()

@@ -65,7 +65,7 @@ class Attempt:
 
     def address(self, otherwise: Address) -> Address:
         """Each retransmission of I1 goes to the next address, and to one only (§6.6.1)."""
-        addresses = self._shared.addresses(self._pair[1]) or (otherwise,)
+        addresses = self._shared.called(self._pair) or (otherwise,)
         return addresses[(self.count - 1) % len(addresses)]
 
     def say(self, to: Address, now: float) -> Transmit:

@@ -74,11 +74,13 @@ class Edge:
         to = action.to
         if not isinstance(to, Relayed):
             return self._named(action) if self._shared.via_rvs else action
-        keys = self._hop_keys(Hit(action.data[8:24]), to.via)
+        local = Hit(action.data[8:24])
+        keys = self._hop_keys(local, to.via)
         if keys is None:  # it might take that for a stranger's, and tell where we are
             self._shared.counters["relay gone"] += 1
             return None
-        return Transmit(hop.through(action.data, to, keys), to.via, action.source)
+        source = self._shared.source_to(local, to.via)
+        return Transmit(hop.through(action.data, to, keys), to.via, source)
 
     def _named(self, action: Transmit) -> Transmit:
         """UPDATEs that answer one through a rendezvous server name it, too (RFC 8046 §3.2.3)."""

@@ -218,7 +218,8 @@ class Initiation:
         """Our candidates, or in other modes our control relays, as far as they fit into I2."""
         room = I2_ROOM - len(params.encode(hidden))
         ice = offer.mode == _ICE
-        return self._shared.listed(self._pair, spi, room, ice=ice, disclosed=True)
+        shown = self._pair not in self._shared.hidden
+        return self._shared.listed(self._pair, spi, room, ice=ice, disclosed=shown)
 
     def on_notify(self, packet: Packet) -> None:
         """Count what a NOTIFY says, and note why the Responder leaves our I2 unanswered.

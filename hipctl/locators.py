@@ -63,14 +63,16 @@ class PeerLocators:
     Attributes:
         preferred: where the peer would like to be reached, or None.
         told: the peer has sent a LOCATOR_SET.
+        spoke_from: where its newest UPDATE came from.
     """
 
-    __slots__ = ("_known", "preferred", "told")
+    __slots__ = ("_known", "preferred", "spoke_from", "told")
 
     def __init__(self, address: Address) -> None:
         """The base exchange's address is ACTIVE, preferred and of unbounded lifetime."""
         self._known = {address: Known(address, Status.ACTIVE, True, verified=True)}
         self.preferred: Address | None = address
+        self.spoke_from = address
         self.told = False
 
     def __iter__(self) -> Iterator[Known]:
@@ -170,7 +172,8 @@ class PeerLocators:
         """All, the one to use first.
 
         ACTIVE before UNVERIFIED; then the preferred one, but if nobody has answered there, what
-        the peer has spoken from is likelier to work; then the one in use.
+        the peer has spoken from is likelier to work: a NAT stands before it, of which it says
+        nothing; then the one in use.
         """
         return sorted(
             self._known.values(),
@@ -178,6 +181,7 @@ class PeerLocators:
                 -_RANK[k.status],
                 k.status is Status.UNVERIFIED and not k.spoken,
                 k.address != self.preferred,
+                k.address != self.spoke_from,
                 k.address != current,
                 not k.listed,
             ),

@@ -304,7 +304,7 @@ class Mobility:
 
         Through a relay of ours comes no data: what it tells of is the peer's own address.
         """
-        source = plain(source)
+        source = self.peer.spoke_from = plain(source)
         if listed is None:
             self.peer.candidate(source)
         else:
@@ -315,7 +315,8 @@ class Mobility:
         unsure.sort(key=lambda known: (known.address != self.peer.preferred, not known.listed))
         wanted = [self._asking(known.address, source) for known in unsure]
         possible = [path for path in wanted if self._sources(path.to)]
-        if self._displaced(source) and source not in {path.to for path in possible}:
+        better, asked = self._better(), {path.to for path in possible}
+        if better is not None and better.to == source not in {self.path().to, *asked}:
             possible.insert(0, self._asking(source, source))
         if listed is not None:
             self.choose(now)
@@ -355,18 +356,10 @@ class Mobility:
             self.ours = (path.source, *(ours for ours in self.ours if ours != path.source))
             return True
         known = self.peer.get(current.to)
-        works = known is not None and known.status is Status.ACTIVE
-        if not works or self._prefers(path, current) or self._displaced(path.to):
+        if known is None or known.status is not Status.ACTIVE or self._prefers(path, current):
             self.use(path, now)
         self.choose(now)
         return False
-
-    def _displaced(self, address: Address) -> bool:
-        """Whether a NAT, of which the peer says nothing, seems to have moved it to ``address``."""
-        current, known = self.peer.get(self._sas.outbound.address), self.peer.get(address)
-        if not self.peer.told or current is None or known is None or current is known:
-            return False
-        return not current.listed and not known.listed
 
     def _prefers(self, path: Path, current: Path) -> bool:
         """Whether ``path`` leaves from an address of ours that comes first."""

@@ -188,15 +188,31 @@ class Relay:
         kind = _HIP if _HIP in client.accounts else _ESP
         account = client.accounts[kind]
         target = packet.need(params.RelayTo)
-        if target.protocol != 17 or not self.may_send(client, target.address, now):
+        other = self._registrar.client(packet.receiver, _HIP)
+        across = other if target.address in self.ours and other is not client else None
+        fits = across is not None or self.may_send(client, target.address, now)
+        if target.protocol != 17 or not fits:
             account.dropped += 1
             return self._refuse(packet, client, NotifyType.MESSAGE_NOT_RELAYED, path, now)
         if packet.type in _NEEDS_MODE and packet.get(params.NatTraversalModes) is None:
             why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER  # RFC 9028 §4.5
             return self._refuse(packet, client, why, path, now)
+        if across is not None:
+            return self._across(packet, path, across, target.address, now)
         data = packet.changed(without=_MAC)
         source = self._leaves_from(packet, client, target.address, kind, now)
         return self._send(data, account, Path(source, target.address), now)
+
+    def _across(
+        self, packet: Packet, path: Path, other: Client, here: Address, now: float
+    ) -> list[Action]:
+        """From one client of ours to another, who sees us: the first may hide where it is."""
+        if other.path is None:
+            raise Rejected("relay client nowhere")
+        self._limit(packet, other, path.to, other.accounts[_HIP], now)
+        changed = packet.changed([params.RelayFrom(here)], _HOP)
+        data = _fitting(lambda: hop.extend(changed, (), params.RelayHmac, other.keys))
+        return self._send(data, other.accounts[_HIP], other.path, now)
 
     def _leaves_from(
         self, packet: Packet, client: Client, to: Address, kind: RegistrationType, now: float

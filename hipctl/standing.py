@@ -102,6 +102,7 @@ class Standing:
     def drop(self) -> None:
         """Remove SAs, keys and queue."""
         shared, pair = self._shared, self._pair
+        shared.hide_on(pair, self.last_heard())
         self._remove()
         shared.outbound.pop(pair, None)
         shared.desk.forget(pair)

@@ -3,8 +3,10 @@
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
+from typing import Final
 
-from hipctl.actions import Address, Pair
+from hipctl.actions import Address, Pair, Relayed
 from hipctl.candidates import Candidate, fits, gather, to_locators
 from hipctl.constants import SPI_RESERVED, RegistrationType
 from hipctl.credentials import Desk
@@ -18,6 +20,8 @@ from hipctl.requester import SERVERS_MAX, OurServer, Requester
 from hipctl.sas import Inbound, Outbound
 from hipctl.serving import Serving
 from hipctl.settings import EngineConfig
+
+_HIDING: Final = 60.0  # seconds after an association ended in which we still hide from its peer
 
 
 class State(Enum):
@@ -108,8 +112,8 @@ class Shared:
         mapped: what a router has opened for us: (external address, our address behind it).
         may_learn: who may learn where we are.
         disclosed: peers that may, whatever ``may_learn`` says.
-        hidden: peers that have begun with us and may not: we begin nothing with them, for an I1
-            tells where we are.
+        hidden: peers that have begun with us and may not, and until when that matters: if we
+            begin with them, it is through relays of ours.
         forgotten: how often a relay of ours may have forgotten whom it is to let through, by
             its address.
         errands: what an association asks of another one, which the engine passes on.
@@ -142,7 +146,7 @@ class Shared:
     mapped: tuple[tuple[Address, Address], ...] = ()
     may_learn: Discloses | None = None
     disclosed: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
-    hidden: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
+    hidden: OrderedDict[Pair, float] = field(default_factory=OrderedDict)
     forgotten: Counter[Address] = field(default_factory=Counter)
     errands: list[Errand] = field(default_factory=list)
     servers: dict[Pair, OurServer] = field(default_factory=dict)
@@ -263,13 +267,24 @@ class Shared:
         """A peer has begun an association with us; ``hidden``: it may not learn where we are."""
         self.hidden.pop(pair, None)
         if hidden:
-            self.hidden[pair] = None
+            self.hidden[pair] = inf
         if len(self.hidden) > self.config.max_associations:
             self.hidden.popitem(last=False)
 
+    def hide_on(self, pair: Pair, since: float) -> None:
+        """That association has ended; what its owner still answers must not show where we are."""
+        if pair in self.hidden:
+            self.hidden[pair] = since + _HIDING
+
+    def hides(self, pair: Pair, now: float) -> bool:
+        """Whether we still hide from that peer."""
+        if now > self.hidden.get(pair, inf):
+            del self.hidden[pair]
+        return pair in self.hidden
+
     def disclose(self, pair: Pair) -> None:
         """The peer may learn where we are from now on."""
-        self.hide(pair, hidden=False)
+        self.hidden.pop(pair, None)
         self.disclosed[pair] = None
         self.disclosed.move_to_end(pair)
         if len(self.disclosed) > self.config.max_associations:
@@ -281,6 +296,12 @@ class Shared:
             if mine == local and known.address == address:
                 return server
         return None
+
+    def source_to(self, local: Hit, server: Address) -> Address | None:
+        """From where ``local`` speaks with its server there, which hears it from there only."""
+        hit = self.server_at(local, server)
+        outbound = self.outbound.get((local, hit)) if hit is not None else None
+        return outbound.source if outbound is not None else None
 
     def remember(self, peer: Hit, address: Address) -> None:
         """Note where ``peer`` is, for want of better knowledge."""
@@ -294,6 +315,13 @@ class Shared:
     def addresses(self, peer: Hit) -> tuple[Address, ...]:
         """Where to send I1: the peer, then its servers."""
         return *self.direct(peer), *self.through.get(peer, ())
+
+    def called(self, pair: Pair) -> tuple[Address, ...]:
+        """Where to send I1s of that association: if we hide, through control relays of ours."""
+        there = self.addresses(pair[1])
+        if pair not in self.hidden:
+            return there
+        return tuple(Relayed(to, relay) for to in there for relay in self.relays(pair[0]))
 
     def direct(self, peer: Hit) -> tuple[Address, ...]:
         """Where the peer may be: what we were told, then where it was."""

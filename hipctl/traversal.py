@@ -137,12 +137,14 @@ class Traversal:
             self.first_at = now
         if selected is not None and self.direct_at is None and not self.checks.relayed:
             self.direct_at = now
-        if selected is None or (selected.to, selected.source) == (
-            outbound.address,
-            outbound.source,
-        ):
+        if selected is None:
             return
-        outbound.aim(selected.to, selected.source)
+        source = selected.source
+        if isinstance(selected.to, Relayed):
+            source = self._shared.source_to(self._pair[0], selected.to.via)
+        if (selected.to, source) == (outbound.address, outbound.source):
+            return
+        outbound.aim(selected.to, source)
         self._shared.counters["path changed"] += 1
         self._shared.serving.moved(self._pair, selected)
         if not self.checks.relayed:
@@ -213,8 +215,10 @@ class Traversal:
         if not self.disclosed:
             there = [*self._relays, *known]
             ways = [way for way in (self._signaling, last) if isinstance(way, Relayed)]
-            ways += [Relayed(to, relay) for to in there for relay in own if to[0] != relay[0]]
-        return [Path(None, way) for way in _diverse(ways)][:_TELLING_MAX]
+            ways += [Relayed(to, relay) for to in there for relay in own]
+        source = self.path().source if self.path().source in self.ours else None
+        paths = [Path(source if way == last else None, way) for way in _diverse(ways)]
+        return paths[:_TELLING_MAX]
 
     def detours(self) -> list[Path]:
         """Paths through relays, but the one in use (RFC 9028 §4.8)."""
@@ -336,6 +340,7 @@ class Traversal:
             if now - self._poked_at >= _POKE_GAP:
                 self._poked_at = now
                 shared.poke_servers(self._pair[0])
+        self.choose(now)  # from where our relay hears us now
         self._permit_selected(now)
         found = self._find()
         if found != self._candidates:

@@ -152,7 +152,9 @@ def test_addresses_survive(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address, index: int, fit: bool
 ) -> None:
     body = address(str(ip), index, 0 if fit else DEPRECATED)
-    assert the_address(body) == LinkAddress(str(ip), index, fit)
+    found = the_address(body)
+    assert isinstance(found, LinkAddress)
+    assert (ipaddress.ip_address(found.ip), found.link, found.fit) == (ip, index, fit)
 
 
 IMPORTED = """

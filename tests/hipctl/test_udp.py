@@ -223,7 +223,7 @@ def test_hipctl_pings_a_listening_hipctl(tmp_path: Path) -> None:
         status, out, _ = call("ping", target, "-c", "1", "--size", "20000")
         assert status == 0
         assert "associated in" in out
-        assert "1 sent, 1 received" in out
+        assert " lost; round trip" in out
         assert process.stdout
         assert json.loads(process.stdout.readline())["event"] == "up"
 
@@ -235,19 +235,17 @@ def test_a_ping_that_nobody_answers_exits_with_one() -> None:
 
 
 def test_an_interrupted_ping_still_sums_up() -> None:
-    with listening() as (listener, hit, address):
-        command = [*HIPCTL, "ping", f"{hit}@{address}", "-c", "1000", "--json"]
+    with listening() as (_, hit, address):
+        command = [*HIPCTL, "ping", f"{hit}@{address}", "-c", "1000"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
-            assert listener.stdout
-            assert json.loads(listener.stdout.readline())["event"] == "up"
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.5)  # time for the first reply
+            assert process.stdout
+            assert any("seq=1 " in line for line in process.stdout)  # reads as far as that
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=10)
         assert process.returncode == 0
-        assert json.loads(out)["received"] >= 1
+        assert " lost; round trip" in out
         assert err == ""
 
 

@@ -119,11 +119,7 @@ class Nomads:
     def _say(self, peer: Peer, other: Peer) -> None:
         """Who hides answers, but calls nobody: it would show where it is."""
         self.sent += 1
-        if peer.hit in self.shy and (peer.hit, other.hit) not in peer.engine.outbound:
-            return
-        if other.hit in self.shy:
-            self._hide(other, peer)
-        self.net.send(peer, other.hit, UDP, b"%d" % self.sent)
+        self._say_what(peer, other, b"%d" % self.sent)
         del peer.datagrams[:-50]
 
     def _hide(self, peer: Peer, other: Peer) -> None:
@@ -462,7 +458,9 @@ class Nomads:
         return None
 
     def _say_what(self, peer: Peer, other: Peer, what: bytes) -> None:
-        if peer.hit in self.shy and (peer.hit, other.hit) not in peer.engine.outbound:
+        pair, engine = (peer.hit, other.hit), peer.engine
+        answers = pair in engine.outbound or engine._shared.hides(pair, self.net.now)
+        if peer.hit in self.shy and not answers:
             return
         if other.hit in self.shy:
             self._hide(other, peer)
