@@ -5,11 +5,17 @@ on a LAN anybody may answer, and would have it. The proof holds between two HITs
 back, the overlay's file, is proven in the same way: nobody else can hand out another overlay.
 
     INVITATION  8 bytes that say which token | HMAC-SHA-256 over both HITs       40 bytes
+
+The file may be had by everybody with the token until that expires. Who has neither token nor file
+can't tell from a mark, which members show on their LAN, which overlay that is.
+
+    LAN_INFO    8 bytes for each overlay: HMAC-SHA-256 under its id over the HIT
 """
 
 import base64
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +36,9 @@ _GROUP: Final = 4  # characters between two dashes
 _ID: Final = b"p2psip/invitation/id/1"
 _PROOF: Final = b"p2psip/invitation/1"
 _WELCOME: Final = b"p2psip/welcome/1"
+_MARK: Final = b"p2psip/mark/1"
+MARK_LENGTH: Final = 8
+MAX_MARKS: Final = 8  # in what one HIT shows
 
 
 def make_token(rng: Callable[[int], bytes]) -> str:
@@ -79,6 +88,22 @@ def seal_welcome(secret: bytes, guest: Hit, member: Hit, text: bytes) -> bytes:
     return hmac.digest(secret, _WELCOME + member + guest + text, "sha256")
 
 
+def mark_of(identifier: bytes, hit: Hit) -> bytes:
+    """How members of the overlay with this id know ``hit`` for another one.
+
+    It is no proof: the id of an overlay with a CA follows from what anybody may know. It keeps
+    peers of different overlays on one LAN from telling each other who they are.
+    """
+    return hmac.digest(identifier, _MARK + hit, "sha256")[:MARK_LENGTH]
+
+
+def has_mark(mark: bytes, identifier: bytes, hit: Hit) -> bool:
+    """Whether what ``hit`` shows on a LAN has the mark of that overlay."""
+    wanted = mark_of(identifier, hit)
+    ends = range(MARK_LENGTH, MARK_LENGTH * MAX_MARKS + 1, MARK_LENGTH)
+    return any(mark[end - MARK_LENGTH : end] == wanted for end in ends)
+
+
 class Invited(NamedTuple):
     """What a proof has shown.
 
@@ -111,12 +136,16 @@ class InvitationBook:
 
     Args:
         path: the file; a missing one is an empty book.
+
+    Attributes:
+        refused: how many proofs did not hold, by why.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[bytes, Invitation] = {}
         self._seen: tuple[int, int, int] | None = None
+        self.refused: Counter[str] = Counter()
 
     def add(self, invitation: Invitation, wall: float) -> None:
         """Note one more, and forget what has expired.
@@ -149,15 +178,19 @@ class InvitationBook:
 
     def check(self, proof: bytes, guest: Hit, member: Hit, wall: float) -> Invited | None:
         """Whether a proof holds, and what it invites to."""
-        if len(proof) != PROOF_LENGTH:
-            return None
         self._reload()
         found = self._known.get(proof[:ID_LENGTH])
-        if found is None or found.expires <= wall:
-            return None
-        if not proves(proof, found.secret, guest, member):
-            return None
-        return Invited(found.secret, found.overlay)
+        if len(proof) != PROOF_LENGTH:
+            self.refused["missing" if not proof else "malformed"] += 1
+        elif found is None:
+            self.refused["unknown"] += 1
+        elif found.expires <= wall:
+            self.refused["expired"] += 1
+        elif not proves(proof, found.secret, guest, member):
+            self.refused["not of who shows it"] += 1
+        else:
+            return Invited(found.secret, found.overlay)
+        return None
 
     def _reload(self) -> None:
         try:

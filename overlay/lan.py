@@ -1,16 +1,18 @@
 """Shell: this peer on its LANs: it answers there, hands out overlays' files, and looks for others.
 
-Whoever asks a LAN who is there learns that somebody is, what it offers, and the certificates of
-overlays that have one. More has who shows an invitation.
+Whoever asks a LAN who is there learns that somebody is, what it offers, and the certificate of an
+overlay that has one. More has who shows an invitation. We ask only while an overlay of ours knows
+nobody, and speak with those only who seem to be in it.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Self
 
 from hipctl import AssociationFailed, ContactChanged, Endpoint, Event, Hit, Host, LanPeer, Woke
-from overlay.invitations import InvitationBook, Invited
+from overlay.invitations import MAX_MARKS, InvitationBook, Invited, has_mark, mark_of
 from overlay.lobby import LOBBY_PORT, Lobby
 from overlay.node import Node
 from overlay.overlayfile import OverlayInfo
@@ -19,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2.0  # for which one look takes answers
 LOOK_FIRST, LOOK_MOST = 5.0, 60.0  # seconds between looks while nobody is known
-CERTIFICATES: Final = 4  # that are shown; an R1 has room for one or two
+ROOM: Final = 480  # bytes of certificates for which an unfragmented R1 has room
 
 
 class LanPresence:
@@ -38,15 +40,18 @@ class LanPresence:
         self._nodes = nodes
         self._book = book
         self._endpoints: list[Endpoint] = []
+        self._lobbies: list[Lobby] = []
+        self._counts: Counter[str] = Counter()
         self._kick = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Answer from now on, and begin to look around."""
         self._loop = asyncio.get_running_loop()
-        infos = [node.overlay for nodes in self._nodes.values() for node in nodes]
-        shown = dict.fromkeys(info.certificate for info in infos if info.certificate)
-        await self._host.welcome(list(shown)[:CERTIFICATES])
+        default = self._host.hits[0]  # who answers
+        infos = [node.overlay for node in self._nodes.get(default, ())][:MAX_MARKS]
+        mark = b"".join(mark_of(info.id, default) for info in infos)
+        await self._host.welcome(_fitting(info.certificate for info in infos), mark)
         for local in self._nodes:
             self._endpoints.append(self._open(local))
         self._unwatch = self._host.watch(self._on_event)
@@ -64,10 +69,20 @@ class LanPresence:
         for endpoint in self._endpoints:
             endpoint.close()
 
+    def status(self) -> dict[str, Any]:
+        """Who was found, and what became of invitations; JSON-ready."""
+        return {
+            "found": self._counts["found"],
+            "met": self._counts["met"],
+            "files": dict(sum((lobby.counts for lobby in self._lobbies), Counter[str]())),
+            "refused": dict(self._book.refused),
+        }
+
     # --- handing out files
 
     def _open(self, local: Hit) -> Endpoint:
         lobby = Lobby(local, lambda guest: self.invited(local, guest), self._overlay)
+        self._lobbies.append(lobby)
 
         def on_datagram(data: bytes, guest: Hit, port: int) -> None:
             answer = lobby.on_datagram(data, guest, self._loop.time())
@@ -99,7 +114,7 @@ class LanPresence:
         gap = LOOK_FIRST
         while True:
             self._kick.clear()
-            if any(not len(node.engine.table) for node in nodes):
+            if any(len(node.engine.table) == 0 for node in nodes):
                 await self._look(local, nodes)
             try:
                 async with asyncio.timeout(gap):
@@ -111,10 +126,22 @@ class LanPresence:
     async def _look(self, local: Hit, nodes: Sequence[Node]) -> None:
         def on_found(found: LanPeer) -> None:
             _log.info("%s is on this LAN", found.hit)
+            self._counts["found"] += 1
             for node in nodes:
-                node.meet(found.hit, found.contact)
+                if has_mark(found.mark, node.overlay.id, found.hit):
+                    self._counts["met"] += 1
+                    node.meet(found.hit, found.contact)
 
         try:
             await self._host.look_around(on_found, local=local, seconds=LOOK_SECONDS)
         except AssociationFailed as error:
             _log.info("nobody could be looked for on this LAN: %s", error)
+
+
+def _fitting(certificates: Iterable[bytes]) -> list[bytes]:
+    """As many as there is room for, each once."""
+    chosen: list[bytes] = []
+    for der in dict.fromkeys(certificates):
+        if der and sum(map(len, chosen)) + len(der) <= ROOM:
+            chosen.append(der)
+    return chosen

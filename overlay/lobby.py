@@ -8,7 +8,7 @@ in canonical msgpack; the nonce has 8 bytes. Pure.
 """
 
 import hmac
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +37,9 @@ class Lobby:
         local: its HIT.
         invited: what a HIT has shown in its exchange with us; None: nothing that holds.
         overlay: the overlay with an id, if we are in it.
+
+    Attributes:
+        counts: answers by kind, and questions without one.
     """
 
     def __init__(
@@ -49,16 +52,20 @@ class Lobby:
         self._invited = invited
         self._overlay = overlay
         self._guests: OrderedDict[Hit, Bucket] = OrderedDict()
+        self.counts: Counter[str] = Counter()
 
     def on_datagram(self, data: bytes, guest: Hit, now: float) -> bytes | None:
         """Answer ``guest``, if it asks anything, and not too often."""
         nonce = _read_question(data)
         if nonce is None or not self._may(guest, now):
+            self.counts["malformed" if nonce is None else "too often"] += 1
             return None
         invited = self._invited(guest)
         info = self._overlay(invited.overlay) if invited is not None else None
         if invited is None or info is None:
+            self.counts["refused"] += 1
             return encode([_NO, nonce])
+        self.counts["handed out"] += 1
         text = format_overlay(info).encode()
         proof = seal_welcome(invited.secret, guest, self._local, nonce + text)
         return encode([_WELCOME, nonce, text, proof])

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from hipctl import (
     EngineConfig,
@@ -42,8 +42,6 @@ from overlay.errors import (
     NotFound,
     OverlayError,
 )
-from overlay.invitations import INVITATIONS, InvitationBook
-from overlay.lan import LanPresence
 from overlay.membership import Membership, credentials_in, load_policy
 from overlay.messages import overlay_tag
 from overlay.node import Node
@@ -56,6 +54,10 @@ from overlay.seat import Seat
 from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
 from overlay.trace import TraceRing
+
+if TYPE_CHECKING:
+    from overlay.invitations import InvitationBook
+    from overlay.lan import LanPresence
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class LocalPeer:
         self._names: dict[str, Hit] = {}
         self._names_until = float("-inf")
         self._callable: dict[Hit, Callability] = {}
+        self._lan: LanPresence | None = None
         self._ready = False
         self._stop_by = float("inf")
 
@@ -138,6 +141,7 @@ class LocalPeer:
                 members=self._memberships,
                 callable=self._callable,
                 services=self._services,
+                lan=self._lan,
                 trace=self._trace,
                 contacts=self._contacts,
                 now=self._now,
@@ -160,8 +164,7 @@ class LocalPeer:
         }
         engine = EngineConfig()
         self._reception, credentials = self._open_reception(engine)
-        self._invitations = InvitationBook(self._profile.peer.state / INVITATIONS)
-        self._reception.invite(self._is_invited)
+        book = self._open_book() if self._profile.host.lan else None
         if given_host is not None:
             self._host: Host = given_host
             self._host.use(self._reception, self._wall)
@@ -175,8 +178,8 @@ class LocalPeer:
             await self._join(stack, joined, store, credentials[joined.name])
         for hit in dict.fromkeys(member.hit for member in self._memberships.values()):
             await self._keep_callable(stack, hit)
-        if self._profile.host.lan:
-            await self._be_on_lan(stack)
+        if book is not None:
+            await self._be_on_lan(stack, book)
         for joined in self._profile.overlays.values():
             await self._start_services(stack, joined)
 
@@ -216,6 +219,7 @@ class LocalPeer:
             announce_private=table.private_addresses,
             private_locators=table.private_locators,
             port_mapping=table.port_mapping,
+            lan_links=table.lan_links,
             keylog=self._keylog or table.keylog,
             engine=engine,
         )
@@ -299,16 +303,25 @@ class LocalPeer:
         await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")
         self._callable[hit] = kept
 
-    async def _be_on_lan(self, stack: AsyncExitStack) -> None:
+    def _open_book(self) -> "InvitationBook":
+        """The invitations that were given away; who has one may ask for its overlay's file."""
+        from overlay.invitations import INVITATIONS, InvitationBook  # noqa: PLC0415  seldom needed
+
+        book = InvitationBook(self._profile.peer.state / INVITATIONS)
+        self._reception.invite(
+            lambda local, peer, proof: book.check(proof, peer, local, self._wall()) is not None
+        )
+        return book
+
+    async def _be_on_lan(self, stack: AsyncExitStack, book: "InvitationBook") -> None:
         """Answer on our LANs, and look there for others."""
+        from overlay.lan import LanPresence  # noqa: PLC0415  seldom needed
+
         nodes: dict[Hit, list[Node]] = {}
         for member in self._memberships.values():
             nodes.setdefault(member.hit, []).append(member.node)
-        presence = LanPresence(self._host, nodes, self._invitations)
-        await self._enter(stack, presence, LEAST_STOP, "the LAN")
-
-    def _is_invited(self, local: Hit, peer: Hit, proof: bytes) -> bool:
-        return self._invitations.check(proof, peer, local, self._wall()) is not None
+        self._lan = LanPresence(self._host, nodes, book)
+        await self._enter(stack, self._lan, LEAST_STOP, "the LAN")
 
     async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""

@@ -1,34 +1,50 @@
 """One LAN in namespaces: hosts at a bridge, without router, DNS or default route; and an ear."""
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 from net.lab_namespaces import PREFIX, entered, remove, run, sweep, tune
 
 ETH_P_ALL = 0x0003
 IPV4, IPV6 = 0x0800, 0x86DD
 UDP = 17
+_numbers = itertools.count(1)
+
+
+class Heard(NamedTuple):
+    """A datagram."""
+
+    at: float
+    source: str
+    source_port: int
+    to: str
+    port: int
+    payload: bytes
 
 
 class Lan:
     """From ``__enter__`` to ``__exit__``; host number n has 10.77.0.n, unless it has IPv6 only.
 
     Attributes:
-        datagrams: (source, source port, destination, port, payload) of all UDP that was heard.
+        datagrams: all UDP that was heard.
         others: ether types and IP protocols of all else.
+        frames: everything, as it was.
     """
 
     def __init__(self, *hosts: str, four: bool = True) -> None:
         self._hosts: Sequence[str] = hosts
         self._four = four
-        self._prefix = f"{PREFIX}{os.getpid()}-"
+        self._prefix = f"{PREFIX}{os.getpid()}-{next(_numbers)}-"
         self._ear: socket.socket | None = None
-        self.datagrams: list[tuple[str, int, str, int, bytes]] = []
+        self.datagrams: list[Heard] = []
+        self.frames: list[bytes] = []
         self.others: set[tuple[int, int]] = set()
 
     def namespace(self, name: str) -> str:
@@ -49,7 +65,7 @@ class Lan:
                 self.ip(name, "link set lo up")
                 tune(self.namespace(name), ipv6__conf__default__accept_dad=0)
             self.ip("switch", "link add lan type bridge mcast_snooping 0")
-            self.ip("switch", "link set lan up")
+            self.ip("switch", "link set lan up promisc on")
             for number, name in enumerate(self._hosts, 1):
                 switch = self.namespace("switch")
                 self.ip(name, f"link add eth0 type veth peer name port{number} netns {switch}")
@@ -75,8 +91,6 @@ class Lan:
             ear.bind(("lan", 0))
         ear.settimeout(0.2)
         self._ear = ear
-        for number in range(1, len(self._hosts) + 1):
-            self.ip("switch", f"link set port{number} promisc on")
         threading.Thread(target=self._hear, args=(ear,), daemon=True).start()
 
     def _hear(self, ear: socket.socket) -> None:
@@ -90,6 +104,7 @@ class Lan:
             self._note(frame)
 
     def _note(self, frame: bytes) -> None:
+        self.frames.append(frame)
         kind = struct.unpack_from("!H", frame, 12)[0]
         packet = frame[14:]
         if kind == IPV4 and packet[9] == UDP:
@@ -107,4 +122,4 @@ class Lan:
             return
         source, to, length = struct.unpack_from("!HHH", packet, start)
         payload = packet[start + 8 : start + length]
-        self.datagrams.append((ends[0], source, ends[1], to, payload))
+        self.datagrams.append(Heard(time.monotonic(), ends[0], source, ends[1], to, payload))
