@@ -64,9 +64,9 @@ class ParameterType(IntEnum):
     CANDIDATE_PRIORITY = 4700  # RFC 9028 §5.14
     NOMINATE = 4710  # RFC 9028 §5.15
     HIP_TRANSPORT_MODE = 7680  # RFC 6261 §6.1
+    LAN_INFO = 36214  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
     INVITATION = 38460  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
     DELEGATION = 39684  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
-    LAN_INFO = 40726  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
     HIP_MAC = 61505  # RFC 7401 §5.2.12
     HIP_MAC_2 = 61569  # RFC 7401 §5.2.13
     HIP_SIGNATURE_2 = 61633  # RFC 7401 §5.2.15

@@ -121,4 +121,4 @@ def _why(around: "Around") -> str:
             "lan = true in [host] of its profile"
         )
     reasons = ", ".join(dict.fromkeys(around.refusals.values())) or "none of them answers"
-    return f"{len(around.peers)} peers are on this LAN, but none knows the invitation: {reasons}"
+    return f"who is on this LAN does not know the invitation: {reasons}"

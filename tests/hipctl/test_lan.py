@@ -225,7 +225,7 @@ def test_answers_that_come_too_late_or_unasked_count_for_nothing() -> None:
     assert guest.engine.counters["R1 in UNASSOCIATED"] >= 1
 
 
-def test_forged_answers_make_nobody_a_peer_and_end_the_patience() -> None:
+def test_forged_answers_are_no_answers_and_end_the_patience() -> None:
     net = LanNet()
     guest, member = net.add(), net.member()
     net.tamper = lambda seen: [forged(seen.data) if seen.kind == PacketType.R1 else seen.data]

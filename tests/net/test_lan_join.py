@@ -170,7 +170,7 @@ def test_a_wrong_invitation_is_a_sentence_and_leaves_nothing_behind(tmp_path: Pa
             check=False,
         )
         assert done.returncode == 1
-        assert "none knows the invitation: this invitation is not known there" in done.stderr
+        assert "does not know the invitation: this invitation is not known there" in done.stderr
         assert not (tmp_path / "c").exists()
         lan = there.status("alice")["lan"]
         assert lan["refused"]["unknown"] >= 1
