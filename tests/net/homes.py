@@ -36,6 +36,32 @@ HEARD = 0.9  # normalised cross-correlation, as in the demo
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What a peer says of itself while it talks.
+
+    Attributes:
+        callable: as ``status`` says; and ``why`` not.
+        reach: how, as ``netcheck`` says.
+        nat: likewise.
+        mapped: whether a router maps a port.
+        knocks: what neighbours said that knocked.
+        routers: what each said that was asked to map a port, and what would help.
+        problems: what limits it, without what to do about it.
+        seconds: that the check took.
+    """
+
+    callable: bool | None
+    why: list[dict[str, str]]
+    reach: str
+    nat: str
+    mapped: bool
+    knocks: list[str]
+    routers: list[dict[str, Any]]
+    problems: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One call of the matrix.
 
@@ -46,6 +72,7 @@ class Cell:
         direct: the same, until they went without a relay; None: they never did.
         relayed: whether the call went through a relay when it ended.
         ncc: how well either side heard the other, the worse of both.
+        ends: what the caller's peer and the callee's said meanwhile.
     """
 
     caller: str
@@ -55,6 +82,7 @@ class Cell:
     direct: float | None
     relayed: bool
     ncc: float
+    ends: tuple[Checked, Checked]
 
 
 class Homes:
@@ -182,13 +210,33 @@ def association(status: dict[str, Any], hit: str) -> dict[str, Any]:
     return rows[0]
 
 
+async def check(side: Side) -> Checked:
+    """Both ``netcheck`` and ``status``, as a person would ask for them."""
+    began = time.monotonic()
+    said = (await side.tell("netcheck"))["identities"]["device"]
+    took = time.monotonic() - began
+    status = await side.status()
+    assert status["callable"] is said["callable"]
+    return Checked(
+        status["callable"],
+        status["why"],
+        said["reach"],
+        said["nat"],
+        bool(said["mapped"]),
+        [row["result"] for row in said["knocks"]],
+        said["routers"],
+        [row["missing"] for row in said["problems"]],
+        round(took, 2),
+    )
+
+
 async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: float) -> Cell:
     """Call, talk and hang up."""
     resolved = await found(caller, callee)
     await caller.forget(callee.hit)
     await caller.ask(f"call {callee.aor}")
     await callee.ask("answered")
-    await asyncio.sleep(seconds)
+    one, other, _ = await asyncio.gather(check(caller), check(callee), asyncio.sleep(seconds))
     row = association(await caller.status(), callee.hit)
     await caller.ask("hangup")
     await callee.ask("ended")
@@ -198,7 +246,15 @@ async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: floa
         sound = load(Path(heard["heard"]))
         nccs.append(audio_ncc(melody(LENGTH, tune=TUNE), sound, seconds - 1))
     first, direct = row["path found"]
-    return Cell(*kinds, resolved["ms"], first, direct, bool(row["relayed"]), round(min(nccs), 4))
+    return Cell(
+        *kinds,
+        resolved["ms"],
+        first,
+        direct,
+        bool(row["relayed"]),
+        round(min(nccs), 4),
+        (one, other),
+    )
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 from net import homes, lab, survive
-from net.homes import HEARD, KINDS, Cell
+from net.homes import HEARD, KINDS, Cell, Checked
 from net.programs import require_program
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -21,6 +21,35 @@ def met(cell: Cell) -> bool:
     """Whether two NATs let each other's packets in: not if one side's port can't be known."""
     kinds = {cell.caller, cell.callee}
     return not ("symmetric" in kinds and kinds <= NARROW)
+
+
+NATS = {
+    "public": "none",
+    "mapped": "endpoint-independent",
+    "endpoint-independent": "endpoint-independent",
+    "port-restricted": "endpoint-independent",  # RFC 4787's word for how it maps; it filters, too
+    "symmetric": "endpoint-dependent",
+    "double": "endpoint-independent",
+}
+OPEN = {"public", "mapped"}
+
+
+def says_what_it_is(kind: str, end: Checked) -> None:
+    """What ``netcheck`` and ``status`` say in a home of that kind."""
+    assert (end.callable, end.why) == (True, []), end
+    assert end.nat == NATS[kind], end
+    assert end.mapped is (kind == "mapped"), end
+    assert end.reach == ("directly" if kind in OPEN else "through servers"), end
+    knocked = "reached" if kind in OPEN else "it sees us at another address"
+    assert end.knocks, end
+    assert set(end.knocks) == {knocked}, end
+    assert len(end.problems) == (kind == "symmetric"), end
+    if kind == "public":
+        assert end.routers == []
+    else:  # a router maps a port, or is still asked, or there is something to do about it
+        (router,) = end.routers
+        assert ("external" in router) is (kind == "mapped"), end
+        assert ("advice" in router or "asking" in router) is (kind != "mapped"), end
 
 
 def require() -> None:
@@ -41,6 +70,8 @@ def test_every_kind_of_home_calls_every_other_directly_where_that_can_be() -> No
     cells = asyncio.run(main())
     assert len(cells) == len(KINDS) ** 2
     for cell in cells:
+        for kind, end in zip((cell.caller, cell.callee), cell.ends, strict=True):
+            says_what_it_is(kind, end)
         assert cell.ncc >= HEARD, cell
         assert cell.first is not None, cell
         assert cell.first <= SOON, cell

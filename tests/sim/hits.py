@@ -164,6 +164,7 @@ class SimHost:
         site: the LAN where it is, behind a NAT; None: on the Internet itself.
         mapped: its router maps a port to it.
         firewalled: nothing that it did not ask for comes in.
+        routers: what its router said.
         offline: its cable is out.
         welcomes: certificates and mark that it shows on its LAN; None: it does not answer there.
         registry: what it offers, and where it is registered.
@@ -189,6 +190,7 @@ class SimHost:
         self.site: str | None = None
         self.mapped = False
         self.firewalled = False
+        self.routers: tuple[Mapping[str, object], ...] = ()
         self.offline = False
         self.welcomes: tuple[tuple[bytes, ...], bytes] | None = None
         self.registry = Registry(self)
@@ -322,7 +324,7 @@ class SimHost:
         nat = Nat.NONE if self.site is None else Nat.ENDPOINT_INDEPENDENT
         mapped = (("PCP", ("192.0.2.1", 10500)),) if self.mapped else ()
         where = (self.site or "internet", 10500)
-        return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]))
+        return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]), self.routers)
 
     async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
         self.welcomes = tuple(certificates), mark
