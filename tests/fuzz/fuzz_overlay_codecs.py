@@ -203,7 +203,6 @@ GOOD: tuple[tuple[Reader, bytes], ...] = (
     (_reception, encode([SHOWN.delegation, *SHOWN.certificates])),
     (_overlay_certificate, certify_overlay(ENROLLED, CA, WALL, bytes).certificate),
     (_lobby, REQUEST.question()),
-    (_lobby, encode([3, bytes(8)])),
     (_lobby, WELCOME),
     (_invitation, write_token(SECRET).encode()),
     (_account, format_account(Account((ALICE.delegation,), (CERTIFICATE,))).encode()),
