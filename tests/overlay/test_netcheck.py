@@ -180,6 +180,26 @@ def test_nobody_can_call_you_is_said_in_words_with_what_to_do(tmp_path: Path) ->
     simulate(main)
 
 
+def test_status_says_nobody_can_call_you_within_a_minute_of_the_last_relay_s_end(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with peers(tmp_path) as town:
+            await town.add("one")
+            relay = await town.add("relay", more=RELAY)
+            home = await town.add("home", site="home")
+            await asyncio.sleep(60)
+            assert "you can be called through servers" in text(await home.answer("status", {}))
+            assert isinstance(relay.host, SimHost)
+            relay.host.stop()
+            async with asyncio.timeout(60):
+                while "nobody can call you" not in text(await home.answer("status", {})):  # noqa: ASYNC110
+                    await asyncio.sleep(0.5)
+            assert "relay" in text(await home.answer("status", {}))
+
+    simulate(main)
+
+
 ADVICE = "in the settings of the router at 192.168.1.1: switch on UPnP or PCP"
 SILENT = {
     "router": "192.168.1.1",

@@ -44,7 +44,7 @@ class Person:
         self.told: list[bytes] = []
         self.peer: LocalPeer
         self.end: Endpoint
-        config = HostConfig(locators=True, announce_private=False)
+        config = HostConfig(hidden=True)  # as of a profile that says nothing else
         self.host = LocalHost([identity], config, open_port=self._open, watch=machine.watch)
 
     async def _open(
@@ -73,8 +73,8 @@ class Person:
 class Village:
     """Two public relays and whoever else there is, in one overlay that is open to all."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
-        self.internet = Internet(seed=3, families="4")
+    def __init__(self, folder: Path, stack: AsyncExitStack, families: str) -> None:
+        self.internet = Internet(seed=3, families=families)
         self.folder, self.stack = folder, stack
         self.seed = ""
 
@@ -87,7 +87,7 @@ class Village:
             domain="example.org",
             seeds=(self.seed,) if self.seed else (),
             words=None,
-            listen=("0.0.0.0:10500",),
+            listen=("0.0.0.0:10500", "[::]:10500"),
             sip="127.0.0.1:5060",
             private=False,
             device=identity,
@@ -113,9 +113,9 @@ class Village:
 
 
 @asynccontextmanager
-async def village(folder: Path) -> AsyncIterator[Village]:
+async def village(folder: Path, families: str) -> AsyncIterator[Village]:
     async with AsyncExitStack() as stack:
-        yield Village(folder, stack)
+        yield Village(folder, stack, families)
 
 
 def addresses(person: Person) -> set[str]:
@@ -178,13 +178,14 @@ async def reaches(one: Person, other: Person) -> None:
     assert len(one.told) - begin >= 70
 
 
+@pytest.mark.parametrize("families", ["4", "46"])  # at home, IPv6 has public addresses
 @pytest.mark.parametrize("kind", [Kind.PORT_RESTRICTED, Kind.SYMMETRIC, Kind.DOUBLE])
 @pytest.mark.parametrize("stranger_kind", [Kind.PUBLIC, Kind.ENDPOINT_INDEPENDENT])
 def test_a_stranger_who_knows_a_name_learns_no_address_of_its_owner(
-    tmp_path: Path, kind: Kind, stranger_kind: Kind
+    tmp_path: Path, kind: Kind, stranger_kind: Kind, families: str
 ) -> None:
     async def main() -> None:
-        async with village(tmp_path) as there:
+        async with village(tmp_path, families) as there:
             relays = [await there.add(name, Kind.PUBLIC, n, more=RELAY) for n, name in RELAYS]
             owner = await there.add("owner", kind, 11)
             await asyncio.sleep(10)
