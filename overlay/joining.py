@@ -122,7 +122,10 @@ async def look(
         if looking.done():
             looking.result()
         if found.info is None and asking:
-            await asyncio.wait((finished, *asking), timeout=CONNECT_SECONDS)
+            everybody = asyncio.gather(*asking)
+            await asyncio.wait(
+                (finished, everybody), timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
     finally:
         await _cancel([looking, finished, *asking])
     found.seconds = loop.time() - began
