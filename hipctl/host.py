@@ -224,11 +224,10 @@ class LocalHost:
         """See ``interface.Host``."""
         if self._config.announce:
             return contacts.contact_from_addresses(self._config.announce)
-        servers = self.services.servers(hit)
-        found = self._reachable() if self._config.locators else []
-        if self._config.hidden and servers:
-            found = [address for address in found if not contacts.is_public(address[0])]
-        return contacts.compose(found, servers)
+        found: Sequence[Address] = ()
+        if self._config.locators:
+            found = self._reachable()
+        return contacts.compose(found, self.services.servers(hit))
 
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """See ``interface.Host``."""

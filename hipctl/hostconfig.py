@@ -36,7 +36,6 @@ class HostConfig:
         watch: whether we follow this machine's addresses where we listen at 0.0.0.0 or ::.
         locators: whether contacts say our own addresses, beside servers that we are registered
             with; without, who knows the contact doesn't learn where we are.
-        hidden: whether contacts leave out our public addresses while servers make us callable.
         port_mapping: whether, where we follow this machine's addresses, its routers are asked to
             let others reach our port (PCP, NAT-PMP, UPnP); contacts then say the router's address.
         lan_links: names of the interfaces where ``welcome`` and ``look_around`` work; empty: each
@@ -53,7 +52,6 @@ class HostConfig:
     watch: bool = True
     private_locators: bool = True
     locators: bool = True
-    hidden: bool = False
     port_mapping: bool = True
     lan_links: Sequence[str] = ()
     announce: Sequence[Address] = ()

@@ -220,7 +220,6 @@ class LocalPeer:
             private_locators=table.private_locators,
             port_mapping=table.port_mapping,
             lan_links=table.lan_links,
-            hidden=not table.visible,
             keylog=self._keylog or table.keylog,
             engine=engine,
         )

@@ -44,7 +44,7 @@ class Person:
         self.told: list[bytes] = []
         self.peer: LocalPeer
         self.end: Endpoint
-        config = HostConfig(hidden=True)  # as of a profile that says nothing else
+        config = HostConfig(announce_private=True)  # as of what init makes
         self.host = LocalHost([identity], config, open_port=self._open, watch=machine.watch)
 
     async def _open(
