@@ -139,6 +139,7 @@ class LocalHost:
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
         self._lan: Lan | None = None
         self._contact: tuple[bytes, ...] = ()
+        self._hidden: set[Hit] = set()
         self.data.pass_up = self.services.ports.up()
         self.access = Access()
         self._open = False
@@ -225,9 +226,16 @@ class LocalHost:
         if self._config.announce:
             return contacts.contact_from_addresses(self._config.announce)
         found: Sequence[Address] = ()
-        if self._config.locators:
+        if self._config.locators and hit not in self._hidden:
             found = self._reachable()
         return contacts.compose(found, self.services.servers(hit))
+
+    def hide(self, hit: Hit, *, hidden: bool) -> None:
+        """See ``interface.Host``."""
+        if hidden is not (hit in self._hidden):
+            self._hidden ^= {hit}
+            if self._open:
+                self._tell_contact()
 
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """See ``interface.Host``."""

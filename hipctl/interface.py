@@ -303,6 +303,12 @@ class Host(Protocol):
     def contact(self, hit: Hit) -> bytes:
         """How others may reach our ``hit``: opaque, at most 80 bytes, for records and RPCs."""
 
+    def hide(self, hit: Hit, *, hidden: bool) -> None:
+        """From now on ``contact`` of our ``hit`` names servers only, or our own addresses, too.
+
+        It tells strangers who know a name where its owner is, or doesn't.
+        """
+
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """Opaque labels of where a contact is (its /24, /48 or server), empty on a LAN.
 

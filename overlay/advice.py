@@ -83,6 +83,12 @@ def why_nobody_calls(seen: Seen) -> list[Advice]:
     return found
 
 
+ADDRESS_TOLD: Final = Advice(
+    "no relay serves this peer: strangers who know its names can see its address",
+    f"{SERVER}; or say visible = true in [host] of this one if that is no harm",
+)
+
+
 def what_limits(seen: Seen) -> list[Advice]:
     """What is missing where servers make us callable, but not to all, or not for long."""
     found = []

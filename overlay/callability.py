@@ -28,7 +28,7 @@ from hipctl import (
 )
 from hipctl.sansio import Driver
 from overlay import keeper, reachable
-from overlay.advice import Advice, Seen, what_limits, why_nobody_calls
+from overlay.advice import ADDRESS_TOLD, Advice, Seen, what_limits, why_nobody_calls
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
 from overlay.scout import Home, Scout
@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 LOOK: Final = 2.0  # seconds between looks at the host
 JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
 HEAD_START: Final = 3.0  # seconds for which a public address needs no servers before it is proven
+HIDING: Final = 10.0  # seconds in which other servers may be found before our address is told
 MOST_FRIENDS: Final = 8  # of whom the host counts no more
 DISCOVERED: Final = 2  # servers that must say where they see us
 PING_SECONDS: Final = 3.0
@@ -65,6 +66,7 @@ class Callability:
         local: the HIT.
         homes: its overlays.
         visible: whether strangers may see our address: rendezvous servers will do.
+        hides: whether contacts don't name our address, where servers make us callable without.
         wall: Unix seconds.
         rng: random bytes.
     """
@@ -76,13 +78,15 @@ class Callability:
         homes: Sequence[Home],
         *,
         visible: bool = False,
+        hides: bool = False,
         wall: Callable[[], float],
         rng: Callable[[int], bytes],
     ) -> None:
         self._host = host
         self._local = local
         self._homes = tuple(homes)
-        self._visible = visible
+        self._visible, self._hides = visible, hides
+        self._hid_at: float | None = None  # when servers last made us callable while we hide
         self._wall, self._rng = wall, rng
         self.keeper = Keeper()
         self.reachable = Reachable()
@@ -165,10 +169,13 @@ class Callability:
             nat = Nat.NONE
         verdicts = Counter(verdict for _, verdict in knocks)
         seen = dataclasses.replace(self._seen(), verdicts=verdicts or self.reachable.verdicts)
+        problems = []
         if self.reach is Reach.NONE:
             problems = why_nobody_calls(seen)
-        else:
-            problems = what_limits(seen) if self.reach is Reach.SERVED else []
+        elif self.reach is Reach.SERVED:
+            problems = what_limits(seen)
+        elif self._hides:
+            problems = [ADDRESS_TOLD]
         return {
             "hit": str(self._local),
             "callable": self.callable,
@@ -301,9 +308,11 @@ class Callability:
     def _settle(self) -> None:
         """Let each machine know what the other has found."""
         place = self._place or Reachability()
+        hidden = self._is_hidden(place)
+        self._host.hide(self._local, hidden=hidden)
         facts = Facts(
             network=bool(place.addresses),
-            direct=bool(place.direct),
+            direct=bool(place.direct) and not hidden,
             neighbours=len(self._witnesses.neighbours()),
             through=len(self.keeper.serving(*THROUGH)),
         )
@@ -314,12 +323,28 @@ class Callability:
         ways = self._ways()
         self._driver.feed(lambda now: self.keeper.want(ways, now))
 
+    def _is_hidden(self, place: Reachability) -> bool:
+        """Whether strangers don't learn our address: not for the moment in which servers are lost.
+
+        Where there are no servers, it is told: somebody must be able to call us.
+        """
+        now = self._now()
+        if not self._hides:
+            return False
+        if self.keeper.serving(*THROUGH):
+            self._hid_at = now
+        if self._hid_at is not None:
+            return now < self._hid_at + HIDING
+        likely = bool(self.keeper.servers) or not self.keeper.searched
+        looking = likely and now < self._since + HEAD_START
+        return looking and bool(self._host.groups(place.direct))
+
     def _ways(self) -> tuple[Wants, ...]:
         proven, place = self.reachable.proven, self._place
-        if proven:
+        if proven and not self._hides:
             return ()
         early = proven is None and self._now() - self._since < HEAD_START
-        if early and place is not None and self._host.groups(place.direct):
+        if early and not self._hides and place is not None and self._host.groups(place.direct):
             return ()
         return (RENDEZVOUS_SERVERS, RELAYS) if self._visible else (RELAYS,)
 

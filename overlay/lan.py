@@ -8,14 +8,24 @@ nobody, and speak with those only who seem to be in it.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final, Self
 
 from hipctl import AssociationFailed, ContactChanged, Endpoint, Event, Hit, Host, LanPeer, Woke
-from overlay.invitations import MAX_MARKS, InvitationBook, Invited, has_mark, mark_of
+from overlay.invitations import (
+    INVITATIONS,
+    MAX_MARKS,
+    InvitationBook,
+    Invited,
+    has_mark,
+    mark_of,
+)
 from overlay.lobby import LOBBY_PORT, Lobby
+from overlay.membership import Membership
 from overlay.node import Node
 from overlay.overlayfile import OverlayInfo
+from overlay.reception import Reception
 
 _log = logging.getLogger(__name__)
 
@@ -28,22 +38,29 @@ class LanPresence:
     """From ``__aenter__`` to ``__aexit__``.
 
     Args:
-        host: the HIP host.
-        nodes: our nodes, by the HIT with which they take part.
-        book: the invitations that we have given away.
+        state: the peer's folder, with the invitations that were given away.
+        reception: lets those in who show one, from now on.
+        wall: Unix seconds.
     """
 
-    def __init__(
-        self, host: Host, nodes: Mapping[Hit, Sequence[Node]], book: InvitationBook
-    ) -> None:
-        self._host = host
-        self._nodes = nodes
-        self._book = book
+    def __init__(self, state: Path, reception: Reception, wall: Callable[[], float]) -> None:
+        self._book = InvitationBook(state / INVITATIONS)
+        self._wall = wall
+        self._host: Host
+        self._nodes: dict[Hit, list[Node]] = {}
         self._endpoints: list[Endpoint] = []
         self._lobbies: list[Lobby] = []
         self._counts: Counter[str] = Counter()
         self._kick = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        # who may ask for a file is let in for nothing else: nodes judge for themselves
+        reception.invite(lambda local, peer, proof: self._check(local, peer, proof) is not None)
+
+    def use(self, host: Host, members: Iterable[Membership]) -> None:
+        """Say whose LANs these are, before ``__aenter__``."""
+        self._host = host
+        for member in members:
+            self._nodes.setdefault(member.hit, []).append(member.node)
 
     async def __aenter__(self) -> Self:
         """Answer from now on, and begin to look around."""
@@ -95,11 +112,10 @@ class LanPresence:
     def invited(self, local: Hit, guest: Hit) -> Invited | None:
         """What a guest has shown in its exchange with us, if it holds."""
         shown = self._host.credentials(guest, local=local)
-        nodes = self._nodes.get(local)
-        if not nodes:
-            return None
-        proof = b"" if shown is None else shown.invitation
-        return self._book.check(proof, guest, local, nodes[0].wall())
+        return self._check(local, guest, b"" if shown is None else shown.invitation)
+
+    def _check(self, local: Hit, guest: Hit, proof: bytes) -> Invited | None:
+        return self._book.check(proof, guest, local, self._wall())
 
     def _overlay(self, identifier: bytes) -> OverlayInfo | None:
         infos = (node.overlay for nodes in self._nodes.values() for node in nodes)

@@ -32,6 +32,7 @@ from overlay.admission import Credentials, admit
 from overlay.answering import Answering
 from overlay.callability import Callability
 from overlay.config import JoinedOverlay, Profile, parse_address
+from overlay.connecting import connect
 from overlay.contacts import ContactBook
 from overlay.directory import Directory
 from overlay.environment import Settings
@@ -49,14 +50,13 @@ from overlay.policy import Evidence, Verdict
 from overlay.providers import Providers
 from overlay.publisher import Publisher
 from overlay.reception import Reception, shown_for
-from overlay.scout import Home
+from overlay.scout import KINDS, Home
 from overlay.seat import Seat
 from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
 from overlay.trace import TraceRing
 
 if TYPE_CHECKING:
-    from overlay.invitations import InvitationBook
     from overlay.lan import LanPresence
 
 _log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class LocalPeer:
         }
         engine = EngineConfig()
         self._reception, credentials = self._open_reception(engine)
-        book = self._open_book() if self._profile.host.lan else None
+        self._lan = self._on_lan() if self._profile.host.lan else None
         if given_host is not None:
             self._host: Host = given_host
             self._host.use(self._reception, self._wall)
@@ -178,8 +178,9 @@ class LocalPeer:
             await self._join(stack, joined, store, credentials[joined.name])
         for hit in dict.fromkeys(member.hit for member in self._memberships.values()):
             await self._keep_callable(stack, hit)
-        if book is not None:
-            await self._be_on_lan(stack, book)
+        if self._lan is not None:
+            self._lan.use(self._host, self._memberships.values())
+            await self._enter(stack, self._lan, LEAST_STOP, "the LAN")
         for joined in self._profile.overlays.values():
             await self._start_services(stack, joined)
 
@@ -297,31 +298,23 @@ class LocalPeer:
             hit,
             [Home(member.node, member.providers) for member in members],
             visible=self._profile.host.visible,
+            hides=not self._profile.host.visible and not self._serves(hit),
             wall=self._wall,
             rng=self._rng,
         )
         await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")
         self._callable[hit] = kept
 
-    def _open_book(self) -> "InvitationBook":
-        """The invitations that were given away; who has one may ask for its overlay's file."""
-        from overlay.invitations import INVITATIONS, InvitationBook  # noqa: PLC0415  seldom needed
-
-        book = InvitationBook(self._profile.peer.state / INVITATIONS)
-        self._reception.invite(
-            lambda local, peer, proof: book.check(proof, peer, local, self._wall()) is not None
-        )
-        return book
-
-    async def _be_on_lan(self, stack: AsyncExitStack, book: "InvitationBook") -> None:
-        """Answer on our LANs, and look there for others."""
+    def _on_lan(self) -> "LanPresence":
+        """What answers on our LANs, and looks there for others; who is invited may come in."""
         from overlay.lan import LanPresence  # noqa: PLC0415  seldom needed
 
-        nodes: dict[Hit, list[Node]] = {}
-        for member in self._memberships.values():
-            nodes.setdefault(member.hit, []).append(member.node)
-        self._lan = LanPresence(self._host, nodes, book)
-        await self._enter(stack, self._lan, LEAST_STOP, "the LAN")
+        return LanPresence(self._profile.peer.state, self._reception, self._wall)
+
+    def _serves(self, hit: Hit) -> bool:
+        """Whether one of our HITs is a server whose address everybody learns."""
+        members = self._memberships.values()
+        return any(m.joined.table.services.keys() & KINDS for m in members if m.hit == hit)
 
     async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""
@@ -406,6 +399,20 @@ class LocalPeer:
             LookupFailed: the overlay could not be asked.
         """
         return await self._member(aor).directory.resolve(aor)
+
+    async def connect(self, peer: Hit, *, local: Hit, timeout: float = 5.0) -> None:
+        """Have an association of ``local`` with ``peer``; see ``services.Peer``.
+
+        Raises:
+            AssociationFailed: it could not be done within ``timeout`` seconds.
+        """
+
+        async def look_up() -> None:
+            for member in self._memberships.values():
+                if member.hit == local and await member.directory.reach(peer):
+                    return
+
+        await connect(self._host, peer, local=local, look_up=look_up, timeout=timeout)
 
     async def owns(self, aor: str, hit: Hit) -> bool:
         """Whether ``hit`` may speak as the canonical ``aor``; may take a lookup, never raises."""

@@ -48,6 +48,10 @@ class Seat:
         """See Peer."""
         return await self._peer.resolve(aor)
 
+    async def connect(self, peer: Hit, *, local: Hit, timeout: float = 5.0) -> None:
+        """See Peer."""
+        await self._peer.connect(peer, local=local, timeout=timeout)
+
     async def owns(self, aor: str, hit: Hit) -> bool:
         """See Peer."""
         return await self._peer.owns(aor, hit)

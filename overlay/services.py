@@ -106,6 +106,15 @@ class Peer(Protocol):
             LookupFailed: the overlay could not be asked.
         """
 
+    async def connect(self, peer: Hit, *, local: Hit, timeout: float = 5.0) -> None:
+        """Return once ``local`` is associated with ``peer``, at once if it is already.
+
+        If the peer doesn't answer where it was, the overlay is asked where it is now.
+
+        Raises:
+            AssociationFailed: it could not be done within ``timeout`` seconds.
+        """
+
     async def owns(self, aor: str, hit: Hit) -> bool:
         """Whether ``hit`` may speak as the canonical ``aor``; may take a lookup, never raises."""
 

@@ -296,7 +296,7 @@ class SipService:
         local, hit, _ = action.party
         ok = True
         try:
-            await self._peer.host.connect(hit, local=local, timeout=WAIT)
+            await self._peer.connect(hit, local=local, timeout=WAIT)
         except AssociationFailed as error:
             log.info("no association with %s: %s", hit, error)
             ok = False

@@ -17,7 +17,7 @@ NATS: Final[Mapping[str, str]] = {
 }
 
 
-DIRECT: Final = "directly"  # how others reach a peer that needs no router's help
+REACHED: Final = "reached"  # what a neighbour says that needed no router's help
 
 
 def command(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
@@ -41,7 +41,8 @@ def netcheck_lines(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"  addresses: {', '.join(report['addresses']) or 'none'}"
         for row in report["mapped"]:
             yield f"  mapped by the router: {row['address']} ({row['protocol']})"
-        yield from router_lines(report["routers"], needed=report["reach"] != DIRECT)
+        reached = any(row["result"] == REACHED for row in report["knocks"])
+        yield from router_lines(report["routers"], needed=not reached)
         for row in report["reflexive"]:
             yield f"  seen at {row['address']} by {row['by']}"
         if not report["knocks"]:
@@ -58,7 +59,7 @@ def router_lines(rows: Sequence[Mapping[str, Any]], *, needed: bool) -> Iterator
 
     Args:
         rows: see hipctl.Reachability.
-        needed: others don't reach this peer without.
+        needed: others don't reach this peer's own address without.
     """
     for row in rows:
         yield f"  router {row['router']}: {_said(row)}"

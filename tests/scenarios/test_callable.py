@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
 
-from hipctl import RegistrationType
+from hipctl import Hit, RegistrationType
 from overlay.reachable import Reach
 from sim.loop import simulate
 
@@ -31,6 +31,19 @@ def scenario(main: Callable[[Town], Awaitable[None]], *, seed: int = 1) -> None:
         await town.stop()
 
     simulate(run)
+
+
+class Noting(dict[Hit, bytes]):
+    """What a host learns; notes each contact of one HIT that it is told."""
+
+    def __init__(self, hit: Hit, told: list[tuple[float, bytes]]) -> None:
+        super().__init__()
+        self._hit, self._told = hit, told
+
+    def __setitem__(self, hit: Hit, contact: bytes) -> None:
+        if hit == self._hit:
+            self._told.append((asyncio.get_running_loop().time(), contact))
+        super().__setitem__(hit, contact)
 
 
 def why(resident: Resident) -> str:
@@ -139,6 +152,52 @@ def test_who_lets_strangers_see_its_address_uses_rendezvous_servers() -> None:
         assert hidden.servers(RENDEZVOUS) == set()
         assert await both[0].calls(shown)
         assert await shown.calls(hidden)
+
+    scenario(main)
+
+
+def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_it_is() -> None:
+    async def main(town: Town) -> None:
+        relays = [town.relay(group=bytes((n,))) for n in range(2)]
+        hider = town.add(hides=True, group=b"h")  # it could be called directly
+        stranger, friend = town.add(group=b"s"), town.homes(1)[0]
+        told: list[tuple[float, bytes]] = []
+        for other in (*relays, stranger, friend):
+            other.host.learnt = Noting(hider.hit, told)
+        await town.wake()
+        await asyncio.sleep(30)
+        assert hider.reach is Reach.SERVED
+        assert hider.servers(CONTROL) == {relay.hit for relay in relays}
+        assert await stranger.calls(hider)
+        assert await friend.calls(hider)
+        where = hider.host._direct(hider.hit)
+        assert told
+        assert not [at for at, contact in told if contact == where]
+        for one in town.residents:
+            assert not [r for r in one.node.engine.storage if where in r.raw]
+
+    scenario(main)
+
+
+def test_who_hides_tells_where_it_is_when_nothing_else_makes_it_callable() -> None:
+    async def main(town: Town) -> None:
+        relay, seed = town.relay(group=b"r"), town.add(group=b"s")
+        hider = town.add(hides=True, group=b"h")
+        friend = town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(30)
+        direct = hider.host._direct(hider.hit)
+        assert hider.host.contact(hider.hit) != direct
+        await relay.sleep()
+        await asyncio.sleep(90)
+        assert hider.host.contact(hider.hit) == direct
+        assert hider.reach.value == "directly"
+        assert await seed.calls(hider)
+        assert await friend.calls(hider)
+        await relay.wake()
+        await asyncio.sleep(120)
+        assert hider.host.contact(hider.hit) != direct
+        assert hider.reach is Reach.SERVED
 
     scenario(main)
 

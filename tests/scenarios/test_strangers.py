@@ -89,7 +89,7 @@ class Village:
             words=None,
             listen=("0.0.0.0:10500", "[::]:10500"),
             sip="127.0.0.1:5060",
-            private=False,
+            private=True,
             device=identity,
         )
         text = made.profile.read_text()

@@ -43,6 +43,7 @@ class Resident:
         offers: dict[RegistrationType, Offer],
         advertised: tuple[str, ...],
         visible: bool,
+        hides: bool,
         group: bytes | None,
     ) -> None:
         self.town = town
@@ -50,7 +51,8 @@ class Resident:
         self.hit = self.identity.hit
         self.host: SimHost = town.net.host(self.hit, group=group)
         self.host.site = site
-        self.offers, self.advertised, self.visible = offers, advertised, visible
+        self.offers, self.advertised = offers, advertised
+        self.visible, self.hides = visible, hides
         self.account = account_key(number)
         self.delegation = self.account.delegate(self.hit, int(EPOCH) + 86_400 * 300, 1)
         self.aor = self_certifying_aor(self.account.hit, town.overlay.domain)
@@ -86,6 +88,7 @@ class Resident:
             self.hit,
             [Home(self.node, self.providers)],
             visible=self.visible,
+            hides=self.hides,
             wall=lambda: EPOCH + loop.time(),
             rng=self.town.random.randbytes,
         )
@@ -139,6 +142,7 @@ class Town:
         offers: dict[RegistrationType, Offer] | None = None,
         advertised: Iterable[str] = (),
         visible: bool = False,
+        hides: bool = False,
         group: bytes | None = None,
     ) -> Resident:
         made = Resident(
@@ -148,6 +152,7 @@ class Town:
             offers=offers or {},
             advertised=tuple(advertised),
             visible=visible,
+            hides=hides,
             group=group,
         )
         self.residents.append(made)

@@ -186,6 +186,7 @@ class SimHost:
         self.discloses: Discloses | None = None
         self.disclosed: set[Hit] = set()
         self.friends: tuple[Hit, ...] = ()
+        self.hidden: set[Hit] = set()
 
         self.site: str | None = None
         self.mapped = False
@@ -226,7 +227,13 @@ class SimHost:
 
     def contact(self, hit: Hit) -> bytes:
         through = self.registry.through()
-        return SERVED + b"".join(through) if through else self._direct(hit)
+        named = through or hit in self.hidden
+        return SERVED + b"".join(through) if named else self._direct(hit)
+
+    def hide(self, hit: Hit, *, hidden: bool) -> None:
+        if hidden is not (hit in self.hidden):
+            self.hidden ^= {hit}
+            self.contact_changed()
 
     def _direct(self, hit: Hit) -> bytes:
         return CONTACT + hit + (self._group or b"")

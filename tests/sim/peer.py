@@ -126,6 +126,9 @@ class SimPeer:
             self.sim.learn(hit, self.world.net.hosts[hit].contact(hit))
         return [Target(aor, hit, port, hit, LIFETIME) for hit, port in found.items()]
 
+    async def connect(self, peer: Hit, *, local: Hit, timeout: float = 5.0) -> None:
+        await self.sim.connect(peer, local=local, timeout=timeout)
+
     async def owns(self, aor: str, hit: Hit) -> bool:
         if aor not in self._aors:
             await asyncio.sleep(self.world.delay)
