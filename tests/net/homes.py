@@ -91,22 +91,26 @@ class Homes:
     Attributes:
         net: the laboratory.
         sides: peers with clients, by name.
-        servers: public peers with the service relay.
+        servers: public peers with the service relay, or rvs where peers are visible.
     """
 
-    def __init__(self, net: Internet, folder: Path, places: dict[str, str]) -> None:
+    def __init__(
+        self, net: Internet, folder: Path, places: dict[str, str], *, visible: bool = False
+    ) -> None:
         """Set up.
 
         Args:
             net: an Internet.
             folder: an empty folder.
             places: name of a peer -> kind of its home, or "public".
+            visible: strangers may see the peers' addresses: they use rendezvous servers.
         """
         self.net = net
         self.sides: dict[str, Side] = {}
         self.servers: dict[str, Side] = {}
         self._folder = folder
         self._places = places
+        self._visible = visible
         self._stack = AsyncExitStack()
         self._gate = asyncio.Semaphore(AT_A_TIME)
 
@@ -141,7 +145,10 @@ class Homes:
             for side in (*others, *self.sides.values()):
                 group.create_task(self._make(side, seed, overlay))
         for side in self.servers.values():
-            serve(self._folder / side.name)
+            serve(self._folder / side.name, "rvs" if self._visible else "relay")
+        for side in self.sides.values():
+            if self._visible:
+                show(self._folder / side.name)
         for side in self.servers.values():
             await side.start(self._stack)
         async with asyncio.TaskGroup() as group:
@@ -171,13 +178,21 @@ class Homes:
                 group.create_task(callable_(side))
 
 
-def serve(folder: Path) -> None:
-    """Let a peer offer relays to others."""
+def serve(folder: Path, service: str) -> None:
+    """Let a peer offer a service to others."""
     profile = folder / "profile.toml"
     text = profile.read_text()
     found = re.search(r"^\[overlay\.([^.\]]+)\]", text, re.MULTILINE)
     assert found, text
-    profile.write_text(f"{text}\n[overlay.{found[1]}.services.relay]\n")
+    profile.write_text(f"{text}\n[overlay.{found[1]}.services.{service}]\n")
+
+
+def show(folder: Path) -> None:
+    """Let strangers see a peer's address."""
+    profile = folder / "profile.toml"
+    text = profile.read_text()
+    assert "[host]\n" in text, text
+    profile.write_text(text.replace("[host]\n", "[host]\nvisible = true\n", 1))
 
 
 async def joined(side: Side) -> None:

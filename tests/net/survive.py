@@ -38,6 +38,7 @@ class Event:
         limit: milliseconds for which nobody may be heard.
         elsewhere: kinds of further homes, "alice2" and "bob2" by name.
         relayed: whether the call has to go through a relay before.
+        visible: whether both are called through rendezvous servers.
     """
 
     alice: str
@@ -46,6 +47,7 @@ class Event:
     limit: float
     elsewhere: tuple[tuple[str, str], ...] = ()
     relayed: bool = False
+    visible: bool = False
 
 
 async def both_move(homes: Homes) -> None:
@@ -77,6 +79,17 @@ async def servers_die(homes: Homes) -> None:
         await server.kill()
 
 
+async def rvs_dies(homes: Homes) -> None:
+    """The one that bob prefers; the other one takes over."""
+    named = (await homes.sides["bob"].status())["identities"]["device"]["servers"]
+    for server in homes.servers.values():
+        if server.hit == named[0]["hit"]:
+            assert named[0]["for"] == ["rendezvous server"]
+            await server.kill()
+            return
+    raise AssertionError(f"no server of ours is among {named}")
+
+
 EVENTS = {
     "both-move": Event(
         "port-restricted",
@@ -91,13 +104,14 @@ EVENTS = {
     "relay-dies": Event("symmetric", "symmetric", relay_dies, 3_000, relayed=True),
     "nat-reboots": Event("port-restricted", "port-restricted", nat_reboots, 5_000),
     "servers-die": Event("port-restricted", "port-restricted", servers_die, 500),
+    "rvs-dies": Event("public", "endpoint-independent", rvs_dies, 500, visible=True),
 }
 
 
 async def talk(event: Event, net: Internet, folder: Path) -> dict[str, Heard]:
     """One call with one event; what each heard."""
     places = {"alice": event.alice, "bob": event.bob}
-    async with Homes(net, folder, places) as homes:
+    async with Homes(net, folder, places, visible=event.visible) as homes:
         for name, kind in event.elsewhere:
             net.home(name, kind)
         await homes.clients()
