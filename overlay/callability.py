@@ -157,7 +157,11 @@ class Callability:
         """What ``p2psip netcheck`` shows: asks neighbours and servers now. JSON-ready."""
         servers = self.keeper.serving(*NAMES)
         knocks, rtts = await asyncio.gather(
-            self._witnesses.ask(reachable.ASKED, (self._place or Reachability()).direct),
+            self._witnesses.ask(
+                reachable.ASKED,
+                (self._place or Reachability()).direct,
+                {server.hit for server in servers},  # who sees us where we are, not at a relay
+            ),
             asyncio.gather(*(self._ping(server.hit) for server in servers)),
         )
         asked = await self._discover()

@@ -37,7 +37,7 @@ HEARD = 0.9  # normalised cross-correlation, as in the demo
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a peer says of itself while it talks.
+    """What a peer says of itself after a call.
 
     Attributes:
         callable: as ``status`` says; and ``why`` not.
@@ -72,7 +72,7 @@ class Cell:
         direct: the same, until they went without a relay; None: they never did.
         relayed: whether the call went through a relay when it ended.
         ncc: how well either side heard the other, the worse of both.
-        ends: what the caller's peer and the callee's said meanwhile.
+        ends: what the caller's peer and the callee's say then of themselves.
     """
 
     caller: str
@@ -126,20 +126,13 @@ class Homes:
         await self._stack.aclose()
 
     async def _build(self) -> None:
-        net = self.net
         for name in SERVERS:
-            net.public(name)
-            self.servers[name] = Side(net, name, self._folder)
+            self.servers[name] = self._place(name, "public")
         for name, kind in self._places.items():
-            if kind == "public":
-                net.public(name)
-            else:
-                net.home(f"{name}-home", kind)
-                net.host(name, f"{name}-home")
-            self.sides[name] = Side(net, name, self._folder)
+            self.sides[name] = self._place(name, kind)
         first, *others = self.servers.values()
         made = await first.make([], [])
-        seed = ["--seed", f"{made['hit']}@{net.address(first.name)}:{PORT}"]
+        seed = ["--seed", f"{made['hit']}@{self.net.address(first.name)}:{PORT}"]
         overlay = ["--overlay", str(self._folder / first.name / "overlay.toml")]
         async with asyncio.TaskGroup() as group:
             for side in (*others, *self.sides.values()):
@@ -157,6 +150,14 @@ class Homes:
         async with asyncio.TaskGroup() as group:
             for side in (*self.servers.values(), *self.sides.values()):
                 group.create_task(joined(side))
+
+    def _place(self, name: str, kind: str) -> Side:
+        if kind == "public":
+            self.net.public(name)
+        else:
+            self.net.home(f"{name}-home", kind)
+            self.net.host(name, f"{name}-home")
+        return Side(self.net, name, self._folder)
 
     async def _make(self, side: Side, seed: Sequence[str], overlay: Sequence[str]) -> None:
         async with self._gate:
@@ -251,7 +252,7 @@ async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: floa
     await caller.forget(callee.hit)
     await caller.ask(f"call {callee.aor}")
     await callee.ask("answered")
-    one, other, _ = await asyncio.gather(check(caller), check(callee), asyncio.sleep(seconds))
+    await asyncio.sleep(seconds)
     row = association(await caller.status(), callee.hit)
     await caller.ask("hangup")
     await callee.ask("ended")
@@ -260,6 +261,7 @@ async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: floa
         heard = await side.ask("heard")
         sound = load(Path(heard["heard"]))
         nccs.append(audio_ncc(melody(LENGTH, tune=TUNE), sound, seconds - 1))
+    one, other = await asyncio.gather(check(caller), check(callee))
     first, direct = row["path found"]
     return Cell(
         *kinds,

@@ -5,6 +5,8 @@ procedure can; and goes on when networks change and servers die. Measured on wha
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from net import homes, lab, survive
@@ -32,17 +34,19 @@ NATS = {
     "double": "endpoint-independent",
 }
 OPEN = {"public", "mapped"}
+TOO_BUSY = {"it could not tell", "it did not answer"}  # so many check at once
+# a neighbour that has met us through a relay does not know where we are
+ELSEWHERE = "it sees us at another address"
 
 
 def says_what_it_is(kind: str, end: Checked) -> None:
     """What ``netcheck`` and ``status`` say in a home of that kind."""
     assert (end.callable, end.why) == (True, []), end
+    assert end.reach == "through servers", end  # where there are relays, nobody shows its address
     assert end.nat == NATS[kind], end
     assert end.mapped is (kind == "mapped"), end
-    assert end.reach == ("directly" if kind in OPEN else "through servers"), end
-    knocked = "reached" if kind in OPEN else "it sees us at another address"
     assert end.knocks, end
-    assert set(end.knocks) == {knocked}, end
+    assert set(end.knocks) <= {"reached" if kind in OPEN else ELSEWHERE, ELSEWHERE, *TOO_BUSY}, end
     assert len(end.problems) == (kind == "symmetric"), end
     if kind == "public":
         assert end.routers == []
@@ -50,6 +54,13 @@ def says_what_it_is(kind: str, end: Checked) -> None:
         (router,) = end.routers
         assert ("external" in router) is (kind == "mapped"), end
         assert ("advice" in router or "asking" in router) is (kind != "mapped"), end
+
+
+def knocks(cells: Sequence[Cell], kind: str) -> Counter[str]:
+    """What all said who knocked at homes of that kind."""
+    ends = [(cell.caller, cell.ends[0]) for cell in cells]
+    ends += [(cell.callee, cell.ends[1]) for cell in cells]
+    return Counter(said for at, end in ends if at == kind for said in end.knocks)
 
 
 def require() -> None:
@@ -69,6 +80,8 @@ def test_every_kind_of_home_calls_every_other_directly_where_that_can_be() -> No
 
     cells = asyncio.run(main())
     assert len(cells) == len(KINDS) ** 2
+    for kind in KINDS:
+        assert knocks(cells, kind)["reached" if kind in OPEN else ELSEWHERE] >= len(KINDS)
     for cell in cells:
         for kind, end in zip((cell.caller, cell.callee), cell.ends, strict=True):
             says_what_it_is(kind, end)
