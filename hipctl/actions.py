@@ -133,6 +133,27 @@ class KeyLog:
 
 
 @dataclass(frozen=True, slots=True)
+class LanAnswered:
+    """Who has answered a call to a LAN; no more comes of it by itself.
+
+    Attributes:
+        local: our HIT.
+        peer: who.
+        address: from where.
+        services: registration types that it offers.
+        certificates: what it shows to a LAN, DER.
+        mark: and beside them.
+    """
+
+    local: Hit
+    peer: Hit
+    address: Address
+    services: tuple[int, ...]
+    certificates: tuple[bytes, ...]
+    mark: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PeerFound:
     """Whom ``connect_opportunistic`` has found at an address; the exchange goes on.
 
@@ -174,6 +195,7 @@ Action = (
     | SolvePuzzle
     | Flush
     | KeyLog
+    | LanAnswered
     | PeerFound
     | AssociationUp
     | AssociationDown

@@ -195,6 +195,17 @@ def verify_certificate(der: bytes, chain: Sequence[HostId], wall: float) -> Cert
     return certified
 
 
+def read_self_signed(der: bytes) -> Certified:
+    """Verify what a key certifies of itself, but its validity period.
+
+    Raises:
+        MalformedPacket: it is no certificate of this profile.
+        Rejected: its subject has not signed it.
+    """
+    certified, _ = _read(der)
+    return read_certificate(der, [certified.host_id])
+
+
 def read_certificate(der: bytes, chain: Sequence[HostId]) -> Certified:
     """Verify all of a certificate but its validity period: what can be kept in a cache.
 
@@ -202,6 +213,19 @@ def read_certificate(der: bytes, chain: Sequence[HostId]) -> Certified:
         MalformedPacket: it is no certificate of this profile.
         Rejected: it isn't signed by the CA.
     """
+    certified, certificate = _read(der)
+    key = next((ca for ca in chain if ca.hit == certified.issuer), None)
+    if key is None:
+        raise Rejected("certificate of another CA")
+    try:
+        key.key.verify(certificate.signature, certificate.tbs_certificate_bytes, _HASH)
+    except InvalidSignature:
+        raise Rejected("certificate signature") from None
+    return certified
+
+
+def _read(der: bytes) -> tuple[Certified, x509.Certificate]:
+    """Read a certificate; whoever signed it, is not checked."""
     if len(der) > MAX_CERTIFICATE:
         raise MalformedPacket("certificate too long")
     try:
@@ -216,14 +240,7 @@ def read_certificate(der: bytes, chain: Sequence[HostId]) -> Certified:
         b"\0" + certificate.signature
     ):  # a BIT STRING of whole bytes: no other form
         raise MalformedPacket("bad certificate")
-    key = next((ca for ca in chain if ca.hit == certified.issuer), None)
-    if key is None:
-        raise Rejected("certificate of another CA")
-    try:
-        key.key.verify(certificate.signature, certificate.tbs_certificate_bytes, _HASH)
-    except InvalidSignature:
-        raise Rejected("certificate signature") from None
-    return certified
+    return certified, certificate
 
 
 def _certified(certificate: x509.Certificate) -> Certified:

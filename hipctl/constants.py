@@ -64,6 +64,8 @@ class ParameterType(IntEnum):
     CANDIDATE_PRIORITY = 4700  # RFC 9028 §5.14
     NOMINATE = 4710  # RFC 9028 §5.15
     HIP_TRANSPORT_MODE = 7680  # RFC 6261 §6.1
+    LAN_INFO = 36214  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
+    INVITATION = 38460  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
     DELEGATION = 39684  # ours, drawn at random from the range for private use (RFC 7401 §5.2)
     HIP_MAC = 61505  # RFC 7401 §5.2.12
     HIP_MAC_2 = 61569  # RFC 7401 §5.2.13
@@ -243,8 +245,9 @@ PACING: Final = 0.05  # seconds between connectivity checks, RFC 9028 §4.4
 KEEPALIVE: Final = 15.0  # seconds, Tr of RFC 9028 §4.10
 PACING_LEAST: Final = 0.005  # RFC 9028 §4.4
 
-# Ours: the RFCs leave these to the implementation. (DELEGATION above is ours, too: an even type,
-# so that who does not know it ignores it; below HIP_MAC, so that MAC and signature cover it.)
+# Ours: the RFCs leave these to the implementation. (DELEGATION, INVITATION and LAN_INFO above are
+# ours, too: even, so that who does not know them ignores them; below HIP_MAC, so that MAC and
+# signature cover them.)
 HOP_LENGTH: Final = 24 + 56  # bytes of RELAY_FROM or RELAY_TO, and of RELAY_HMAC with SHA-384
 UNFRAGMENTED_MAX: Final = 1232  # bytes of a HIP packet over UDP that any IPv6 path carries whole
 RETRANSMIT_INITIAL: Final = 0.5  # seconds before the first retransmission of I1 and I2

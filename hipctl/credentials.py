@@ -53,6 +53,11 @@ def parameters(shown: Shown) -> Parameters:
     return found
 
 
+def secrets(shown: Shown) -> Parameters:
+    """What may travel in ENCRYPTED only."""
+    return [params.Invitation(shown.invitation)] if shown.invitation else []
+
+
 def sealed(
     shown: Shown, keys: Keys, rng: Rng, locators: params.LocatorSet | None = None
 ) -> Parameters:
@@ -104,13 +109,17 @@ def read(packet: Packet, keys: Keys | None = None) -> tuple[Shown, bytes]:
 def _collect(found: _Found) -> tuple[Shown, bytes]:
     groups: dict[int, dict[int, params.Cert]] = {}
     counts: dict[int, int] = {}
-    strange, delegation, last = b"", None, 0
+    strange, delegation, invitation, last = b"", None, None, 0
     for parameter in found:
         match parameter:
             case params.Delegation(data):
                 if delegation is not None:
                     raise MalformedPacket("two DELEGATIONs")
                 delegation = data
+            case params.Invitation(data):
+                if invitation is not None:
+                    raise MalformedPacket("two INVITATIONs")
+                invitation = data
             case params.Cert(group, count, number, kind):
                 group_so_far = groups.setdefault(group, {})
                 if (
@@ -131,7 +140,7 @@ def _collect(found: _Found) -> tuple[Shown, bytes]:
         for number in sorted(numbered)
         if numbered[number].type == CertType.X509_V3
     ]
-    return Shown(tuple(certificates), delegation or b""), strange
+    return Shown(tuple(certificates), delegation or b"", invitation or b""), strange
 
 
 class Desk:

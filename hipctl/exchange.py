@@ -265,6 +265,7 @@ def make_i2(
     rng: Rng,
     credentials: Sequence[params.Parameter] = (),
     locators: params.LocatorSet | None = None,
+    secrets: Sequence[params.Parameter] = (),
     more: Sequence[params.Parameter] = (),
 ) -> Reply:
     """Make the I2 that answers an R1 (RFC 7401 §5.3.3, RFC 7402 §5.2.1.2).
@@ -278,6 +279,7 @@ def make_i2(
         rng: for the DH key and the IV.
         credentials: CERTs and what belongs to them; as hidden as our HOST_ID.
         locators: our candidates, always hidden.
+        secrets: always hidden, too.
         more: what else is said, in clear.
 
     Raises:
@@ -297,7 +299,7 @@ def make_i2(
         esp_length=esp.keymat_length(offer.suite),
     )
     about_us: list[params.Parameter] = [params.HostIdParameter(identity.host_id), *credentials]
-    hidden: list[params.Parameter] = [locators] if locators is not None else []
+    hidden: list[params.Parameter] = [*([locators] if locators is not None else []), *secrets]
     if config.encrypt_host_id:
         hidden, about_us = [*hidden, *about_us], []
     if hidden:

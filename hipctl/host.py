@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self, assert_never
+from typing import TYPE_CHECKING, Self, assert_never
 
 from hipctl import contact as contacts
 from hipctl.access import Access
@@ -20,6 +20,7 @@ from hipctl.actions import (
     Address,
     Flush,
     KeyLog,
+    LanAnswered,
     PeerFound,
     PortsChanged,
     RegistrationAnswered,
@@ -43,6 +44,7 @@ from hipctl.interface import (
     CredentialPolicy,
     Discloses,
     Event,
+    LanPeer,
     Offer,
     OnDatagram,
     Reachability,
@@ -63,6 +65,9 @@ from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
 from hipctl.waking import Waking
+
+if TYPE_CHECKING:
+    from hipctl.lan import Lan
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +137,7 @@ class LocalHost:
         self._waking = Waking(self._on_woke)
         relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
+        self._lan: Lan | None = None
         self._contact: tuple[bytes, ...] = ()
         self._hidden: set[Hit] = set()
         self.data.pass_up = self.services.ports.up()
@@ -179,6 +185,8 @@ class LocalHost:
         self._waking.close()
         self._roaming.close()
         self.services.close()
+        if self._lan is not None:
+            self._lan.close()
         self._ports.close()
         self._endpoints.stop()
         self._connecting.stop()
@@ -346,6 +354,31 @@ class LocalHost:
         mapped = tuple((each.protocol.value, each.external) for each in self._mapper.announced)
         return replace(found, mapped=mapped, routers=tuple(self._mapper.describe()))
 
+    async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
+        """See ``interface.Host``."""
+        self._at_lan().welcome(certificates, mark)
+
+    async def look_around(
+        self,
+        on_found: Callable[[LanPeer], None],
+        *,
+        local: Hit | None = None,
+        seconds: float = 2.0,
+    ) -> None:
+        """See ``interface.Host``."""
+        ours = self._ports.reachable(True, self._now())
+        await self._at_lan().look_around(local or self._hits[0], ours, on_found, seconds)
+
+    def _at_lan(self) -> "Lan":
+        from hipctl.lan import Lan  # noqa: PLC0415  few hosts need it
+
+        if not self._open:
+            raise AssociationFailed("this host is closed")
+        if self._lan is None:
+            links = self._config.lan_links
+            self._lan = Lan(self.engine, self._driver.feed, links, self._counters)
+        return self._lan
+
     # more than the interface
 
     @property
@@ -460,6 +493,8 @@ class LocalHost:
                 self._log_keys(line)
             case PeerFound():
                 self._connecting.found(action)
+            case LanAnswered():
+                self._at_lan().answered(action)  # it is there: we have asked
             case AssociationUp():
                 self._up(action)
             case AssociationDown(local=local, peer=peer, reason=reason):
@@ -504,6 +539,8 @@ class LocalHost:
         if self._open:
             self._driver.feed(lambda now: self.engine.set_locators(told, now))
             self._know_own_addresses()
+            if self._lan is not None:
+                self._lan.moved()
             if ours:  # from nowhere nobody could be told
                 self._tell_contact()
 

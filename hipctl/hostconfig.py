@@ -38,6 +38,8 @@ class HostConfig:
             with; without, who knows the contact doesn't learn where we are.
         port_mapping: whether, where we follow this machine's addresses, its routers are asked to
             let others reach our port (PCP, NAT-PMP, UPnP); contacts then say the router's address.
+        lan_links: names of the interfaces where ``welcome`` and ``look_around`` work; empty: each
+            that leads to a LAN (see ``lan``). Without these calls nothing is asked or answered.
         announce: what contacts say, at most two; empty for what can be found out.
         announce_private: whether what is found out may be private, link-local or loopback.
         mtu: bytes of the largest outer packet, 256 to 65,535; longer datagrams travel in
@@ -51,6 +53,7 @@ class HostConfig:
     private_locators: bool = True
     locators: bool = True
     port_mapping: bool = True
+    lan_links: Sequence[str] = ()
     announce: Sequence[Address] = ()
     announce_private: bool = False
     mtu: int = 1_280

@@ -145,7 +145,9 @@ class Initiation:
         listed = packet.get(params.LocatorSet)
         relayed = hop.relayed(packet, source)
         offer = exchange.read_r1(packet, shared.config, shared.known_hosts, relayed=relayed)
-        theirs = shared.desk.judge_answer(self._pair, packet, None)
+        theirs = NOTHING
+        if not packet.has(params.LanInfo):  # else what it shows doesn't say who its sender is
+            theirs = shared.desk.judge_answer(self._pair, packet, None)
         self._started_over |= self._asked_again
         self._asked_again = False
         self.drop()
@@ -188,7 +190,7 @@ class Initiation:
         """
         work, shared = self._need(), self._shared
         spi, work.shown = shared.new_spi(), shared.desk.show(self._pair)
-        hidden = credentials.parameters(work.shown)
+        hidden, secrets = credentials.parameters(work.shown), credentials.secrets(work.shown)
         try:
             reply = exchange.make_i2(
                 self._identity,
@@ -198,7 +200,8 @@ class Initiation:
                 config=shared.config,
                 rng=shared.rng,
                 credentials=hidden,
-                locators=self._locators(work.offer, spi, hidden),
+                locators=self._locators(work.offer, spi, [*hidden, *secrets]),
+                secrets=secrets,
                 more=shared.requester.request(self._pair, work.offer.info),
             )
         except Rejected:

@@ -189,14 +189,35 @@ class Shown:
     Attributes:
         certificates: X.509 v3, DER.
         delegation: why these speak for the HIT that shows them: opaque, for policies.
+        invitation: that it was invited: likewise; only ever shown encrypted, in I2.
     """
 
     certificates: tuple[bytes, ...] = ()
     delegation: bytes = b""
+    invitation: bytes = b""
 
     def __bool__(self) -> bool:
         """Whether anything is shown."""
-        return bool(self.certificates or self.delegation)
+        return bool(self.certificates or self.delegation or self.invitation)
+
+
+@dataclass(frozen=True, slots=True)
+class LanPeer:
+    """Somebody who has answered on a LAN; nothing proves more than that it has its HIT.
+
+    Attributes:
+        hit: its HIT.
+        contact: how it is reached; empty where only a link-local address is known.
+        services: what it offers (REG_INFO).
+        certificates: what it shows to whoever asks on its LAN, DER.
+        mark: what it shows beside them: opaque, for who knows what it means.
+    """
+
+    hit: Hit
+    contact: bytes = b""
+    services: frozenset[RegistrationType] = frozenset()
+    certificates: tuple[bytes, ...] = ()
+    mark: bytes = b""
 
 
 class Admission(Enum):
@@ -402,6 +423,34 @@ class Host(Protocol):
 
     def reachability(self) -> Reachability:
         """Where we are, as far as is known now."""
+
+    async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
+        """Answer those who ask on our LANs who is there, with an R1 that shows this, until closed.
+
+        They ask a link-local group by an I1 without a receiver; it costs us no more than any I1.
+        The default identity answers, and only who asks from the same link.
+
+        Args:
+            certificates: DER; they and ``mark`` are left out where an unfragmented R1 has no room.
+            mark: opaque.
+        """
+
+    async def look_around(
+        self,
+        on_found: Callable[[LanPeer], None],
+        *,
+        local: Hit | None = None,
+        seconds: float = 2.0,
+    ) -> None:
+        """Ask on our LANs who is there; whoever answers may be associated with then.
+
+        Others see that we ask, our HIT, and who answers with which services and certificates.
+
+        Args:
+            on_found: called with each, at most 8, at once when its R1 has come.
+            local: which of our HITs asks, the default one if None.
+            seconds: how long answers are waited for.
+        """
 
     def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``on_event`` for every event from now on; returns what ends it."""

@@ -2,12 +2,16 @@
 
 Whoever answers from that address becomes the peer; that it is the one that was meant, nothing
 shows. So it is off unless asked for, and nothing falls back to it.
+
+A call goes to link-local groups, and whoever is there may answer from wherever it is.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from hipctl import params
-from hipctl.actions import Action, Address, PeerFound, Transmit
+from hipctl.actions import Action, Address, Path, PeerFound, Transmit
 from hipctl.constants import PacketType
 from hipctl.identity import NULL_HIT, Hit
 from hipctl.packet import build
@@ -17,11 +21,25 @@ from hipctl.settings import EngineConfig
 Question = tuple[Hit, Address]
 """(our HIT, where somebody is asked for theirs)."""
 
+CALL_GAPS: Final = (0.0, 0.2, 0.6)  # seconds after the beginning of a call at which it is repeated
+CALL_R1S: Final = 32  # R1s of one call that are looked at
+CALL_ANSWERS: Final = 8  # peers of one call
+
 
 @dataclass(slots=True)
 class _Asked:
     began: float
     attempt: int = 0
+
+
+@dataclass(slots=True)
+class _Call:
+    began: float
+    until: float
+    paths: Sequence[Path]
+    attempt: int = 0
+    patience: int = CALL_R1S
+    answered: set[Hit] = field(default_factory=set)
 
 
 class Opportunist:
@@ -30,10 +48,11 @@ class Opportunist:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._asked: dict[Question, _Asked] = {}
-        self._timers = Timers[Question]()
+        self._calls: dict[Hit, _Call] = {}
+        self._timers = Timers[Question | Hit]()
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._asked) + len(self._calls)
 
     def ask(self, local: Hit, address: Address, now: float) -> list[Action]:
         """Send the first I1, unless one is on its way."""
@@ -47,6 +66,35 @@ class Opportunist:
         asked = self._asked.get((local, address))
         return None if asked is None else asked.began
 
+    def call(self, local: Hit, paths: Sequence[Path], seconds: float, now: float) -> list[Action]:
+        """Ask groups who is there, a few times, and take answers for so long.
+
+        Args:
+            local: our HIT.
+            paths: from where to which groups.
+            seconds: for which answers are taken.
+            now: monotonic seconds.
+        """
+        self._calls[local] = _Call(now, now + seconds, paths)
+        return self._repeat(local, now)
+
+    def calling(self, local: Hit, now: float) -> bool:
+        """Whether answers to a call are taken."""
+        call = self._calls.get(local)
+        return call is not None and now < call.until
+
+    def weigh(self, local: Hit, peer: Hit) -> bool:
+        """An R1 of ``peer`` has come: whether it is worth a look."""
+        call = self._calls[local]
+        if peer in call.answered or len(call.answered) >= CALL_ANSWERS or not call.patience:
+            return False
+        call.patience -= 1  # a signature costs, and anybody may send such
+        return True
+
+    def take(self, local: Hit, peer: Hit) -> None:
+        """Its R1 was good."""
+        self._calls[local].answered.add(peer)
+
     def done(self, local: Hit, address: Address) -> None:
         """What was asked is known."""
         self._asked.pop((local, address), None)
@@ -59,9 +107,27 @@ class Opportunist:
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine."""
         actions: list[Action] = []
-        for question in self._timers.expired(now):
-            actions += self._send(question, now)
+        for name in self._timers.expired(now):
+            actions += self._repeat(name, now) if isinstance(name, Hit) else self._send(name, now)
         return actions
+
+    def _repeat(self, local: Hit, now: float) -> list[Action]:
+        call = self._calls[local]
+        if now >= call.until:
+            del self._calls[local]
+            return []
+        self._timers.set(local, call.until)
+        if call.attempt >= len(CALL_GAPS):
+            return []
+        call.attempt += 1
+        if call.attempt < len(CALL_GAPS):
+            self._timers.set(local, min(call.began + CALL_GAPS[call.attempt], call.until))
+        i1 = self._i1(local)
+        return [Transmit(i1, to, source) for source, to in call.paths]
+
+    def _i1(self, local: Hit) -> bytes:
+        groups = params.DhGroupList(self._config.groups)
+        return build(PacketType.I1, local, NULL_HIT, [groups])
 
     def _send(self, question: Question, now: float) -> list[Action]:
         local, address = question
@@ -71,5 +137,4 @@ class Opportunist:
             return [PeerFound(local, address, None)]
         self._timers.set(question, now + self._config.retransmit_initial * 2**asked.attempt)
         asked.attempt += 1
-        groups = params.DhGroupList(self._config.groups)
-        return [Transmit(build(PacketType.I1, local, NULL_HIT, [groups]), address)]
+        return [Transmit(self._i1(local), address)]

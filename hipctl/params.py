@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 from hipctl.constants import ParameterType
-from hipctl.params_certs import Cert, Delegation
+from hipctl.params_certs import Cert, Delegation, Invitation, LanInfo
 from hipctl.params_control import Ack, Notification, Seq
 from hipctl.params_keys import (
     CipherList,
@@ -77,6 +77,8 @@ __all__ = [
     "HipSignature2",
     "HitSuiteList",
     "HostIdParameter",
+    "Invitation",
+    "LanInfo",
     "Locator",
     "LocatorSet",
     "MappedAddress",
@@ -162,7 +164,9 @@ PARAMETERS: dict[int, type[Parameter]] = {
         EchoResponseSigned,
         TransportFormatList,
         EspTransform,
+        Invitation,
         Delegation,
+        LanInfo,
         HipMac,
         HipMac2,
         HipSignature2,

@@ -1,4 +1,4 @@
-"""Parameters that carry credentials: certificates, and what ties them to who shows them."""
+"""Parameters that carry credentials: certificates, and what is shown beside them."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -47,6 +47,46 @@ class Delegation:
     """
 
     TYPE: ClassVar = ParameterType.DELEGATION
+    data: bytes
+
+    def content(self) -> bytes:
+        """See Parameter."""
+        return self.data
+
+    @classmethod
+    def parse(cls, reader: Reader) -> Self:
+        """See Parameter."""
+        return cls(reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """INVITATION, private use: shows that its sender was invited, to who has invited it.
+
+    It stands in ENCRYPTED only; elsewhere nobody reads it.
+    """
+
+    TYPE: ClassVar = ParameterType.INVITATION
+    data: bytes
+
+    def content(self) -> bytes:
+        """See Parameter."""
+        return self.data
+
+    @classmethod
+    def parse(cls, reader: Reader) -> Self:
+        """See Parameter."""
+        return cls(reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class LanInfo:
+    """LAN_INFO, private use: in R1s to who has asked a LAN, and tells members of what we are one.
+
+    What stands beside it in CERT is shown to the LAN, and no credential of its sender.
+    """
+
+    TYPE: ClassVar = ParameterType.LAN_INFO
     data: bytes
 
     def content(self) -> bytes:

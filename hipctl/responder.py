@@ -50,8 +50,8 @@ class Generation:
         began: monotonic seconds.
         secret: from which #I are derived.
         keys: DH key by group, made when first asked for.
-        r1s: by group, difficulty, whether it goes through a relay, and offer, which the signature
-            covers; made when first asked for.
+        r1s: by group, difficulty, whether it goes through a relay, offer, and whether a LAN is
+            shown it: all that the signature covers; made when first asked for.
         spent: solutions of accepted I2s: one exchange each.
         bad: how many I2s with this solution failed a later check.
     """
@@ -60,8 +60,8 @@ class Generation:
     began: float
     secret: bytes
     keys: dict[int, DhKey] = field(default_factory=dict)
-    r1s: dict[tuple[int, int, bool, params.RegInfo | None], tuple[bytes, bytes, bytes]] = field(
-        default_factory=dict
+    r1s: dict[tuple[int, int, bool, params.RegInfo | None, bool], tuple[bytes, bytes, bytes]] = (
+        field(default_factory=dict)
     )
     spent: set[bytes] = field(default_factory=set)
     bad: dict[bytes, int] = field(default_factory=dict)
@@ -99,6 +99,8 @@ class Responder:
     Attributes:
         host_id_tlv: our HOST_ID as in our R1.
         shown: credentials for whoever asks, in R1 from its next generation on.
+        shown_around: the same for who asks on a LAN, in place of those.
+        mark: and what it shows beside them.
         info: what we offer to register for, in R1 from now on; None for nothing.
     """
 
@@ -115,16 +117,18 @@ class Responder:
         self._generations: list[Generation] = []  # the current one first, at most two
         host_id = params.HostIdParameter(identity.host_id)
         self.host_id_tlv = frame(host_id.TYPE, host_id.content())
-        self.shown = NOTHING
+        self.shown = self.shown_around = NOTHING
+        self.mark = b""
         self.info: Callable[[], params.RegInfo | None] = lambda: None
 
-    def answer(self, packet: Packet, source: Address, now: float) -> bytes:
+    def answer(self, packet: Packet, source: Address, now: float, *, lan: bool = False) -> bytes:
         """Make the R1 for an I1 (RFC 7401 §6.7).
 
         Args:
             packet: an I1 to our HIT.
             source: where it came from and R1 goes.
             now: monotonic seconds.
+            lan: it came to a link-local group.
 
         Raises:
             MalformedPacket: no DH_GROUP_LIST.
@@ -140,10 +144,10 @@ class Responder:
         group = next((mine for mine in groups if mine in offered), groups[0])
         relayed = hop.relayed(packet, source)
         info = None if relayed else self.info()  # nobody registers with us through a relay
-        r1 = generation.r1s.get((group, k, relayed, info))
+        r1 = generation.r1s.get((group, k, relayed, info, lan))
         if r1 is None:
-            r1 = self._make_r1(generation, group, k, info, relayed=relayed)
-            generation.r1s[group, k, relayed, info] = r1
+            r1 = self._make_r1(generation, group, k, info, relayed=relayed, lan=lan)
+            generation.r1s[group, k, relayed, info, lan] = r1
         before, between, after = r1
         stamp = int((now - generation.began) * _STAMPS).to_bytes(_STAMP_LENGTH, "big")
         random_i = self._random_i(generation, k, stamp, packet.sender, source)
@@ -237,6 +241,7 @@ class Responder:
         info: params.RegInfo | None,
         *,
         relayed: bool,
+        lan: bool,
     ) -> tuple[bytes, bytes, bytes]:
         """Build and sign the R1; return what lies around receiver, Opaque and #I.
 
@@ -271,7 +276,9 @@ class Responder:
         head = header(PacketType.R1, self._identity.hit, bytes(16))
         counter, puzzle_tlv = (frame(p.TYPE, p.content()) for p in first)
         whole = b""
-        for more in (parameters(self.shown), []):
+        least: list[params.Parameter] = [params.LanInfo(self.mark)] if lan else []
+        for shown in (self.shown_around if lan else self.shown, NOTHING):
+            more = [*parameters(shown), *least]
             unsigned = head + counter + puzzle_tlv + params.encode([*rest, *more])
             signature = params.HipSignature2(
                 self._identity.host_id.algorithm, self._identity.sign(cover(unsigned))

@@ -72,6 +72,8 @@ class EngineConfig:
         first_generation: the first R1_COUNTER; the Unix time lets it grow over restarts.
         r1_rate: R1s to one address (IPv4 address or IPv6 /64) in the long run.
         r1_burst: R1s to one address at once.
+        lan_rate: R1s to all who ask link-local groups, in the long run.
+        lan_burst: the same at once.
         r1_addresses: addresses that the limit remembers.
         bad_i2_rate: I2s of one network (as for R1s) that may fail in the long run; beyond, all of
             its I2s are dropped before anything dear is done.
@@ -131,6 +133,8 @@ class EngineConfig:
     first_generation: int = 1
     r1_rate: float = 16.0
     r1_burst: int = 128
+    lan_rate: float = 16.0
+    lan_burst: int = 64
     r1_addresses: int = 4096
     bad_i2_rate: float = 1.0
     bad_i2_burst: int = 16

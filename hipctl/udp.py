@@ -147,8 +147,11 @@ class _Protocol(asyncio.DatagramProtocol):
 
 
 class _Protocol6(_Protocol):
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self._on_datagram(data, addr[:2])  # without flow label and scope
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        if addr[3]:  # a link-local address means nothing without its link
+            self._on_datagram(data, (f"{addr[0].partition('%')[0]}%{addr[3]}", addr[1]))
+        else:
+            self._on_datagram(data, addr[:2])  # without flow label and scope
 
 
 async def open_udp(

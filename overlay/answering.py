@@ -5,7 +5,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hipctl import Hit, Host, HostIdentity, LocalHost
 from overlay.accounts import canonical_aor, split_aor
@@ -16,6 +16,9 @@ from overlay.errors import ConfigError
 from overlay.membership import Membership
 from overlay.services import Peer, Service
 from overlay.trace import TraceRing
+
+if TYPE_CHECKING:
+    from overlay.lan import LanPresence
 
 MOST_WAIT: Final = 60.0  # seconds for which a status may wait until all overlays are joined
 
@@ -32,6 +35,7 @@ class Answering:
         members: by domain.
         callable: what keeps each HIT callable.
         services: by name.
+        lan: its part on the LAN, or None.
         trace: recent calls.
         contacts: petnames.
         now: seconds, monotonic and fine.
@@ -45,6 +49,7 @@ class Answering:
     members: Mapping[str, Membership]
     callable: Mapping[Hit, Callability]
     services: Mapping[str, Service]
+    lan: "LanPresence | None"
     trace: TraceRing
     contacts: ContactBook
     now: Callable[[], float]
@@ -148,6 +153,7 @@ class Answering:
             },
             "services": {name: dict(service.status()) for name, service in self.services.items()},
             "associations": self._associations(),
+            **({} if self.lan is None else {"lan": self.lan.status()}),
             "counters": self.host.counters(),
             "contacts_problem": self.contacts.problem,
         }

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Self
 
@@ -157,7 +157,11 @@ class Callability:
         """What ``p2psip netcheck`` shows: asks neighbours and servers now. JSON-ready."""
         servers = self.keeper.serving(*NAMES)
         knocks, rtts = await asyncio.gather(
-            self._witnesses.ask(reachable.ASKED, (self._place or Reachability()).direct),
+            self._witnesses.ask(
+                reachable.ASKED,
+                (self._place or Reachability()).direct,
+                {server.hit for server in servers},  # who sees us where we are, not at a relay
+            ),
             asyncio.gather(*(self._ping(server.hit) for server in servers)),
         )
         asked = await self._discover()
@@ -186,6 +190,7 @@ class Callability:
                 {"protocol": protocol, "address": _text(address)}
                 for protocol, address in place.mapped
             ],
+            "routers": [_router(row) for row in place.routers],
             "reflexive": [
                 {"by": str(hit), "address": _text(address)} for hit, address in place.reflexive
             ],
@@ -200,10 +205,15 @@ class Callability:
         Returns:
             Who was asked (RFC 9028 §4.2), and may forget us again.
         """
-        told = {hit for hit, _ in self._host.reachability().reflexive}
+        place = self._host.reachability()
+        told = {hit for hit, _ in place.reflexive}
         others = [s for s in self.keeper.servers if s.rtt is not None and s.hit not in told]
         others.sort(key=lambda server: server.distance)
-        asked = [server.hit for server in others[: max(DISCOVERED - len(told), 0)]]
+        hits = [server.hit for server in others]
+        if len(told) + len(hits) < DISCOVERED and place.mapped:  # who is mapped tests none
+            found = await self._scout.search(visible=True)
+            hits += [each.hit for each in found if each.hit not in {*told, *hits}]
+        asked = hits[: max(DISCOVERED - len(told), 0)]
         await asyncio.gather(*(self._ask_where(hit) for hit in asked))
         return asked
 
@@ -438,6 +448,15 @@ def _row(server: Server, rtt: float | None) -> dict[str, Any]:
         "for": sorted(NAMES[type_] for type_ in server.held),
         "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
     }
+
+
+def _router(row: Mapping[str, object]) -> dict[str, object]:
+    """What came of asking one router for a mapping, JSON-ready."""
+    said = {key.replace(" ", "_"): value for key, value in row.items()}
+    match said.get("external"):
+        case (str(ip), int(port)):
+            said["external"] = _text((ip, port))
+    return said
 
 
 def _text(address: tuple[str, int]) -> str:

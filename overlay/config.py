@@ -61,6 +61,8 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         port_mapping: where it listens everywhere, routers are asked to let callers in.
         visible: strangers who know our name may see our address: then rendezvous servers make us
             callable, who let callers speak with us at once, else relays, who hide it.
+        lan: whoever asks on our LAN who is there gets an answer, and we ask there ourselves while
+            we know nobody; names of interfaces in place of true: only there.
         public_certificates: whoever asks is shown our certificates, and so who lives here; else
             only who has shown some.
         keylog: file for the secrets of every exchange: for debugging only.
@@ -72,6 +74,7 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     private_locators: bool = True
     port_mapping: bool = True
     visible: bool = False
+    lan: bool | tuple[str, ...] = False
     public_certificates: bool = False
     keylog: Path | None = None
 
@@ -80,8 +83,15 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """All that ``listen`` says."""
         return (self.listen,) if isinstance(self.listen, str) else self.listen
 
+    @property
+    def lan_links(self) -> tuple[str, ...]:
+        """The interfaces that ``lan`` names; empty: whichever leads to a LAN."""
+        return () if isinstance(self.lan, bool) else self.lan
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong with it)."""
+        if self.lan == () or not all(0 < len(name) < 16 for name in self.lan_links):
+            yield "lan", "must be true, false, or names of interfaces such as eth0"
         if not 0 < len(self.places) <= MAX_LISTEN:
             yield "listen", f"must be 1 to {MAX_LISTEN} texts address:port"
         for text in self.places:

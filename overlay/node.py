@@ -221,6 +221,11 @@ class Node:
         """Return once the table is filled as far as it can be; at once in an overlay of one."""
         await self._joined.wait()
 
+    def meet(self, hit: Hit, contact: bytes) -> None:
+        """``hit`` may be in this overlay: it is greeted, as long as we know nobody."""
+        now, wall = self._loop.time(), self._clock()
+        self._perform(self.engine.relocate(hit, contact, now, wall))
+
     # --- what the peer asks
 
     async def get(self, kind: str, key: bytes) -> list[Record]:

@@ -9,9 +9,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from hipctl import Hit, HostId, HostIdentity, MalformedPacket, host_id_of_spki, spki_of
+from hipctl import (
+    Hit,
+    HostId,
+    HostIdentity,
+    MalformedPacket,
+    Rejected,
+    host_id_of_spki,
+    issue_certificate,
+    read_self_signed,
+    spki_of,
+)
 from overlay.accounts import canonical_domain
-from overlay.constants import CA_CONTEXT, OVERLAY_CONTEXT, OVERLAY_ID_LENGTH
+from overlay.constants import (
+    CA_CONTEXT,
+    CLOCK_TOLERANCE,
+    DAY,
+    OVERLAY_CONTEXT,
+    OVERLAY_ID_LENGTH,
+)
 from overlay.errors import CredentialsRefused, MalformedAor
 from overlay.textfile import from_base64, parse_toml, read_text, to_base64, write_text
 
@@ -24,7 +40,8 @@ MAX_SEEDS: Final = 64
 MAX_HOST: Final = 253  # characters, RFC 1035 §2.3.4
 
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-_KEYS: Final = frozenset({"id", "domain", "admission", "ca", "seeds"})
+_KEYS: Final = frozenset({"id", "domain", "admission", "ca", "seeds", "certificate"})
+_CERTIFIED: Final = 3650 * DAY  # how long a CA says of itself whose it is
 
 
 class Seed(NamedTuple):
@@ -101,6 +118,7 @@ class OverlayInfo:
         ca: keys of the CA, the founding one first; empty without a CA.
         seeds: peers to join through.
         successions: for each later CA key r‖s by the one before it.
+        certificate: what a LAN is shown: DER by the CA, of itself and the domain; or empty.
     """
 
     id: bytes
@@ -109,6 +127,7 @@ class OverlayInfo:
     ca: tuple[HostId, ...] = ()
     seeds: tuple[Seed, ...] = ()
     successions: tuple[bytes, ...] = ()
+    certificate: bytes = b""
 
     @cached_property
     def ca_digest(self) -> bytes:
@@ -141,6 +160,47 @@ def found_overlay(
             raise CredentialsRefused("an enrolled overlay needs a CA")
         return OverlayInfo(rng(OVERLAY_ID_LENGTH), domain, admission, (), seeds)
     return OverlayInfo(overlay_id(ca, domain), domain, admission, (ca,), seeds)
+
+
+def certify_overlay(
+    info: OverlayInfo, ca: HostIdentity, wall: float, rng: Callable[[int], bytes]
+) -> OverlayInfo:
+    """Let the CA certify its own key and the overlay's domain: what strangers may be shown.
+
+    Raises:
+        CredentialsRefused: ``ca`` is no key of the overlay's CA.
+    """
+    if all(key.hit != ca.hit for key in info.ca):
+        raise CredentialsRefused("the key is not one of the overlay's CA")
+    der = issue_certificate(
+        ca,
+        ca.host_id,
+        [f"sip:{info.domain}"],
+        not_before=int(wall) - CLOCK_TOLERANCE,
+        not_after=int(wall) + _CERTIFIED,
+        serial=rng(8),
+    )
+    return replace(info, certificate=der)
+
+
+def read_overlay_certificate(der: bytes) -> tuple[str, HostId]:
+    """Read what is shown of an overlay; anybody may have made it.
+
+    Returns:
+        The domain, and the CA's key.
+
+    Raises:
+        MalformedPacket: it is no certificate of this profile.
+        Rejected: its subject has not signed it, or it names no domain.
+    """
+    certified = read_self_signed(der)
+    for uri in certified.uris:
+        if uri.startswith("sip:") and "@" not in uri:
+            try:
+                return canonical_domain(uri[4:]), certified.host_id
+            except MalformedAor:
+                break
+    raise Rejected("certificate without a domain")
 
 
 def _succession(info_id: bytes, new: HostId) -> bytes:
@@ -189,7 +249,21 @@ def parse_overlay(text: str) -> OverlayInfo:
         raise CredentialsRefused("id: is not that of this CA and domain")
     if admission == "enrolled" and not ca:
         raise CredentialsRefused("ca: missing; an enrolled overlay needs one")
-    return OverlayInfo(identifier, domain, admission, ca, _seeds(table), successions)
+    certificate = _certificate(table, ca, domain)
+    return OverlayInfo(identifier, domain, admission, ca, _seeds(table), successions, certificate)
+
+
+def _certificate(table: dict[str, Any], ca: tuple[HostId, ...], domain: str) -> bytes:
+    if "certificate" not in table:
+        return b""
+    try:
+        der = from_base64(table["certificate"])
+        named, key = read_overlay_certificate(der)
+    except (ValueError, MalformedPacket, Rejected) as error:
+        raise CredentialsRefused(f"certificate: {error}") from None
+    if named != domain or key not in ca:
+        raise CredentialsRefused("certificate: is not of this CA and domain")
+    return der
 
 
 def _domain(table: dict[str, Any]) -> str:
@@ -263,6 +337,8 @@ def format_overlay(info: OverlayInfo) -> str:
         f'admission = "{info.admission}"',
         "seeds = [" + ", ".join(f'"{seed}"' for seed in info.seeds) + "]",
     ]
+    if info.certificate:
+        lines.append(f'certificate = "{to_base64(info.certificate)}"')
     for number, key in enumerate(info.ca):
         lines += ["", "[[ca]]", f"# {key.hit}", f'key = "{to_base64(spki_of(key))}"']
         if number:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from hipctl import (
     EngineConfig,
@@ -55,6 +55,9 @@ from overlay.seat import Seat
 from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
 from overlay.store import SqliteStore, Store
 from overlay.trace import TraceRing
+
+if TYPE_CHECKING:
+    from overlay.lan import LanPresence
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +113,7 @@ class LocalPeer:
         self._names: dict[str, Hit] = {}
         self._names_until = float("-inf")
         self._callable: dict[Hit, Callability] = {}
+        self._lan: LanPresence | None = None
         self._ready = False
         self._stop_by = float("inf")
 
@@ -137,6 +141,7 @@ class LocalPeer:
                 members=self._memberships,
                 callable=self._callable,
                 services=self._services,
+                lan=self._lan,
                 trace=self._trace,
                 contacts=self._contacts,
                 now=self._now,
@@ -159,6 +164,7 @@ class LocalPeer:
         }
         engine = EngineConfig()
         self._reception, credentials = self._open_reception(engine)
+        self._lan = self._on_lan() if self._profile.host.lan else None
         if given_host is not None:
             self._host: Host = given_host
             self._host.use(self._reception, self._wall)
@@ -172,6 +178,9 @@ class LocalPeer:
             await self._join(stack, joined, store, credentials[joined.name])
         for hit in dict.fromkeys(member.hit for member in self._memberships.values()):
             await self._keep_callable(stack, hit)
+        if self._lan is not None:
+            self._lan.use(self._host, self._memberships.values())
+            await self._enter(stack, self._lan, LEAST_STOP, "the LAN")
         for joined in self._profile.overlays.values():
             await self._start_services(stack, joined)
 
@@ -211,6 +220,7 @@ class LocalPeer:
             announce_private=table.private_addresses,
             private_locators=table.private_locators,
             port_mapping=table.port_mapping,
+            lan_links=table.lan_links,
             keylog=self._keylog or table.keylog,
             engine=engine,
         )
@@ -294,6 +304,12 @@ class LocalPeer:
         )
         await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")
         self._callable[hit] = kept
+
+    def _on_lan(self) -> "LanPresence":
+        """What answers on our LANs, and looks there for others; who is invited may come in."""
+        from overlay.lan import LanPresence  # noqa: PLC0415  seldom needed
+
+        return LanPresence(self._profile.peer.state, self._reception, self._wall)
 
     def _serves(self, hit: Hit) -> bool:
         """Whether one of our HITs is a server whose address everybody learns."""

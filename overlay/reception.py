@@ -125,6 +125,7 @@ class Reception:
     def __init__(self, config: EngineConfig, *, public: bool = False) -> None:
         self._config = config
         self._public = public
+        self._invited: Callable[[Hit, Hit, bytes], bool] = lambda local, peer, proof: False
         self._doors: dict[Hit, list[_Door]] = {}
         self._sizes: dict[Hit, PacketSizes] = {}
 
@@ -179,6 +180,13 @@ class Reception:
             if door.info.id == info.id:
                 door.knows, door.offset = knows, offset
 
+    def invite(self, invited: Callable[[Hit, Hit, bytes], bool]) -> None:
+        """Let in whoever shows an invitation that holds: ``invited(local, peer, proof)``.
+
+        It may ask for the overlay's file then, and for nothing else: nodes judge for themselves.
+        """
+        self._invited = invited
+
     # --- hipctl.CredentialPolicy
 
     def shown(
@@ -220,6 +228,8 @@ class Reception:
         A HIT that takes part in no overlay lets everybody in: there is nothing to be had.
         """
         doors = self._doors.get(local, [])
+        if shown.invitation and self._invited(local, peer, shown.invitation):
+            return Admission.ACCEPTED
         try:
             given = unpack(shown)
         except CredentialsRefused:

@@ -46,7 +46,8 @@ class Seeds:
         return self._fixed.get(hit) or self._met.get(hit, b"")
 
     def meet(self, hit: Hit, contact: bytes) -> None:
-        """We met ``hit``, or know better where it is."""
+        """We met ``hit``, or know better where it is; an empty contact changes nothing we know."""
+        contact = contact or self.contact(hit)
         if hit in self._fixed:
             self._fixed[hit] = contact
             return

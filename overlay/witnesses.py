@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from hipctl import Hit, Host
@@ -35,18 +35,22 @@ class Witnesses:
             if not contact.failures
         ]
 
-    async def ask(self, count: int, direct: bytes) -> list[tuple[Hit, Knocked]]:
+    async def ask(
+        self, count: int, direct: bytes, first: Collection[Hit] = ()
+    ) -> list[tuple[Hit, Knocked]]:
         """Let so many neighbours knock at us, those outside of our LAN if there are any.
 
         Args:
             count: at most.
             direct: a contact with our own addresses; empty asks nobody.
+            first: whom to prefer.
         """
         if not direct:
             return []
         there = [each for each in self.neighbours() if self._host.connected(each[1].hit)]
         there = [each for each in there if each[1].groups] or there
-        chosen = _spread(sorted(there, key=lambda each: self._asked[each[1].hit]), count)
+        there.sort(key=lambda each: (each[1].hit not in first, self._asked[each[1].hit]))
+        chosen = _spread(there, count)
         if len(self._asked) > MOST_COUNTED:
             self._asked.clear()
         self._asked.update(contact.hit for _, contact in chosen)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hipctl import HipError
-from overlay.commands import account, contact, init, netcheck, overlays, running
+from overlay.commands import account, contact, init, join, netcheck, overlays, running
 from overlay.errors import OverlayError
 
 GROUP = "p2psip.commands"
@@ -34,6 +34,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.command("init")(init.command)
+    app.command("join")(join.command)
     app.command("run", context_settings={"help_option_names": []})(_run)
     running.register(app)
     app.command("netcheck")(netcheck.command)

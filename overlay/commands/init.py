@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,6 +12,10 @@ from overlay.commands.run import PROFILE_NAME, one_of, user_folder
 from overlay.commands.terminal import JsonOption, emit, read_words
 from overlay.contacts import replace_file, toml_string
 from overlay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hipctl import HostIdentity
+    from overlay.overlayfile import OverlayInfo
 
 DEFAULT_DOMAIN: Final = "p2psip.internal"  # .internal is nobody's: a net of one's own
 DEFAULT_LISTEN: Final = ("0.0.0.0:10500", "[::]:10500")
@@ -30,7 +34,7 @@ policy = "contacts"             # who may ring
 
 [host]
 listen = {listen}  # HIP, the only port that others reach
-private_addresses = {private}        # others may learn addresses of a LAN; needed inside one
+{lan}private_addresses = {private}        # others may learn addresses of a LAN; needed inside one
 
 [identity.device]
 key = "{key}"              # who can read this file can be this device
@@ -46,6 +50,9 @@ listen = {sip}       # where your SIP client registers, without a password
 """
 
 
+LAN: Final = "lan = true                      # on this LAN others hear that somebody is here\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What ``init`` made: files, names, and the words where the account is new."""
@@ -56,6 +63,17 @@ class Made:
     aor: str
     domain: str
     words: str | None
+
+    def to_json(self) -> dict[str, str]:
+        """JSON-ready."""
+        value = {
+            "profile": str(self.profile),
+            "hit": self.device,
+            "account": self.account,
+            "aor": self.aor,
+            "domain": self.domain,
+        }
+        return value if self.words is None else {**value, "words": self.words}
 
 
 def command(
@@ -95,6 +113,10 @@ def command(
     private: Annotated[
         bool, typer.Option(help="Let others learn addresses of a LAN (needed inside one).")
     ] = True,
+    lan: Annotated[
+        bool,
+        typer.Option("--lan", help="Answer on the LAN who is there, and look there for others."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make an identity for this device, an account, and a profile that works at once.
@@ -104,7 +126,7 @@ def command(
     Example: p2psip init --overlay family.toml
     """
     made = make(
-        _folder(one_of(folder, profile)),
+        chosen_folder(one_of(folder, profile)),
         overlay=overlay,
         domain=domain,
         seeds=tuple(seed or ()),
@@ -112,20 +134,23 @@ def command(
         listen=tuple(listen or DEFAULT_LISTEN),
         sip=sip,
         private=private,
+        lan=lan,
     )
-    value = {
-        "profile": str(made.profile),
-        "hit": made.device,
-        "account": made.account,
-        "aor": made.aor,
-        "domain": made.domain,
-    }
-    if made.words is not None:
-        value["words"] = made.words
-    emit(value, _lines(made, sip), as_json=as_json)
+    emit(made.to_json(), lines_of(made, sip), as_json=as_json)
 
 
-def _folder(given: Path | None) -> Path:
+def check_free(folder: Path) -> None:
+    """Refuse a folder in which there is a profile, or a part of one.
+
+    Raises:
+        ConfigError: there is.
+    """
+    for name in (PROFILE_NAME, KEY_NAME, ACCOUNT_NAME, OVERLAY_NAME):
+        if (folder / name).exists():
+            raise ConfigError(f"{folder / name} exists; choose another folder or remove it")
+
+
+def chosen_folder(given: Path | None) -> Path:
     """The folder that is meant; its profile may be named in its place."""
     if given is None:
         named = os.environ.get("P2PSIP_PROFILE")
@@ -147,8 +172,24 @@ def make(
     listen: tuple[str, ...],
     sip: str,
     private: bool,
+    lan: bool = False,
+    device: "HostIdentity | None" = None,
+    info: "OverlayInfo | None" = None,
 ) -> Made:
     """Write everything; the profile last, so that a profile is never half made.
+
+    Args:
+        folder: where.
+        overlay: file of the overlay to join; None: ``info``, or a new one of ``domain``.
+        domain: of a new overlay.
+        seeds: besides those of the overlay.
+        words: of the account; None: a new one.
+        listen: for HIP.
+        sip: for the SIP client.
+        private: others may learn addresses of a LAN.
+        lan: answer on the LAN.
+        device: its identity; None: a new one.
+        info: an overlay that isn't in a file yet.
 
     Raises:
         ConfigError, CredentialsRefused, MalformedAor: what was given cannot be used.
@@ -160,10 +201,7 @@ def make(
     from overlay.constants import DELEGATION_LIFE
     from overlay.overlayfile import found_overlay, load_overlay, parse_seed, save_overlay
 
-    names = (PROFILE_NAME, KEY_NAME, ACCOUNT_NAME, OVERLAY_NAME)
-    for name in names:
-        if (folder / name).exists():
-            raise ConfigError(f"{folder / name} exists; choose another folder or remove it")
+    check_free(folder)
     for option, text in (*(("--listen", text) for text in listen), ("--sip", sip)):
         if parse_address(text) is None:
             raise ConfigError(f"{option} {text}: is no address:port, such as 127.0.0.1:5060")
@@ -172,13 +210,14 @@ def make(
             parse_seed(text)
         except ValueError as error:
             raise ConfigError(f"--seed {text}: {error}") from None
-    info = load_overlay(overlay) if overlay else found_overlay(domain, rng=os.urandom)
+    if info is None:
+        info = load_overlay(overlay) if overlay else found_overlay(domain, rng=os.urandom)
     if words is None:
         account, words_to_show = AccountKey.generate(os.urandom)
     else:
         account, words_to_show = AccountKey.from_words(words), None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    device = HostIdentity.generate()
+    device = device or HostIdentity.generate()
     device.save(folder / KEY_NAME)
     now = time.time()
     delegation = account.delegate(device.hit, int(now) + DELEGATION_LIFE, int(now * 1000))
@@ -190,6 +229,7 @@ def make(
         overlay=OVERLAY_NAME,
         listen="[" + ", ".join(map(toml_string, listen)) + "]",
         private="true" if private else "false",
+        lan=LAN if lan else "",
         seeds="[" + ", ".join(map(toml_string, seeds)) + "]",
         sip=toml_string(sip),
     )
@@ -204,7 +244,8 @@ def make(
     )
 
 
-def _lines(made: Made, sip: str) -> list[str]:
+def lines_of(made: Made, sip: str) -> list[str]:
+    """What a person has to know of it."""
     from overlay.accounts import words_in_rows
 
     lines = [

@@ -1,6 +1,6 @@
 """``p2psip netcheck``: what this network lets the running peer do, and what would help."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from overlay.commands.running import advice_lines, callable_lines, readable, server_lines
@@ -15,6 +15,9 @@ NATS: Final[Mapping[str, str]] = {
     "endpoint-independent": "a NAT that shows everybody the same port (endpoint-independent)",
     "endpoint-dependent": "a NAT that shows each of them another port (endpoint-dependent)",
 }
+
+
+REACHED: Final = "reached"  # what a neighbour says that needed no router's help
 
 
 def command(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
@@ -38,6 +41,8 @@ def netcheck_lines(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"  addresses: {', '.join(report['addresses']) or 'none'}"
         for row in report["mapped"]:
             yield f"  mapped by the router: {row['address']} ({row['protocol']})"
+        reached = any(row["result"] == REACHED for row in report["knocks"])
+        yield from router_lines(report["routers"], needed=not reached)
         for row in report["reflexive"]:
             yield f"  seen at {row['address']} by {row['by']}"
         if not report["knocks"]:
@@ -47,3 +52,28 @@ def netcheck_lines(value: Mapping[str, Any]) -> Iterator[str]:
         yield from server_lines(report["servers"])
         if value["callable"] is not False:
             yield from advice_lines(report["problems"])
+
+
+def router_lines(rows: Sequence[Mapping[str, Any]], *, needed: bool) -> Iterator[str]:
+    """What each router said that was asked to map a port, and what would help.
+
+    Args:
+        rows: see hipctl.Reachability.
+        needed: others don't reach this peer's own address without.
+    """
+    for row in rows:
+        yield f"  router {row['router']}: {_said(row)}"
+        if needed and "advice" in row:
+            yield f"    do: {row['advice']}"
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    if "external" in row:
+        where = f"maps {row['external']} to {row['address']} by {row['protocol']}"
+        left = f"{row['seconds_left']} s left"
+        return f"{where}, {left}" + ("" if row["public"] else ", which others don't reach")
+    failures = ", ".join(f"{protocol}: {why}" for protocol, why in row["failures"].items())
+    failures = f" ({failures})" if failures else ""
+    if row.get("asking"):
+        return f"is asked to map a port to {row['address']}{failures}"
+    return f"maps no port to {row['address']}{failures}"

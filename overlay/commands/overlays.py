@@ -45,7 +45,7 @@ def new(
     Example: p2psip overlay new example.org --enrolled --seed 2001:2f::1@192.0.2.1:10500
     """
     from hipctl import HostIdentity
-    from overlay.overlayfile import found_overlay, save_overlay
+    from overlay.overlayfile import certify_overlay, found_overlay, save_overlay
 
     target, key_file = folder / OVERLAY_NAME, folder / CA_NAME
     if target.exists():
@@ -59,6 +59,8 @@ def new(
         seeds=seeds,
         rng=os.urandom,
     )
+    if key:
+        info = certify_overlay(info, key, time.time(), os.urandom)
     folder.mkdir(mode=0o700 if key else 0o777, parents=True, exist_ok=True)
     if key:
         key.save(key_file)
@@ -79,16 +81,29 @@ def new(
 
 @overlay_app.command()
 def invite(
-    at: Annotated[str, typer.Option(help="address[:port] where others reach this peer.")],
+    at: Annotated[
+        str, typer.Option(help="address[:port] where others reach this peer: writes a file.")
+    ] = "",
+    *,
+    lan: Annotated[
+        bool,
+        typer.Option("--lan", help="Make a token, with which others join on this peer's LAN."),
+    ] = False,
+    hours: Annotated[int, typer.Option(min=1, max=720, help="How long a token is good.")] = 24,
     out: Annotated[Path, typer.Option(help="The file to give away.")] = Path("invitation.toml"),
     overlay: Annotated[str, typer.Option(help="Its name in the profile.")] = "",
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write an overlay file with this peer as a seed, to give to whom you want in.
+    """Invite somebody: by a file with this peer as a seed, or by a token for your LAN.
 
     Example: p2psip overlay invite --at 192.0.2.7 --out family.toml
     """
+    if bool(at) is lan:
+        raise ConfigError("say --at ADDRESS for a file, or --lan for a token")
+    if lan:
+        _invite_on_lan(hours, overlay, profile, as_json=as_json)
+        return
     from dataclasses import replace
 
     from hipctl import HostIdentity
@@ -107,6 +122,33 @@ def invite(
     emit(
         {"overlay": str(out), "seed": str(seed)},
         [f"{out}; whoever gets it types: p2psip init --overlay {out.name}"],
+        as_json=as_json,
+    )
+
+
+def _invite_on_lan(hours: int, overlay: str, profile: Path | None, *, as_json: bool) -> None:
+    from overlay.commands.joined import pick
+    from overlay.invitations import (
+        INVITATIONS,
+        Invitation,
+        InvitationBook,
+        make_token,
+        read_token,
+    )
+
+    loaded, joined = pick(profile_path(profile), overlay)
+    if not loaded.host.lan:
+        raise ConfigError("this peer does not answer on its LAN: say lan = true in [host] first")
+    now, token = time.time(), make_token(os.urandom)
+    expires = int(now) + hours * 3600
+    book = InvitationBook(loaded.peer.state / INVITATIONS)
+    book.add(Invitation(read_token(token), joined.info.id, expires), now)
+    emit(
+        {"token": token, "expires": expires, "domain": joined.info.domain},
+        [
+            f"{token} invites to {joined.info.domain} for {hours} h; on this LAN somebody types:",
+            f"  p2psip join {token}",
+        ],
         as_json=as_json,
     )
 

@@ -112,6 +112,8 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"service {name}: {shown}"
         for key, items in rows:
             yield from (f"  {key} {_plain(item)}" for item in items[:MAX_ROWS])
+    if lan := value.get("lan"):
+        yield "LAN: " + "  ".join(f"{key}={_plain(item)}" for key, item in lan.items())
     yield f"associations: {len(value['associations'])}"
     for row in value["associations"][:MAX_ROWS]:
         address, port = row["address"]

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from hipctl import params
-from hipctl.actions import Action, Address, Flush, SolvePuzzle, Transmit
+from hipctl.actions import Action, Address, Flush, Path, SolvePuzzle, Transmit
 from hipctl.constants import HEADER_LENGTH, PACKET_MAX, PacketType, RegistrationType
 from hipctl.engine import Engine, EngineConfig
 from hipctl.errors import MalformedPacket, Rejected
@@ -34,6 +34,7 @@ HOMES: list[list[Address]] = [
     [(ip.format(side), 10500) for ip in ("192.0.2.{}", "198.51.100.{}", "2001:db8::{}")]
     for side in (1, 2)
 ]
+GROUP = ("239.255.104.112", 10502)
 STRANGER = ("203.0.113.66", 10500)
 SOURCES = [*HOMES[0], *HOMES[1], STRANGER]
 UDP = 17
@@ -109,6 +110,7 @@ class World:
         engine = Engine([KEYS[side]], CONFIG, randbytes)
         engine.use(Policy(b"good"), lambda: 0.0)
         engine.learn(KEYS[1 - side].hit, HOMES[1 - side][:2])
+        engine.welcome([b"certificate"], b"mark")
         return engine
 
     def perform(self, side: int, actions: Sequence[Action]) -> None:
@@ -118,6 +120,8 @@ class World:
                     Packet(data).parameters()
                     self.past.append(data)
                     self.said.add(essence(data) or data)
+                    if to == GROUP:
+                        self.ask_around(1 - side, data, source or HOMES[side][0])
                     where = next((n for n in (0, 1) if to in HOMES[n]), None)
                     if where is not None and len(self.way) < 64:
                         self.way.append((where, data, source or HOMES[side][0]))
@@ -126,6 +130,19 @@ class World:
                 case Flush(datagrams=datagrams):
                     for _, payload in datagrams:
                         self.data(side, payload)
+
+    def ask_around(self, side: int, data: bytes, source: Address) -> None:
+        """A packet that comes to a group: it is answered to where it came from, or not at all."""
+        engine = self.engines[side]
+        before = snapshot(engine)
+        actions = engine.on_lan(data, source, self.now)
+        assert snapshot(engine) == before
+        assert len(actions) <= 1
+        for action in actions:
+            assert isinstance(action, Transmit)
+            assert action.to == source
+            assert Packet(action.data).type is PacketType.R1
+        self.perform(side, actions)
 
     def pass_on(self, side: int, data: bytes, source: Address, relayed: Address | None) -> None:
         """A packet that isn't for the engine it comes to."""
@@ -335,9 +352,15 @@ def _solve(world: World, side: int) -> None:
         raise AssertionError("raised out of the engine") from error
 
 
-def _seldom(world: World, tape: Tape, side: int) -> None:  # noqa: C901  one branch a step
+def _seldom(world: World, tape: Tape, side: int) -> None:  # noqa: C901, PLR0912  as above
     engine, peer = world.engines[side], KEYS[1 - side].hit
-    match tape.byte() % 10:
+    match tape.byte() % 12:
+        case 10:
+            group = Path(HOMES[side][0], GROUP)
+            world.perform(side, engine.call(KEYS[side].hit, [group], 2.0, world.now))
+        case 11:
+            asked = world.past[-1] if tape.byte() & 1 else changed(world, tape)
+            world.ask_around(side, asked, SOURCES[tape.byte() % len(SOURCES)])
         case 6:
             offers = OFFERS[tape.byte() % len(OFFERS)]
             for address in PORTS[side]:
@@ -421,6 +444,8 @@ SEEDS = [
     ),
     EXCHANGE + bytes((13, 0, 0, 0)),
     EXCHANGE + bytes((12 | 128, 15, 0, 12, 0, 0, 4, 0, 0, 0)),
+    bytes((15, 10, 0, 0, 0, 0)) + EXCHANGE,
+    bytes((15, 10, 0, 0, 10, 1, 0, 0, 15, 11, 1, 2)) + EXCHANGE + UPDATES,
     bytes((15, 3, 0, 0, 4, 0, 0, 0, 9, 1, 0)),
     bytes((12, 12 | 128, 0, 0, 0, 0, 4, 4 | 128, 0, 0, 0, 0, 0)),
     *(

@@ -9,15 +9,37 @@ from contextlib import suppress
 
 from cryptography.x509 import load_der_x509_certificate
 
-from hipctl import Admission, EngineConfig, MalformedPacket, Rejected, Shown, read_certificate
+from hipctl import (
+    Admission,
+    EngineConfig,
+    Hit,
+    MalformedPacket,
+    Rejected,
+    Shown,
+    read_certificate,
+)
 from overlay.accounts import Delegation, canonical_aor, uri_of
 from overlay.admission import Account, Credentials, admit, format_account, parse_account
 from overlay.canonical import NotCanonical, decode, encode
 from overlay.constants import MAX_RECORD
 from overlay.errors import CredentialsRefused, MalformedAor, MalformedRecord, RecordRefused
+from overlay.invitations import (
+    Invited,
+    has_mark,
+    proves,
+    read_token,
+    seal_welcome,
+    write_token,
+)
 from overlay.kinds import KINDS
+from overlay.lobby import Lobby, Request
 from overlay.messages import overlay_tag
-from overlay.overlayfile import format_overlay, parse_overlay
+from overlay.overlayfile import (
+    certify_overlay,
+    format_overlay,
+    parse_overlay,
+    read_overlay_certificate,
+)
 from overlay.reception import Reception, pack, unpack
 from overlay.records import NodeInfo, Record, Reg, Svc, aor_key, check_record, sign_record
 from sim.people import ALICE, ALICE_AOR, BOB, CA, ENROLLED, WALL, certificate
@@ -97,6 +119,35 @@ def _reception(data: bytes) -> None:
     RECEPTION.shown(BOB.device.hit, ALICE.device.hit, WALL, shown)
 
 
+def _overlay_certificate(data: bytes) -> None:
+    domain, _ = read_overlay_certificate(data)
+    assert canonical_aor(f"sip:x@{domain}").endswith(f"@{domain}")
+
+
+def _lobby(data: bytes) -> None:
+    """Both sides: a guest who was invited, one who was not, and what comes back."""
+    for guest in (ALICE.device.hit, CA.hit):
+        lobby = Lobby(BOB.device.hit, _invited, lambda identifier: ENROLLED)
+        answer = lobby.on_datagram(data, guest, 0.0)
+        if answer is not None and guest != ALICE.device.hit:
+            assert len(answer) <= len(data)
+    found = REQUEST.read(data)
+    if found is not None:
+        assert found == ENROLLED
+
+
+def _invited(guest: Hit) -> Invited | None:
+    return Invited(SECRET, ENROLLED.id) if guest == ALICE.device.hit else None
+
+
+def _invitation(data: bytes) -> None:
+    assert not has_mark(data, ENROLLED.id, BOB.device.hit)
+    assert not proves(data, SECRET, BOB.device.hit, ALICE.device.hit)
+    assert write_token(read_token(data.decode("utf-8", "replace"))).replace("-", "").isalnum()
+
+
+SECRET = bytes(15)
+REQUEST = Request(ALICE.device.hit, BOB.device.hit, SECRET, bytes(8))
 _SIGNATURE = 64  # bytes, P-256
 
 READERS: tuple[Reader, ...] = (
@@ -110,6 +161,9 @@ READERS: tuple[Reader, ...] = (
     _overlay,
     _account,
     _reception,
+    _overlay_certificate,
+    _lobby,
+    _invitation,
 )
 EXPECTED = (
     NotCanonical,
@@ -130,6 +184,9 @@ RECEPTION.attach(BOB.device.hit, ENROLLED, lambda hit: False, lambda: 0.0)
 REG = Reg(ALICE_AOR, ALICE.delegation, CERTIFICATE, 5060, b"contact").encode()
 SVC = Svc("relay", 3, 5, 5060, b"contact", 100, Credentials(ALICE.delegation).encode()).encode()
 KEY = aor_key(ENROLLED.id, ALICE_AOR)
+FILE = format_overlay(ENROLLED).encode()
+SEAL = seal_welcome(SECRET, REQUEST.local, REQUEST.member, REQUEST.nonce + FILE)
+WELCOME = encode([2, REQUEST.nonce, FILE, SEAL])
 RECORD = sign_record(ALICE.device, ENROLLED.id, "REG", KEY, b"", 1, WALL, WALL + 3600, REG)
 GOOD: tuple[tuple[Reader, bytes], ...] = (
     (_canonical, RECORD.raw),
@@ -144,6 +201,10 @@ GOOD: tuple[tuple[Reader, bytes], ...] = (
     (_aor, b"alice@example.org"),
     (_overlay, format_overlay(ENROLLED).encode()),
     (_reception, encode([SHOWN.delegation, *SHOWN.certificates])),
+    (_overlay_certificate, certify_overlay(ENROLLED, CA, WALL, bytes).certificate),
+    (_lobby, REQUEST.question()),
+    (_lobby, WELCOME),
+    (_invitation, write_token(SECRET).encode()),
     (_account, format_account(Account((ALICE.delegation,), (CERTIFICATE,))).encode()),
 )
 SEEDS = [bytes([READERS.index(reader)]) + data for reader, data in GOOD]

@@ -24,8 +24,7 @@ def test_cert_is_not_critical_and_stands_before_mac_and_signature() -> None:
     assert ParameterType.CERT < ParameterType.HIP_MAC < ParameterType.HIP_SIGNATURE
 
 
-def test_our_private_parameter_is_in_the_private_range_and_not_critical() -> None:
-    assert 32_768 <= ParameterType.DELEGATION <= 49_151
-    assert not ParameterType.DELEGATION & 1
-    named = [code for code in ParameterType if 32_768 <= code <= 49_151]
-    assert named == [ParameterType.DELEGATION]
+def test_our_private_parameters_are_in_the_private_range_and_not_critical() -> None:
+    ours = [ParameterType.LAN_INFO, ParameterType.INVITATION, ParameterType.DELEGATION]
+    assert [code for code in ParameterType if 32_768 <= code <= 49_151] == ours
+    assert not any(code & 1 for code in ours)

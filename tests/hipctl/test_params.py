@@ -64,6 +64,8 @@ STRATEGIES: dict[type[params.Parameter], st.SearchStrategy[params.Parameter]] = 
     params.HitSuiteList: st.builds(params.HitSuiteList, u8s),
     params.Cert: st.builds(params.Cert, u8, u8, u8, u8, blob),
     params.Delegation: st.builds(params.Delegation, blob),
+    params.Invitation: st.builds(params.Invitation, blob),
+    params.LanInfo: st.builds(params.LanInfo, blob),
     params.Notification: st.builds(params.Notification, u16, blob),
     params.EchoRequestSigned: st.builds(params.EchoRequestSigned, blob),
     params.EchoResponseSigned: st.builds(params.EchoResponseSigned, blob),

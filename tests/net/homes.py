@@ -36,6 +36,32 @@ HEARD = 0.9  # normalised cross-correlation, as in the demo
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What a peer says of itself after a call.
+
+    Attributes:
+        callable: as ``status`` says; and ``why`` not.
+        reach: how, as ``netcheck`` says.
+        nat: likewise.
+        mapped: whether a router maps a port.
+        knocks: what neighbours said that knocked.
+        routers: what each said that was asked to map a port, and what would help.
+        problems: what limits it, without what to do about it.
+        seconds: that the check took.
+    """
+
+    callable: bool | None
+    why: list[dict[str, str]]
+    reach: str
+    nat: str
+    mapped: bool
+    knocks: list[str]
+    routers: list[dict[str, Any]]
+    problems: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One call of the matrix.
 
@@ -46,6 +72,7 @@ class Cell:
         direct: the same, until they went without a relay; None: they never did.
         relayed: whether the call went through a relay when it ended.
         ncc: how well either side heard the other, the worse of both.
+        ends: what the caller's peer and the callee's say then of themselves.
     """
 
     caller: str
@@ -55,6 +82,7 @@ class Cell:
     direct: float | None
     relayed: bool
     ncc: float
+    ends: tuple[Checked, Checked]
 
 
 class Homes:
@@ -98,20 +126,13 @@ class Homes:
         await self._stack.aclose()
 
     async def _build(self) -> None:
-        net = self.net
         for name in SERVERS:
-            net.public(name)
-            self.servers[name] = Side(net, name, self._folder)
+            self.servers[name] = self._place(name, "public")
         for name, kind in self._places.items():
-            if kind == "public":
-                net.public(name)
-            else:
-                net.home(f"{name}-home", kind)
-                net.host(name, f"{name}-home")
-            self.sides[name] = Side(net, name, self._folder)
+            self.sides[name] = self._place(name, kind)
         first, *others = self.servers.values()
         made = await first.make([], [])
-        seed = ["--seed", f"{made['hit']}@{net.address(first.name)}:{PORT}"]
+        seed = ["--seed", f"{made['hit']}@{self.net.address(first.name)}:{PORT}"]
         overlay = ["--overlay", str(self._folder / first.name / "overlay.toml")]
         async with asyncio.TaskGroup() as group:
             for side in (*others, *self.sides.values()):
@@ -129,6 +150,14 @@ class Homes:
         async with asyncio.TaskGroup() as group:
             for side in (*self.servers.values(), *self.sides.values()):
                 group.create_task(joined(side))
+
+    def _place(self, name: str, kind: str) -> Side:
+        if kind == "public":
+            self.net.public(name)
+        else:
+            self.net.home(f"{name}-home", kind)
+            self.net.host(name, f"{name}-home")
+        return Side(self.net, name, self._folder)
 
     async def _make(self, side: Side, seed: Sequence[str], overlay: Sequence[str]) -> None:
         async with self._gate:
@@ -197,6 +226,26 @@ def association(status: dict[str, Any], hit: str) -> dict[str, Any]:
     return rows[0]
 
 
+async def check(side: Side) -> Checked:
+    """Both ``netcheck`` and ``status``, as a person would ask for them."""
+    began = time.monotonic()
+    said = (await side.tell("netcheck"))["identities"]["device"]
+    took = time.monotonic() - began
+    status = await side.status()
+    assert status["callable"] is said["callable"]
+    return Checked(
+        status["callable"],
+        status["why"],
+        said["reach"],
+        said["nat"],
+        bool(said["mapped"]),
+        [row["result"] for row in said["knocks"]],
+        said["routers"],
+        [row["missing"] for row in said["problems"]],
+        round(took, 2),
+    )
+
+
 async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: float) -> Cell:
     """Call, talk and hang up."""
     resolved = await found(caller, callee)
@@ -212,8 +261,17 @@ async def call(caller: Side, callee: Side, kinds: tuple[str, str], seconds: floa
         heard = await side.ask("heard")
         sound = load(Path(heard["heard"]))
         nccs.append(audio_ncc(melody(LENGTH, tune=TUNE), sound, seconds - 1))
+    one, other = await asyncio.gather(check(caller), check(callee))
     first, direct = row["path found"]
-    return Cell(*kinds, resolved["ms"], first, direct, bool(row["relayed"]), round(min(nccs), 4))
+    return Cell(
+        *kinds,
+        resolved["ms"],
+        first,
+        direct,
+        bool(row["relayed"]),
+        round(min(nccs), 4),
+        (one, other),
+    )
 
 
 @contextlib.asynccontextmanager

@@ -5,10 +5,12 @@ procedure can; and goes on when networks change and servers die. Measured on wha
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from net import homes, lab, survive
-from net.homes import HEARD, KINDS, Cell
+from net.homes import HEARD, KINDS, Cell, Checked
 from net.programs import require_program
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
@@ -21,6 +23,44 @@ def met(cell: Cell) -> bool:
     """Whether two NATs let each other's packets in: not if one side's port can't be known."""
     kinds = {cell.caller, cell.callee}
     return not ("symmetric" in kinds and kinds <= NARROW)
+
+
+NATS = {
+    "public": "none",
+    "mapped": "endpoint-independent",
+    "endpoint-independent": "endpoint-independent",
+    "port-restricted": "endpoint-independent",  # RFC 4787's word for how it maps; it filters, too
+    "symmetric": "endpoint-dependent",
+    "double": "endpoint-independent",
+}
+OPEN = {"public", "mapped"}
+TOO_BUSY = {"it could not tell", "it did not answer"}  # so many check at once
+# a neighbour that has met us through a relay does not know where we are
+ELSEWHERE = "it sees us at another address"
+
+
+def says_what_it_is(kind: str, end: Checked) -> None:
+    """What ``netcheck`` and ``status`` say in a home of that kind."""
+    assert (end.callable, end.why) == (True, []), end
+    assert end.reach == "through servers", end  # where there are relays, nobody shows its address
+    assert end.nat == NATS[kind], end
+    assert end.mapped is (kind == "mapped"), end
+    assert end.knocks, end
+    assert set(end.knocks) <= {"reached" if kind in OPEN else ELSEWHERE, ELSEWHERE, *TOO_BUSY}, end
+    assert len(end.problems) == (kind == "symmetric"), end
+    if kind == "public":
+        assert end.routers == []
+    else:  # a router maps a port, or is still asked, or there is something to do about it
+        (router,) = end.routers
+        assert ("external" in router) is (kind == "mapped"), end
+        assert ("advice" in router or "asking" in router) is (kind != "mapped"), end
+
+
+def knocks(cells: Sequence[Cell], kind: str) -> Counter[str]:
+    """What all said who knocked at homes of that kind."""
+    ends = [(cell.caller, cell.ends[0]) for cell in cells]
+    ends += [(cell.callee, cell.ends[1]) for cell in cells]
+    return Counter(said for at, end in ends if at == kind for said in end.knocks)
 
 
 def require() -> None:
@@ -40,7 +80,11 @@ def test_every_kind_of_home_calls_every_other_directly_where_that_can_be() -> No
 
     cells = asyncio.run(main())
     assert len(cells) == len(KINDS) ** 2
+    for kind in KINDS:
+        assert knocks(cells, kind)["reached" if kind in OPEN else ELSEWHERE] >= len(KINDS)
     for cell in cells:
+        for kind, end in zip((cell.caller, cell.callee), cell.ends, strict=True):
+            says_what_it_is(kind, end)
         assert cell.ncc >= HEARD, cell
         assert cell.first is not None, cell
         assert cell.first <= SOON, cell

@@ -24,6 +24,7 @@ from overlay.overlayfile import load_overlay
 
 COMMANDS = [
     ["init"],
+    ["join"],
     ["run"],
     ["status"],
     ["netcheck"],

@@ -22,7 +22,7 @@ from overlay.knocking import Knocked
 from overlay.peer import LocalPeer
 from overlay.reachable import Facts
 from overlay.store import MemoryStore
-from sim.hits import HitNet
+from sim.hits import HitNet, SimHost
 from sim.loop import simulate
 
 WALL = 1_800_000_000.0
@@ -181,6 +181,84 @@ def test_nobody_can_call_you_is_said_in_words_with_what_to_do(tmp_path: Path) ->
             await asyncio.sleep(60)
             assert relay.status()["callable"] is True
             assert home.status()["callable"] is True
+
+    simulate(main)
+
+
+def test_status_says_nobody_can_call_you_within_a_minute_of_the_last_relay_s_end(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with peers(tmp_path) as town:
+            await town.add("one")
+            relay = await town.add("relay", more=RELAY)
+            home = await town.add("home", site="home")
+            await asyncio.sleep(60)
+            assert "you can be called through servers" in text(await home.answer("status", {}))
+            assert isinstance(relay.host, SimHost)
+            relay.host.stop()
+            async with asyncio.timeout(60):
+                while "nobody can call you" not in text(await home.answer("status", {})):  # noqa: ASYNC110
+                    await asyncio.sleep(0.5)
+            assert "relay" in text(await home.answer("status", {}))
+
+    simulate(main)
+
+
+ADVICE = "in the settings of the router at 192.168.1.1: switch on UPnP or PCP"
+SILENT = {
+    "router": "192.168.1.1",
+    "address": "192.168.1.7",
+    "failures": {"PCP": "no answer", "UPnP": "not authorized"},
+    "advice": ADVICE,
+}
+MAPS = {
+    "router": "192.168.1.1",
+    "address": "192.168.1.7",
+    "external": ("192.0.2.1", 10500),
+    "protocol": "NAT-PMP",
+    "public": True,
+    "seconds left": 7100,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "said", "do"),
+    [
+        (SILENT, "maps no port to 192.168.1.7 (PCP: no answer, UPnP: not authorized)", ADVICE),
+        (MAPS, "maps 192.0.2.1:10500 to 192.168.1.7 by NAT-PMP, 7100 s left", None),
+        (
+            MAPS | {"public": False, "advice": "ask your provider"},
+            "maps 192.0.2.1:10500 to 192.168.1.7 by NAT-PMP, 7100 s left, which others don't",
+            "ask your provider",
+        ),
+        (
+            {"router": "fe80::1%eth0", "address": "2001:db8::7", "failures": {}, "asking": True},
+            "is asked to map a port to 2001:db8::7",
+            None,
+        ),
+    ],
+)
+def test_netcheck_shows_what_each_router_said_and_what_to_do(
+    tmp_path: Path, row: dict[str, Any], said: str, do: str | None
+) -> None:
+    async def main() -> None:
+        async with peers(tmp_path) as town:
+            open_ = await town.add("one")
+            home = await town.add("home", site="home")
+            for peer in (home, open_):
+                assert isinstance(peer.host, SimHost)
+                peer.host.routers = (row,)
+            await asyncio.sleep(30)
+            value = await home.answer("netcheck", {})
+            shown = check_text(value)
+            assert f"  router {row['router']}: {said}" in shown
+            assert ("    do: " + (do or ADVICE) in shown) is (do is not None)
+            (told,) = value["identities"]["device"]["routers"]
+            assert json.loads(json.dumps(told)) == told
+            shown = check_text(await open_.answer("netcheck", {}))
+            assert f"  router {row['router']}: {said}" in shown
+            assert f"do: {row.get('advice')}" not in shown  # others reach it as it is
 
     simulate(main)
 

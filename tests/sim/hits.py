@@ -37,6 +37,7 @@ from hipctl.interface import (
     CredentialPolicy,
     Discloses,
     Event,
+    LanPeer,
     Nat,
     Offer,
     OnDatagram,
@@ -163,7 +164,9 @@ class SimHost:
         site: the LAN where it is, behind a NAT; None: on the Internet itself.
         mapped: its router maps a port to it.
         firewalled: nothing that it did not ask for comes in.
+        routers: what its router said.
         offline: its cable is out.
+        welcomes: certificates and mark that it shows on its LAN; None: it does not answer there.
         registry: what it offers, and where it is registered.
         knocks: whom it has knocked at.
     """
@@ -188,7 +191,9 @@ class SimHost:
         self.site: str | None = None
         self.mapped = False
         self.firewalled = False
+        self.routers: tuple[Mapping[str, object], ...] = ()
         self.offline = False
+        self.welcomes: tuple[tuple[bytes, ...], bytes] | None = None
         self.registry = Registry(self)
         self.knocks: list[Hit] = []
         self._hits = tuple(hits)
@@ -326,7 +331,37 @@ class SimHost:
         nat = Nat.NONE if self.site is None else Nat.ENDPOINT_INDEPENDENT
         mapped = (("PCP", ("192.0.2.1", 10500)),) if self.mapped else ()
         where = (self.site or "internet", 10500)
-        return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]))
+        return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]), self.routers)
+
+    async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
+        self.welcomes = tuple(certificates), mark
+
+    async def look_around(
+        self,
+        on_found: Callable[[LanPeer], None],
+        *,
+        local: Hit | None = None,
+        seconds: float = 2.0,
+    ) -> None:
+        mine = local or self._hits[0]
+        loop = asyncio.get_running_loop()
+        here = [
+            host
+            for host in dict.fromkeys(self.net.hosts.values())
+            if host is not self
+            and host.up
+            and host.welcomes is not None
+            and self.site is not None
+            and host.site == self.site
+        ]
+        for host in here[:8]:
+            hit = host._hits[0]
+            self.learnt[hit] = host._direct(hit)
+            services = frozenset(host.registry.offers)
+            shown = host.welcomes or ((), b"")
+            found = LanPeer(hit, self.learnt[hit], services, *shown)
+            loop.call_later(2 * self.net.delay(mine, hit), on_found, found)
+        await asyncio.sleep(seconds)
 
     def befriend(self, peers: Collection[Hit], *, local: Hit | None = None) -> None:
         self.friends = tuple(peers)

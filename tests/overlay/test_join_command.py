@@ -1,0 +1,154 @@
+"""``p2psip join`` and ``p2psip overlay invite --lan``: what they say and leave behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hipctl import HostIdentity, LanPeer
+from hipctl.constants import RegistrationType
+from overlay.cli import main
+from overlay.commands import join
+from overlay.config import load_profile
+from overlay.invitations import INVITATIONS, InvitationBook, prove, read_token, write_token
+from overlay.joining import Around
+from overlay.overlayfile import certify_overlay, found_overlay, load_overlay
+from sim.people import CA, WALL, counted, identity
+
+TOKEN = write_token(bytes(15))
+GUEST, MEMBER = identity(91).hit, identity(92).hit
+INFO = certify_overlay(
+    found_overlay("home.example", ca=CA.host_id, rng=counted), CA, WALL, counted
+)
+PEER = LanPeer(MEMBER, b"", frozenset({RegistrationType.RENDEZVOUS}), (INFO.certificate,))
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def finding(monkeypatch: pytest.MonkeyPatch, around: Around) -> list[bytes | None]:
+    """Let a LAN be so; returns the tokens with which it is searched."""
+    asked: list[bytes | None] = []
+
+    async def look(device: HostIdentity, secret: bytes | None, seconds: float) -> Around:
+        asked.append(secret)
+        return around
+
+    monkeypatch.setattr(join, "_look", look)
+    return asked
+
+
+def test_join_makes_a_profile_that_goes_on_at_the_lan(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = finding(monkeypatch, Around([PEER], INFO, MEMBER, 0.35))
+    status, out, err = cli("join", TOKEN.upper(), tmp_path / "p", "--json")
+    assert (status, err) == (0, "")
+    assert asked == [bytes(15)]
+    said = json.loads(out)
+    assert said["ms"] == 350.0
+    assert said["domain"] == "home.example"
+    assert said["peers"] == [
+        {"hit": str(MEMBER), "services": ["rendezvous"], "overlays": ["home.example"]}
+    ]
+    profile = load_profile(Path(said["profile"]))
+    assert profile.host.lan is True
+    (joined,) = profile.overlays.values()
+    assert joined.info == INFO
+    assert str(HostIdentity.load(profile.identities["device"].key).hit) == said["hit"]
+
+
+def test_join_tells_people_whom_it_found_and_what_to_do_next(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding(monkeypatch, Around([PEER], INFO, MEMBER, 0.35))
+    _, out, _ = cli("join", TOKEN, tmp_path / "p")
+    assert f"found    {MEMBER} of home.example, offers rendezvous" in out
+    assert "joined   home.example in 350 ms" in out
+    assert "p2psip run" in out
+
+
+def test_without_a_token_it_shows_who_is_there_and_makes_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = finding(monkeypatch, Around([PEER, LanPeer(GUEST)]))
+    status, out, _ = cli("join", "-p", tmp_path / "p")
+    assert status == 0
+    assert asked == [None]
+    assert f"found    {GUEST}, offers nothing" in out
+    assert not (tmp_path / "p").exists()
+    finding(monkeypatch, Around())
+    assert cli("join", "-p", tmp_path / "p")[1] == "nobody answers on this LAN\n"
+
+
+@pytest.mark.parametrize(
+    ("around", "said"),
+    [
+        (Around(), "nobody answers on this LAN; the peer that invited you must run there"),
+        (Around([PEER]), "who is on this LAN does not know the invitation: none of them"),
+        (
+            Around([PEER], refusals={MEMBER: "it has ended"}),
+            "does not know the invitation: it has ended",
+        ),
+    ],
+)
+def test_where_nobody_knows_the_token_that_is_a_sentence(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, around: Around, said: str
+) -> None:
+    finding(monkeypatch, around)
+    status, out, err = cli("join", TOKEN, tmp_path / "p")
+    assert (status, out) == (1, "")
+    assert said in err
+    assert not (tmp_path / "p").exists()
+
+
+def test_join_asks_nobody_where_it_could_not_write_or_has_no_token(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = finding(monkeypatch, Around([PEER], INFO, MEMBER))
+    assert "this is no invitation" in cli("join", "abcd", tmp_path / "p")[2]
+    (tmp_path / "profile.toml").write_text("")
+    assert "exists; choose another folder" in cli("join", TOKEN, tmp_path)[2]
+    assert asked == []
+
+
+def test_an_invitation_is_a_token_for_who_has_a_peer_on_the_lan(cli: Cli, tmp_path: Path) -> None:
+    made = json.loads(cli("init", tmp_path / "p", "--lan", "--json")[1])
+    status, out, _ = cli("overlay", "invite", "--lan", "--hours", 2, "-p", made["profile"])
+    assert status == 0
+    token = out.split()[0]
+    assert f"  p2psip join {token}" in out.splitlines()
+    profile = load_profile(Path(made["profile"]))
+    book = InvitationBook(profile.peer.state / INVITATIONS)
+    (joined,) = profile.overlays.values()
+    proof = prove(read_token(token), GUEST, MEMBER)
+    expires = json.loads(
+        cli("overlay", "invite", "--lan", "--hours", 2, "-p", made["profile"], "--json")[1]
+    )["expires"]
+    found = book.check(proof, GUEST, MEMBER, expires - 60)
+    assert found is not None
+    assert found.overlay == joined.info.id
+    assert book.check(proof, GUEST, MEMBER, expires + 60) is None
+
+
+def test_an_invitation_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
+    made = json.loads(cli("init", tmp_path / "p", "--json")[1])
+    assert load_profile(Path(made["profile"])).host.lan is False
+    invite = ("overlay", "invite", "-p", made["profile"])
+    assert "say lan = true in [host] first" in cli(*invite, "--lan")[2]
+    assert "say --at ADDRESS for a file, or --lan" in cli(*invite)[2]
+    assert "say --at ADDRESS for a file, or --lan" in cli(*invite, "--lan", "--at", "192.0.2.1")[2]
+
+
+def test_a_new_enrolled_overlay_has_a_certificate_to_show(cli: Cli, tmp_path: Path) -> None:
+    assert cli("overlay", "new", "home.example", "--enrolled", "--folder", tmp_path)[0] == 0
+    assert load_overlay(tmp_path / "overlay.toml").certificate
