@@ -35,15 +35,17 @@ class Flow:
         source: from which of our addresses; None: the shell's choice.
         account: who pays for it.
         send: sends from ``source``; for the shell, which fills it in.
+        push: the same through a socket that is for this address only.
     """
 
-    __slots__ = ("account", "send", "source", "to")
+    __slots__ = ("account", "push", "send", "source", "to")
 
     def __init__(self, to: Address, source: Address | None, account: Account) -> None:
         self.to = to
         self.source = source
         self.account = account
         self.send: Send | None = None
+        self.push: Callable[[bytes], int] | None = None
 
 
 @dataclass(slots=True)
@@ -200,7 +202,7 @@ class DataRelay:
             return
         flows[spi_out] = permission.up
         down = permission.down
-        down.to, down.source, down.send = path.to, path.source, None
+        down.to, down.source, down.send, down.push = path.to, path.source, None, None
         self.down[client.relayed].setdefault(peer, {})[spi_in] = down
         permission.at = path.to
 

@@ -135,7 +135,9 @@ class LocalHost:
         self._mapper: PortMapper | None = None
         self._ours: Sequence[Address] = ()
         self._waking = Waking(self._on_woke)
-        relayed = RelayPorts(self.engine, open_port, self._main_port, self._counters)
+        relayed = RelayPorts(
+            self.engine, open_port, self._main_port, self._ports.port, self._counters
+        )
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
         self._lan: Lan | None = None
         self._contact: tuple[bytes, ...] = ()

@@ -143,6 +143,19 @@ class Ports:
             send = self._paths[source, to] = self._find(source, to)
         return send
 
+    def port(self, source: Address | None, to: Address) -> DatagramPort | None:
+        """The port from which ``path(source, to)`` always sends, if there is one."""
+        six = ":" in to[0]
+        own = [port for port in self._opened if (":" in port.address[0]) is six]
+        if len(own) == 1 and not self._followed:
+            return own[0]
+        if source is None or any(to[0] == ip for ip, _ in self._at):
+            return None
+        followed = (self._followed or {}).get(source)
+        if followed is not None:
+            return followed[1]
+        return next((port for port in own if port.address == source), None)
+
     @property
     def asked_at(self) -> Address | None:
         """Where it came what we are answering, if there are several ports of its family."""

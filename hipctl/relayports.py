@@ -1,18 +1,21 @@
 """Shell: the UDP ports of the data relay, and the short way of ESP through it.
 
-Both ways are two look-ups in tables that the engine keeps, an account, and a send.
+Both ways are two look-ups in tables that the engine keeps, an account, and a send. As soon as data
+flows, it has sockets of its own, connected to the client and to the peer.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from hipctl.actions import Action, Address
 from hipctl.datarelay import Flow, Send
 from hipctl.engine import Engine
 from hipctl.errors import HostConfigRefused, NoSuchAddress
-from hipctl.udp import DatagramPort, OpenPort
+from hipctl.readers import Readers
+from hipctl.udp import DatagramPort, OnDatagram, OpenPort, Receive, Towards, UdpPort
 
 _log = logging.getLogger(__name__)
 
@@ -23,13 +26,25 @@ _ANYWHERE = {False: "0.0.0.0", True: "::"}  # noqa: S104
 Feed = Callable[[Callable[[float], Iterable[Action]]], None]
 Find = Callable[[Address | None, Address], Send]
 """``find(source, to)``: what sends from our main port, from that address of ours, to ``to``."""
+Port = Callable[[Address | None, Address], DatagramPort | None]
+"""``port(source, to)``: see ``Ports.port``."""
+
+CONNECTED_MAX = 512  # sockets; what passes without one costs a little more
+BESIDE_MAX = 128  # of one port: kernels before Linux 6.13 look through all of them
+_PRUNE = 10.0  # seconds between looks for those that nobody needs any more
+_LONGEST = 65_535  # bytes of a datagram
 
 
 class RelayPorts:
     """Ports that the engine lends to clients of its data relay, opened in advance."""
 
     def __init__(
-        self, engine: Engine, open_port: OpenPort, find: Find, counters: Counter[str]
+        self,
+        engine: Engine,
+        open_port: OpenPort,
+        find: Find,
+        port: Port,
+        counters: Counter[str],
     ) -> None:
         """Set up; nothing is open before the engine offers the service."""
         self._engine = engine
@@ -38,13 +53,18 @@ class RelayPorts:
         self._down = engine.serving.data.down
         self._open_port = open_port
         self._find = find
+        self._port = port
         self._counters = counters
         self._opened: dict[Address, DatagramPort] = {}
+        self._connected: dict[tuple[Address | None, Address], Towards] = {}
+        self._beside: Counter[Address | None] = Counter()  # how many, by relayed address
+        self._readers = Readers()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._here: Callable[[], str | None] = lambda: None
         self._now: Callable[[], float]
         self._feed: Feed
+        self._pruning: asyncio.TimerHandle | None = None
 
     def start(self, now: Callable[[], float], feed: Feed, here: Callable[[], str | None]) -> None:
         """From now on there is a clock and a driver of the engine.
@@ -63,15 +83,24 @@ class RelayPorts:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        if self._pruning is not None:
+            self._pruning.cancel()
+            self._pruning = None
+        for known in self._connected.values():
+            known.close()
+        self._readers.close()
         for port in self._opened.values():
             port.close()
-        self._opened.clear()
+        for table in (self._connected, self._beside, self._opened):
+            table.clear()
 
     # -- the pool ------------------------------------------------------------------------------
 
     def tend(self) -> None:
         """Close what clients have given back, and open what others will need."""
         data = self._serving.data
+        if data.closed:
+            self._prune()
         for address in data.closed:
             port = self._opened.pop(address, None)
             if port is not None:
@@ -118,27 +147,21 @@ class RelayPorts:
 
         Called with the datagram, its source and its SPI.
         """
-        clients, resolve, now = self._up, self._resolve, self._clock
+        clients, pass_on = self._up, self._pass_on
 
         def pass_up(data: bytes, source: Address, spi: int) -> bool:
             flows = clients.get(source)
             flow = flows.get(spi) if flows is not None else None
             if flow is None:
                 return False
-            account, size = flow.account, len(data)
-            if account.packets_left >= 1 and account.bytes_left >= size:
-                account.packets_left -= 1
-                account.bytes_left -= size
-            elif not account.pays(size, now):
-                return True
-            (flow.send or resolve(flow))(data, flow.to)
+            pass_on(flow, data)
             return True
 
         return pass_up
 
-    def _down_at(self, door: "_Door") -> Callable[[bytes, Address], None]:
+    def _down_at(self, door: "_Door") -> OnDatagram:
         """What passes on whatever came at a relayed address."""
-        relayed, resolve, now, other = self._down, self._resolve, self._clock, self._other
+        relayed, pass_on, other = self._down, self._pass_on, self._other
 
         def pass_down(data: bytes, source: Address) -> None:
             peers = relayed.get(door.address)
@@ -146,16 +169,26 @@ class RelayPorts:
             flow = flows.get(int.from_bytes(data[:4], "big")) if flows is not None else None
             if flow is None:
                 other(data, source, door.address)
-                return
-            account, size = flow.account, len(data)
-            if account.packets_left >= 1 and account.bytes_left >= size:
-                account.packets_left -= 1
-                account.bytes_left -= size
-            elif not account.pays(size, now):
-                return
-            (flow.send or resolve(flow))(data, flow.to)
+            else:
+                pass_on(flow, data)
 
         return pass_down
+
+    def _pass_on(self, flow: Flow, data: bytes) -> None:
+        """Send it on, if the flow's account has something left."""
+        if not flow.account.pays(len(data), self._now):
+            return
+        if flow.push is None:
+            self._without(flow, data)
+            return
+        try:
+            flow.push(data)
+        except OSError:  # no room, or news of what was sent before
+            self._without(flow, data)
+
+    def _without(self, flow: Flow, data: bytes) -> None:
+        """Send through the port itself."""
+        (flow.send or self._resolve(flow))(data, flow.to)
 
     def _other(self, data: bytes, source: Address, relayed: Address) -> None:
         """Control packets go through the engine, if the address is somebody's."""
@@ -166,11 +199,87 @@ class RelayPorts:
             self._counters["relayed ESP without permission"] += 1
 
     def _resolve(self, flow: Flow) -> Send:
+        """A flow has begun, or its client has moved."""
         flow.send = self.sender(flow.source) or self._find(flow.source, flow.to)
+        flow.push = self._connect(flow)
         return flow.send
 
-    def _clock(self) -> float:
-        return self._now()
+    # -- connected sockets ---------------------------------------------------------------------
+
+    def _connect(self, flow: Flow) -> Callable[[bytes], int] | None:
+        """A socket for where the flow goes, which also takes what comes from there."""
+        relayed = flow.source if flow.source in self._opened else None
+        known = self._connected.get((relayed, flow.to))
+        room = len(self._connected) < CONNECTED_MAX and self._beside[relayed] < BESIDE_MAX
+        if known is None and room:
+            known = self._open_towards(relayed, flow)
+        return known.push if known is not None else None
+
+    def _open_towards(self, relayed: Address | None, flow: Flow) -> Towards | None:
+        at: Mapping[Address, Mapping[int, Flow]]
+        if relayed is None:
+            port, at = self._port(flow.source, flow.to), self._up
+        else:
+            port, at = self._opened[relayed], self._down[relayed]
+        if not isinstance(port, UdpPort):  # simulated, or not always the same
+            return None
+        reader = partial(self._reader, at, flow.to, port)
+        known = port.towards(flow.to, reader, self._readers)
+        if known is not None:
+            self._connected[relayed, flow.to] = known
+            self._beside[relayed] += 1
+            if self._pruning is None:
+                loop = asyncio.get_running_loop()
+                self._pruning = loop.call_later(_PRUNE, self._prune_again)
+        return known
+
+    def _reader(
+        self,
+        at: Mapping[Address, Mapping[int, Flow]],
+        source: Address,
+        port: UdpPort,
+        receive: Receive,
+    ) -> Callable[[], None]:
+        """What passes on whatever came from ``source``; the port takes the rest."""
+        find, pass_on, again = at.get, self._pass_on, self._without
+
+        def read() -> None:
+            try:
+                data = receive(_LONGEST)
+            except OSError:  # nothing after all, or an ICMP message
+                return
+            flows = find(source)
+            flow = flows.get(int.from_bytes(data[:4], "big")) if flows is not None else None
+            if flow is None:
+                port.on_datagram(data, source)
+                return
+            push, account, size = flow.push, flow.account, len(data)
+            if push is None or account.packets_left < 1 or account.bytes_left < size:
+                pass_on(flow, data)
+                return
+            account.packets_left -= 1  # as ``pass_on`` does: one call less for most packets
+            account.bytes_left -= size
+            try:
+                push(data)
+            except OSError:
+                again(flow, data)
+
+        return read
+
+    def _prune(self) -> None:
+        """Close what no flow goes through any more."""
+        for (relayed, to), known in list(self._connected.items()):
+            used = to in self._up if relayed is None else to in self._down.get(relayed, ())
+            if not used:
+                known.close()
+                del self._connected[relayed, to]
+                self._beside[relayed] -= 1
+
+    def _prune_again(self) -> None:
+        self._prune()
+        self._pruning = None
+        if self._connected:
+            self._pruning = asyncio.get_running_loop().call_later(_PRUNE, self._prune_again)
 
 
 class _Door:

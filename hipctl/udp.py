@@ -14,7 +14,10 @@ from typing import Any, Protocol
 
 from hipctl.actions import Address
 from hipctl.errors import HostConfigRefused, NoSuchAddress
+from hipctl.readers import Readers
 
+_LONGEST = 65_535  # bytes of a datagram
+_MOST_BETWEEN = 1_024  # datagrams; it takes microseconds
 RECEIVE_BUFFER = 4 * 2**20  # bytes asked of the kernel; a burst of fragments must not overrun it
 MOST_WAITING = 2**16  # bytes of a port for which the kernel has no room: one fragmented datagram
 
@@ -57,6 +60,38 @@ class DatagramPort(Protocol):
         """
 
 
+Receive = Callable[[int], bytes]
+"""``receive(most bytes)``; raises OSError."""
+Reader = Callable[[Receive], Callable[[], None]]
+"""``reader(receive)``: what reads one datagram and does something with it."""
+
+
+class Towards:
+    """A socket of a port for what comes from and goes to one address only, connected to it.
+
+    The kernel sends through it without looking for a route each time, and tells nobody's address
+    when something comes: worth it where much does.
+
+    Attributes:
+        push: sends; raises OSError where ``DatagramPort.send`` would count.
+    """
+
+    __slots__ = ("_readers", "_sock", "push")
+
+    def __init__(self, sock: socket.socket, reader: Reader, readers: Readers) -> None:
+        """Begin to read; raises OSError as ``Readers.add`` does."""
+        self._sock = sock
+        self._readers = readers
+        self.push: Callable[[bytes], int] = sock.send
+        readers.add(sock.fileno(), reader(sock.recv))
+
+    def close(self) -> None:
+        """Close it; what comes from there comes to the port itself again. Harmless when twice."""
+        if self._sock.fileno() >= 0:
+            self._readers.remove(self._sock.fileno())
+            self._sock.close()
+
+
 OpenPort = Callable[[Address, OnDatagram, Counter[str]], Awaitable[DatagramPort]]
 """``await open_port(address, on_datagram, counters)``; raises HostConfigRefused."""
 
@@ -76,6 +111,9 @@ class UdpPort:
         self._sendto = sock.sendto
         self._counters = counters
         self._transport: Any = None  # a DatagramTransport, of which typeshed knows no buffer
+        self.on_datagram: OnDatagram = lambda data, source: None
+        self._link = 0  # see ``beside``
+        self._sharing = {sock}  # sockets of our number: this one, and those beside it
         host, port = sock.getsockname()[:2]
         self.address: Address = (host, port)
 
@@ -98,35 +136,77 @@ class UdpPort:
 
     def close(self) -> None:
         """See DatagramPort."""
+        self._sharing.discard(self._socket)
         if self._transport:
             self._transport.abort()  # what waits is lost; the address is free at once
             self._transport = None
 
+    def towards(self, to: Address, reader: Reader, readers: Readers) -> Towards | None:
+        """Open a socket beside this one for one address; None: there is none to be had.
+
+        Args:
+            to: whose datagrams it takes from this port.
+            reader: see Reader.
+            readers: calls what it has made.
+        """
+        sock = socket.socket(self._socket.family, socket.SOCK_DGRAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            six = ":" in self.address[0]
+            if six:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if self._link:
+                _leave_through(sock, self._link, six)
+            self._share(sock, self.address)
+            sock.connect(to)
+            self._hand_back(sock)
+            return Towards(sock, reader, readers)
+        except OSError:
+            sock.close()
+            return None
+
+    def _hand_back(self, sock: socket.socket) -> None:
+        """Between its ``bind`` and ``connect`` it has also taken what came from others."""
+        for _ in range(_MOST_BETWEEN):
+            try:
+                data, source = sock.recvfrom(_LONGEST)
+            except BlockingIOError:
+                return
+            self.on_datagram(data, source[:2])
+
     async def beside(self, ip: str, link: int, on_datagram: OnDatagram) -> DatagramPort:
         """See DatagramPort."""
         address = (ip, self.address[1])
-        return await _open(
-            address, on_datagram, self._counters, lambda sock: self._bind(sock, address, link)
-        )
 
-    def _bind(self, sock: socket.socket, address: Address, link: int) -> None:
-        """Bind beside our own socket.
+        def bind(sock: socket.socket) -> None:
+            _leave_through(sock, link, ":" in ip)
+            self._share(sock, address)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
+        port = await _open(address, on_datagram, self._counters, bind)
+        port._link, port._sharing = link, self._sharing
+        self._sharing.add(port._socket)
+        return port
+
+    def _share(self, sock: socket.socket, address: Address) -> None:
+        """Let ``sock`` have our number.
 
         The kernel asks whether ports may be shared when somebody binds: so ours may for that
         moment only, and another program finds them taken.
         """
-        _leave_through(sock, link, ":" in address[0])
-        both = self._socket, sock
-        for each in both:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for each in self._sharing:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(address)
         finally:
-            for each in both:
+            for each in self._sharing:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
     async def receive(self, on_datagram: OnDatagram) -> None:
         """Begin to call ``on_datagram``."""
+        self.on_datagram = on_datagram
         loop = asyncio.get_running_loop()
         kind = _Protocol6 if self._socket.family == socket.AF_INET6 else _Protocol
         self._transport, _ = await loop.create_datagram_endpoint(
