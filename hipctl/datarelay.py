@@ -1,14 +1,18 @@
 """The data relay: an address for each client, and with whom it may speak there (RFC 9028 §4.12).
 
-The shell lends opened ports in advance, so that R2 can name one. ESP is forwarded by two tables of
-plain look-ups, which ``relayports`` does: by the client's address and the SPI, and by the peer's
-address and the SPI. A client names each peer in PEER_PERMISSION, for five minutes; nothing else
-passes, but control packets, which ``relay`` hands on.
+The shell lends opened ports in advance, so that R2 can name one. Behind a router that maps ports
+they all share one (§7.5 would rather not): control packets are told apart by the receiver's HIT,
+data by the peer's address and the SPI, of which the first to name them has the use.
+
+ESP is forwarded by two tables of plain look-ups, which ``relayports`` does: by the client's
+address and the SPI, and by the peer's address and the SPI. A client names each peer in
+PEER_PERMISSION, for five minutes; nothing else passes, but control packets, which ``relay`` hands
+on.
 """
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +20,7 @@ from hipctl import params
 from hipctl.actions import Address, Pair
 from hipctl.constants import PERMISSION_LIFETIME, SPI_RESERVED, RegistrationType
 from hipctl.errors import Rejected
+from hipctl.identity import Hit
 from hipctl.registrar import Account, Client
 
 PERMISSIONS_MAX: Final = 64  # of one client
@@ -23,6 +28,7 @@ PORTS_MAX: Final = 4_096  # that wait to be used
 _UDP: Final = 17
 
 Send = Callable[[bytes, Address], None]
+_NOBODY: Final[Mapping[Hit, Client]] = {}
 Named = tuple[Address, int, int]
 """(the peer's address, SPI to the peer, SPI from the peer)."""
 
@@ -75,6 +81,7 @@ class DataRelay:
         down: relayed address -> peer's address -> SPI -> flow to the client.
         closed: relayed addresses that nobody uses any more: for the shell, to close them.
         changed: one was taken or given back since the shell was told.
+        shared: the address that all share; None: each has its own.
     """
 
     def __init__(self, ours: Container[int], counters: Counter[str]) -> None:
@@ -88,10 +95,11 @@ class DataRelay:
         self.down: dict[Address, dict[Address, dict[int, Flow]]] = {}
         self.closed: list[Address] = []
         self.changed = False
+        self.shared: Address | None = None
         self._ours = ours
         self._counters = counters
         self._free: deque[Address] = deque()
-        self._owners: dict[Address, Client] = {}
+        self._owners: dict[Address, dict[Hit, Client]] = {}
         self._permissions: dict[Pair, dict[Named, Permission]] = {}
         self._alarms: list[tuple[float, int, Pair, Named]] = []
         self._alarm_number = 0
@@ -103,29 +111,47 @@ class DataRelay:
         if len(self._free) < PORTS_MAX and address not in self._owners:
             self._free.append(address)
 
-    def retract(self, address: Address) -> None:
-        """The port is not there any more."""
-        if address in self._free:
-            self._free.remove(address)
+    def share(self, address: Address | None) -> None:
+        """Let all clients have this one from now on; those who have another one have to go first.
+
+        Nobody is lent an address of its own until it is None again.
+        """
+        for unused in (*self._free, *([self.shared] if self.shared is not None else ())):
+            self._owners.pop(unused, None)
+            self.down.pop(unused, None)
+        self.closed += self._free
+        self._free.clear()
+        self.shared = address
+        self.changed = True
+        if address is not None:
+            self._owners[address] = {}
+            self.down[address] = {}
 
     @property
     def free(self) -> int:
         """Addresses that wait for a client."""
         return len(self._free)
 
-    def owner(self, relayed: Address) -> Client | None:
-        """Whose relayed address it is."""
-        return self._owners.get(relayed)
+    def lent(self, address: Address) -> bool:
+        """Whether it is a relayed address."""
+        return address in self._owners
+
+    def owner(self, relayed: Address, hit: Hit) -> Client | None:
+        """Whose relayed address it is, of clients with that HIT."""
+        return self._owners.get(relayed, _NOBODY).get(hit)
 
     def open(self, client: Client) -> Address | None:
         """See ``registrar.Opener``."""
-        if not self._free:
-            self._counters["no relayed address left"] += 1
-            return None
+        address = self.shared
+        if address is None:
+            if not self._free:
+                self._counters["no relayed address left"] += 1
+                return None
+            address = self._free.popleft()
+            self._owners[address] = {}
+            self.down[address] = {}
         self.changed = True
-        address = self._free.popleft()
-        self._owners[address] = client
-        self.down[address] = {}
+        self._owners[address][client.hit] = client
         self._permissions[client.pair] = {}
         return address
 
@@ -133,10 +159,15 @@ class DataRelay:
         """See ``registrar.Opener``; the number isn't used again (RFC 9028 §7.5)."""
         self.deactivate(client)
         self._permissions.pop(client.pair, None)
-        if client.relayed is not None:
-            del self._owners[client.relayed], self.down[client.relayed]
-            self.closed.append(client.relayed)
-            self.changed = True
+        relayed = client.relayed
+        if relayed is None:
+            return
+        self.changed = True
+        if relayed != self.shared:
+            del self._owners[relayed], self.down[relayed]
+            self.closed.append(relayed)
+        elif self._owners[relayed].get(client.hit) is client:
+            del self._owners[relayed][client.hit]
 
     # -- permissions ---------------------------------------------------------------------------
 
@@ -162,7 +193,7 @@ class DataRelay:
             return
         if asked.spi_out in self._ours:
             raise Rejected("SPI conflict")
-        self._check(client, relayed, named)
+        self._check(client, relayed, named, account)
         if len(permissions) >= PERMISSIONS_MAX:
             oldest = min(permissions, key=lambda known: permissions[known].expires)
             self._remove(client, oldest)
@@ -173,13 +204,16 @@ class DataRelay:
         self._file(client, named, permission)
         self._alarm(permission, client.pair, named)
 
-    def _check(self, client: Client, relayed: Address, named: Named) -> None:
-        """Whether the outbound SPI leads nowhere else (RFC 9028 §4.12.3).
+    def _check(self, client: Client, relayed: Address, named: Named, account: Account) -> None:
+        """Whether neither SPI leads elsewhere (RFC 9028 §4.12.3).
 
         With the same inbound SPI it is the same peer, elsewhere now: the newest address counts.
         While an association gets new keys, its peer has two SPIs either way.
         """
         peer, spi_out, spi_in = named
+        there = self.down[relayed].get(peer, {}).get(spi_in)
+        if there is not None and there.account is not account:
+            raise Rejected("SPI conflict")
         for other in list(self._permissions[client.pair]):
             if other[1] != spi_out or other[0] == peer:
                 continue
@@ -196,12 +230,14 @@ class DataRelay:
         path, (peer, spi_out, spi_in) = client.path, named
         if path is None or client.relayed is None:
             return
-        flows = self.up.setdefault(path.to, {})
-        if spi_out in flows and not _shared(flows[spi_out], client, peer):
+        flows, down = self.up.get(path.to, {}), permission.down
+        there = self.down[client.relayed].get(peer, {}).get(spi_in, down)
+        if there.account is not down.account or (
+            spi_out in flows and not _shared(flows[spi_out], client, peer)
+        ):
             self._counters["SPI conflict"] += 1
             return
-        flows[spi_out] = permission.up
-        down = permission.down
+        self.up.setdefault(path.to, flows)[spi_out] = permission.up
         down.to, down.source, down.send, down.push = path.to, path.source, None, None
         self.down[client.relayed].setdefault(peer, {})[spi_in] = down
         permission.at = path.to

@@ -59,7 +59,7 @@ from hipctl.mapped import Mapped
 from hipctl.portmap import OnChange as OnMapped
 from hipctl.portmap import PortMapper
 from hipctl.ports import ANYWHERE, Ports, Send
-from hipctl.relayports import RelayPorts
+from hipctl.relayports import Here, RelayPorts
 from hipctl.roaming import Roaming, Watch
 from hipctl.sansio import Driver
 from hipctl.solver import Solver
@@ -136,7 +136,12 @@ class LocalHost:
         self._ours: Sequence[Address] = ()
         self._waking = Waking(self._on_woke)
         relayed = RelayPorts(
-            self.engine, open_port, self._main_port, self._ports.port, self._counters
+            self.engine,
+            open_port,
+            self._main_port,
+            self._counters,
+            port=self._ports.port,
+            map_port=self._map_port if self._config.port_mapping else None,
         )
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
         self._lan: Lan | None = None
@@ -198,6 +203,7 @@ class LocalHost:
         await self._solver.close()
         if self._mapper is not None:
             await self._mapper.close()
+        await self.services.ports.closed()
         await asyncio.sleep(0)  # transports close in the loop's next iteration
 
     # interface.Host
@@ -464,11 +470,18 @@ class LocalHost:
             return self._ports.path(source, to)
         return self._ports.send6 if ":" in to[0] else self._ports.send4
 
-    def _relay_at(self) -> str | None:
-        """At which IP address of ours others reach relayed addresses: rather an IPv4 one."""
-        found = [*self._config.announce, *self._ports.reachable(True, self._now())]
-        ips = sorted((ip for ip, _ in found), key=lambda ip: ":" in ip)
-        return ips[0] if ips else None
+    def _relay_at(self) -> Here | None:
+        """At which IP address others reach relayed addresses: rather an IPv4 one.
+
+        And whether a router has to be asked; then, the address is its.
+        """
+        now, at = self._now(), [(ip, False) for ip, _ in self._config.announce]
+        if not at:
+            mapped = [ip for (ip, _), _ in self.engine.mapped]
+            own = [ip for ip, _ in self._ports.reachable(False, now) if ip not in mapped]
+            at = [(ip, True) for ip in mapped] + [(ip, False) for ip in own]
+        at = at or [(ip, False) for ip, _ in self._ports.reachable(True, now)]
+        return min(at, key=lambda each: ":" in each[0], default=None)
 
     def _on_other(self, data: bytes, source: Address, spi: int) -> None:
         if not spi and len(data) > len(_NON_ESP):
@@ -535,6 +548,7 @@ class LocalHost:
         self._ours = ours
         if self._mapper is not None:
             self._mapper.moved(ours)
+        self.services.ports.moved([ip for ip, _ in ours])
         self._waking.look()
         private = self._config.private_locators
         told = [each for each in ours if private or contacts.is_public(each[0])]
@@ -562,6 +576,8 @@ class LocalHost:
         """Routers let others reach us so from now on."""
         if self._open:
             self.engine.set_mapped([(each.external, each.internal) for each in mapped])
+            self._know_own_addresses()
+            self.services.ports.tend()
             self._tell_contact()
 
     def _on_woke(self, seconds: float) -> None:
@@ -578,7 +594,8 @@ class LocalHost:
     def _know_own_addresses(self) -> None:
         """The relay sends nothing to ourselves."""
         found = self._ports.reachable(True, self._now())
-        ours = {*self._ports.addresses, *found, *self._config.announce}
+        mapped = [outer for outer, _ in self.engine.mapped]
+        ours = {*self._ports.addresses, *found, *self._config.announce, *mapped}
         self.engine.serving.relay.ours = frozenset(ours)
 
     def _log_keys(self, line: str) -> None:

@@ -363,6 +363,19 @@ class Registrar:
 
     # -- what ends -----------------------------------------------------------------------------
 
+    def end_elsewhere(self, relayed: Address | None) -> list[tuple[Pair, params.RegResponse]]:
+        """End the data relay for whoever has another relayed address than this one.
+
+        Returns:
+            Who has to be told, and how.
+        """
+        kind = RegistrationType.RELAY_UDP_ESP
+        clients = [*self._by_type[kind].values()]
+        gone = [client for client in clients if client.relayed != relayed]
+        for client in gone:
+            self._end(client, kind)
+        return [(client.pair, params.RegResponse(0, (kind,))) for client in gone]
+
     def _end_if_any(self, pair: Pair, kind: int) -> None:
         client = self._clients.get(pair)
         if client is not None:
@@ -442,6 +455,10 @@ class Registrar:
     def count(self, kind: RegistrationType) -> int:
         """How many are registered for that."""
         return len(self._by_type[kind])
+
+    def offers(self, kind: RegistrationType) -> bool:
+        """Whether we offer that at all."""
+        return kind in self._offers
 
     def room(self, kind: RegistrationType) -> int:
         """How many more may register for that."""

@@ -117,8 +117,8 @@ class Relay:
             MalformedPacket: it is not well formed.
             Rejected: it is not forwarded.
         """
-        client = self._data.owner(relayed)
-        if client is None or packet.receiver != client.hit:
+        client = self._data.owner(relayed, packet.receiver)
+        if client is None:
             raise Rejected("not for the relayed address's client")
         return self._to_client(packet, client, _ESP, source, None, now)
 
@@ -234,7 +234,7 @@ class Relay:
         asked for the client.
         """
         ip, port = to
-        if not port or not one_host(ip) or to in self.ours or self._data.owner(to) is not None:
+        if not port or not one_host(ip) or to in self.ours or self._data.lent(to):
             return False
         known = self._seen.get(client.hit, _NOBODY).get(to)
         if known is not None and now - known[0] < SEEN_SECONDS:

@@ -7,14 +7,16 @@ flows, it has sockets of its own, connected to the client and to the peer.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from hipctl.actions import Action, Address
+from hipctl.constants import RegistrationType
 from hipctl.datarelay import Flow, Send
 from hipctl.engine import Engine
 from hipctl.errors import HostConfigRefused, NoSuchAddress
 from hipctl.readers import Readers
+from hipctl.sharedport import MapPort, SharedPort
 from hipctl.udp import DatagramPort, OnDatagram, OpenPort, Receive, Towards, UdpPort
 
 _log = logging.getLogger(__name__)
@@ -29,9 +31,13 @@ Find = Callable[[Address | None, Address], Send]
 Port = Callable[[Address | None, Address], DatagramPort | None]
 """``port(source, to)``: see ``Ports.port``."""
 
+Here = tuple[str, bool]
+"""(IP address at which peers reach relayed addresses, whether a router has to open each port)."""
+
 CONNECTED_MAX = 512  # sockets; what passes without one costs a little more
 BESIDE_MAX = 128  # of one port: kernels before Linux 6.13 look through all of them
 _PRUNE = 10.0  # seconds between looks for those that nobody needs any more
+_NOWHERE: Address = ("", 0)
 _LONGEST = 65_535  # bytes of a datagram
 
 
@@ -43,10 +49,21 @@ class RelayPorts:
         engine: Engine,
         open_port: OpenPort,
         find: Find,
-        port: Port,
         counters: Counter[str],
+        *,
+        port: Port,
+        map_port: MapPort | None = None,
     ) -> None:
-        """Set up; nothing is open before the engine offers the service."""
+        """Set up; nothing is open before the engine offers the service.
+
+        Args:
+            engine: whose clients they serve.
+            open_port: opens UDP ports.
+            find: see Find.
+            counters: of what is dropped.
+            port: see Port.
+            map_port: asks routers for mappings; None: nobody does.
+        """
         self._engine = engine
         self._serving = engine.serving
         self._up = engine.serving.data.up
@@ -55,24 +72,30 @@ class RelayPorts:
         self._find = find
         self._port = port
         self._counters = counters
+        self._shared: SharedPort | None = None
+        if map_port is not None:
+            self._shared = SharedPort(open_port, map_port, counters, self._on_address)
+        self._at_router = _Door()
+        self._ips: Sequence[str] = ()
+        self._farewell: asyncio.Task[None] | None = None
         self._opened: dict[Address, DatagramPort] = {}
         self._connected: dict[tuple[Address | None, Address], Towards] = {}
         self._beside: Counter[Address | None] = Counter()  # how many, by relayed address
         self._readers = Readers()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._here: Callable[[], str | None] = lambda: None
+        self._here: Callable[[], Here | None] = lambda: None
         self._now: Callable[[], float]
         self._feed: Feed
         self._pruning: asyncio.TimerHandle | None = None
 
-    def start(self, now: Callable[[], float], feed: Feed, here: Callable[[], str | None]) -> None:
+    def start(self, now: Callable[[], float], feed: Feed, here: Callable[[], Here | None]) -> None:
         """From now on there is a clock and a driver of the engine.
 
         Args:
             now: monotonic seconds.
             feed: runs an input of the engine.
-            here: the IP address at which peers reach relayed addresses; None: nowhere.
+            here: see Here; None: nowhere.
         """
         self._now, self._feed, self._here = now, feed, here
         self._closed = False
@@ -89,10 +112,23 @@ class RelayPorts:
         for known in self._connected.values():
             known.close()
         self._readers.close()
+        if self._shared is not None:
+            self._farewell = self._shared.close()
         for port in self._opened.values():
             port.close()
         for table in (self._connected, self._beside, self._opened):
             table.clear()
+
+    async def closed(self) -> None:
+        """After ``close``: wait until routers were told, which they may be slow to hear."""
+        if self._farewell is not None:
+            await self._farewell
+
+    def moved(self, ips: Sequence[str]) -> None:
+        """We are at these IP addresses now, the one to prefer first."""
+        self._ips = ips
+        if self._shared is not None:
+            self._shared.moved(ips)
 
     # -- the pool ------------------------------------------------------------------------------
 
@@ -106,18 +142,53 @@ class RelayPorts:
             if port is not None:
                 port.close()
         data.closed.clear()
-        if self._task is None and not self._closed and self._serving.ports_wanted:
+        if self._task is None and not self._closed and (self._share() or self._wanting()):
             self._task = asyncio.get_running_loop().create_task(self._fill(), name="relay ports")
             self._task.add_done_callback(self._filled)
 
+    def _wanting(self) -> str | None:
+        """At which IP address we want one more port that is for one client only."""
+        here = self._here() if self._serving.ports_wanted else None
+        return None if here is None or self._behind(here) else here[0]
+
+    def _behind(self, here: Here) -> bool:
+        return here[1] and self._shared is not None
+
+    def _share(self) -> SharedPort | None:
+        """The port that all clients are to share, if it is not open yet."""
+        if not self._serving.registrar.offers(RegistrationType.RELAY_UDP_ESP):
+            return None
+        here, shared = self._here(), self._shared
+        if here is None or not self._behind(here) or shared is None or shared.port is not None:
+            return None
+        return shared
+
     async def _fill(self) -> None:
-        while self._serving.ports_wanted and (ip := self._here()) is not None:
-            try:
+        try:
+            if (shared := self._share()) is not None and (here := self._here()) is not None:
+                await shared.open(":" in here[0], self._down_at(self._at_router), self._ips)
+            while (ip := self._wanting()) is not None:
                 await self._lend(ip)
-            except (HostConfigRefused, OSError) as error:
-                self._counters["relay port not opened"] += 1
-                _log.warning("no more relayed addresses: %s", error)
-                return
+        except (HostConfigRefused, OSError) as error:
+            self._counters["relay port not opened"] += 1
+            _log.warning("no more relayed addresses: %s", error)
+
+    def _on_address(self, address: Address | None) -> None:
+        """A router lets others reach the shared port there from now on."""
+        shared, door = self._shared, self._at_router
+        self._opened.pop(door.address, None)
+        door.address = address or _NOWHERE
+        if address is not None and shared is not None and shared.port is not None:
+            self._opened[address] = shared.port
+        if not self._closed:
+            serving = self._serving
+
+            def share(now: float) -> Iterable[Action]:
+                serving.share(address, now)
+                return ()
+
+            self._feed(share)
+            self._prune()
 
     def _filled(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
@@ -288,4 +359,4 @@ class _Door:
     __slots__ = ("address",)
 
     def __init__(self) -> None:
-        self.address: Address = ("", 0)
+        self.address: Address = _NOWHERE

@@ -82,8 +82,22 @@ class Serving:
     @property
     def ports_wanted(self) -> int:
         """How many more relayed addresses there should be at hand."""
+        if self.data.shared is not None:
+            return 0
         room = self.registrar.room(RegistrationType.RELAY_UDP_ESP)
         return max(0, min(_PORTS_AT_HAND, room) - self.data.free)
+
+    def share(self, address: Address | None, now: float) -> None:
+        """All clients of the data relay share this relayed address from now on; None: none.
+
+        Who has another one is told that it is not served any more, and may register again.
+        """
+        if address == self.data.shared:
+            return
+        ended = self.registrar.end_elsewhere(address)
+        self.data.share(address)
+        self._news |= dict(ended)
+        self._news_at = now
 
     def served(self) -> list[Served]:
         """See ``interface.Host``."""

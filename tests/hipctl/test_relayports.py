@@ -72,7 +72,9 @@ class Place:
         self.others: list[tuple[bytes, Address]] = []  # that the relay itself is to take
         self.engine = Engine([IDENTITY], EngineConfig(), os.urandom)
         self.main = Ports(open_udp, self._take, self.counters)
-        self.relay = RelayPorts(self.engine, open_udp, self._find, self.main.port, self.counters)
+        self.relay = RelayPorts(
+            self.engine, open_udp, self._find, self.counters, port=self.main.port
+        )
         self._up = self.relay.up()
         self.home = udp(ip)
         self.peers: list[socket.socket] = []
@@ -88,7 +90,7 @@ class Place:
         loop = asyncio.get_running_loop()
         await self.main.open([(self.ip, 0)])
         self.at = self.main.addresses[0]
-        self.relay.start(loop.time, lambda step: None, lambda: self.ip)
+        self.relay.start(loop.time, lambda step: None, lambda: (self.ip, False))
         self.engine.serving.offer({ESP: Offer(clients=1)}, (), loop.time())
         self.relay.tend()
         await until(lambda: self.data.free)
