@@ -108,7 +108,10 @@ class DataRelay:
 
     def lend(self, address: Address) -> None:
         """The shell has opened a port there that a client may have."""
-        if len(self._free) < PORTS_MAX and address not in self._owners:
+        if self.shared is not None:
+            self.closed.append(address)
+            self.changed = True
+        elif len(self._free) < PORTS_MAX and address not in self._owners:
             self._free.append(address)
 
     def share(self, address: Address | None) -> None:

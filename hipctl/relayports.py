@@ -142,9 +142,9 @@ class RelayPorts:
             if port is not None:
                 port.close()
         data.closed.clear()
-        if self._task is None and not self._closed and (self._share() or self._wanting()):
+        idle = self._task is None or self._task.done()
+        if idle and not self._closed and (self._share() or self._wanting()):
             self._task = asyncio.get_running_loop().create_task(self._fill(), name="relay ports")
-            self._task.add_done_callback(self._filled)
 
     def _wanting(self) -> str | None:
         """At which IP address we want one more port that is for one client only."""
@@ -165,10 +165,14 @@ class RelayPorts:
 
     async def _fill(self) -> None:
         try:
-            if (shared := self._share()) is not None and (here := self._here()) is not None:
-                await shared.open(":" in here[0], self._down_at(self._at_router), self._ips)
-            while (ip := self._wanting()) is not None:
-                await self._lend(ip)
+            while True:
+                ip = self._wanting()
+                if (shared := self._share()) is not None and (here := self._here()) is not None:
+                    await shared.open(":" in here[0], self._down_at(self._at_router), self._ips)
+                elif ip is not None:
+                    await self._lend(ip)
+                else:
+                    return
         except (HostConfigRefused, OSError) as error:
             self._counters["relay port not opened"] += 1
             _log.warning("no more relayed addresses: %s", error)
@@ -189,10 +193,6 @@ class RelayPorts:
 
             self._feed(share)
             self._prune()
-
-    def _filled(self, task: asyncio.Task[None]) -> None:
-        if self._task is task:
-            self._task = None
 
     async def _lend(self, ip: str) -> None:
         door = _Door()
