@@ -202,11 +202,62 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS)
+def test_where_they_share_an_address_peers_and_spis_tell_clients_apart() -> None:
+    data = relay()
+    data.share(RELAYED)
+    assert data.free == 0
+    assert len(data.closed) == 4, "nobody is to have those any more"
+    data.closed.clear()
+    a, b = client(data, 1), client(data, 2, ("198.51.100.2", 40_000))
+    assert a.relayed == b.relayed == RELAYED
+    assert (data.owner(RELAYED, a.hit), data.owner(RELAYED, b.hit)) == (a, b)
+    assert data.owner(RELAYED, Hit(bytes(16))) is None
+    data.permit(a, permission(a), 0.0)
+    data.permit(b, permission(b, into=2001), 0.0)
+    down = data.down[RELAYED][PEER]
+    assert {spi: flow.account for spi, flow in down.items()} == {
+        2000: a.accounts[ESP],
+        2001: b.accounts[ESP],
+    }
+    data.close(a)
+    assert data.owner(RELAYED, a.hit) is None
+    assert [*data.down[RELAYED][PEER]] == [2001]
+    assert data.lent(RELAYED)
+    assert not data.closed
+
+
+def test_nobody_takes_another_s_data_where_they_share_an_address() -> None:
+    data = relay()
+    data.share(RELAYED)
+    a, b = client(data, 1), client(data, 2, ("198.51.100.2", 40_000))
+    data.permit(a, permission(a), 0.0)
+    with pytest.raises(Rejected, match="SPI conflict"):
+        data.permit(b, permission(b, out=3000), 0.0)
+    assert data.down[RELAYED][PEER][2000].account is a.accounts[ESP]
+    assert data.up.keys() == {HOME}
+    data.deactivate(a)
+    data.permit(b, permission(b, out=3000), 0.0)
+    assert data.down[RELAYED][PEER][2000].account is b.accounts[ESP]
+
+
+def test_an_address_that_came_too_late_is_given_back() -> None:
+    data = relay()
+    data.share(RELAYED)
+    late = (RELAYED[0], 50_100)
+    data.lend(late)
+    assert data.free == 0
+    assert late in data.closed
+    data.share(None)
+    data.lend((RELAYED[0], 50_101))
+    assert client(data).relayed == (RELAYED[0], 50_101)
+
+
+@given(STEPS, st.booleans())
 def test_tables_hold_what_is_permitted_and_nothing_else(
-    steps: list[tuple[str, int, int, int, int]],
+    steps: list[tuple[str, int, int, int, int]], shared: bool
 ) -> None:
     data, now = relay(), 0.0
+    data.share(RELAYED if shared else None)
     clients = [client(data, n, (HOME[0], HOME[1] + n // 2)) for n in range(3)]
     for step in steps:
         now = do(data, clients, now, *step)
@@ -215,14 +266,19 @@ def test_tables_hold_what_is_permitted_and_nothing_else(
         assert max(len(ups), len(downs)) <= sum(data.count(each) for each in clients)
         homes = {each.path.to for each in clients if each.path is not None}
         assert data.up.keys() <= homes
-        assert data.down.keys() == {each.relayed for each in clients if each.relayed}
+        opened = {each.relayed for each in clients if each.relayed}
+        assert data.down.keys() == opened | ({RELAYED} if shared else set())
+        paying = [each.accounts[ESP] for each in clients if each.relayed]
+        assert all(flow.account in paying for flow in (*ups, *downs))
         assert (data.deadline() is not None) >= any(data.count(each) for each in clients)
     for each in clients:
         if each.relayed:
             data.close(each)
     data.on_time(now + 1e6, lambda _: None)
+    data.share(None)
     assert not data.up
     assert not data.down
+    assert not data.lent(RELAYED)
     assert data.deadline() is None
 
 

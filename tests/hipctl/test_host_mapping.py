@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hipctl import ContactChanged, Event, HostConfig, HostIdentity, LocalHost
+from hipctl import (
+    ContactChanged,
+    EngineConfig,
+    Event,
+    HostConfig,
+    HostIdentity,
+    LocalHost,
+    Offer,
+    RegistrationEnded,
+    RegistrationType,
+)
 from hipctl.contact import contact_from_addresses
 from hipctl.interfaces import OnChange
 from hipctl.mapped import Address, Mapped, Protocol
@@ -146,5 +156,93 @@ def test_simulated_ports_ask_no_real_router() -> None:
         machine = Machine(HOME[0])
         async with LocalHost([KEY], open_port=Net().open, watch=machine.watch) as host:
             assert host.reachability().routers == ()
+
+    simulate(run)
+
+
+RELAYED: Address = ("5.9.1.1", 40_000)
+ELSEWHERE: Address = ("5.9.1.99", 40_001)
+ESP = RegistrationType.RELAY_UDP_ESP
+
+
+def at(address: Address, port: int) -> Mapped:
+    return Mapped(address, (HOME[0], port), Protocol.PCP, "10.0.0.254", 7_200.0, 7_200.0)
+
+
+def test_behind_a_router_clients_share_one_relayed_port_that_it_maps() -> None:
+    async def scenario(host: LocalHost, machine: Machine, routers: list[Router]) -> None:
+        data = host.engine.serving.data
+        host.offer({ESP: Offer()})
+        await asyncio.sleep(0.1)
+        assert len(routers) == 1, "nothing is to be asked for yet"
+        routers[0].make(MADE)
+        await asyncio.sleep(0.1)
+        _, router = routers
+        assert router.did == [("start", [(HOME[0], router.port)])]
+        assert data.shared is None
+        router.make(at(RELAYED, router.port))
+        assert data.shared == RELAYED
+        assert data.free == 0
+        machine.tell([LinkAddress("10.7.0.1", 3)])
+        await asyncio.sleep(0.1)
+        assert router.did[1:] == [("moved", [("10.7.0.1", router.port)])]
+        router.make(at(ELSEWHERE, router.port), at(RELAYED, router.port))
+        assert data.shared == RELAYED, "it is still there"
+        router.make()
+        assert data.shared is None
+
+    _, router = with_host(scenario)
+    assert router.did[-1] == "close"
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"announce": (OUTER,)}, {"port_mapping": False}], ids=["announced", "not asked"]
+)
+def test_where_no_router_is_asked_each_has_its_own(chosen: dict[str, Any]) -> None:
+    async def scenario(host: LocalHost, machine: Machine, routers: list[Router]) -> None:
+        host.offer({ESP: Offer()})
+        if routers:
+            routers[0].make(MADE)
+        await asyncio.sleep(0.1)
+        assert len(routers) <= 1
+        assert host.engine.serving.data.shared is None
+        assert host.engine.serving.data.free
+
+    with_host(scenario, **chosen)
+
+
+def test_a_client_whose_relayed_address_is_no_more_is_told_and_gets_another() -> None:
+    async def run() -> None:
+        net, routers = Net(), list[Router]()
+
+        def map_port(port: int, on_change: OnMapped) -> Router:
+            routers.append(Router(port, on_change))
+            return routers[-1]
+
+        machine, config = Machine(HOME[0]), HostConfig(engine=EngineConfig(k=1))
+        named = HostConfig(listen=(("10.0.0.2", 10_500),), engine=EngineConfig(k=1))
+        other = HostIdentity(ec.derive_private_key(6, ec.SECP256R1()))
+        async with (
+            LocalHost(
+                [KEY], config, open_port=net.open, watch=machine.watch, map_port=map_port
+            ) as host,
+            LocalHost([other], named, open_port=net.open) as client,
+        ):
+            events: list[Event] = []
+            client.watch(events.append)
+            host.offer({ESP: Offer()})
+            routers[0].make(MADE)
+            await asyncio.sleep(0.1)
+            routers[1].make(at(RELAYED, routers[1].port))
+            client.learn(KEY.hit, contact_from_addresses([HOME]))
+            [row] = await client.register(KEY.hit, [ESP])
+            assert row.relayed == RELAYED
+            routers[1].make(at(ELSEWHERE, routers[1].port))
+            await asyncio.sleep(2)
+            assert [e.type for e in events if isinstance(e, RegistrationEnded)] == [ESP]
+            assert not host.served()
+            await asyncio.sleep(120)
+            [again] = [each for each in client.registrations() if each.type == ESP]
+            assert again.relayed == ELSEWHERE
 
     simulate(run)
