@@ -7,7 +7,7 @@ standard error, the others still run, and the exit status is 1.
 import subprocess
 import sys
 
-BENCHMARKS = ("hip", "storm", "handover", "overlay", "sip", "media", "peer")
+BENCHMARKS = ("hip", "storm", "handover", "overlay", "sip", "media", "peer", "relay")
 
 
 def main() -> int:

@@ -1,9 +1,14 @@
-"""``relay.cpu``, ``relay.calls`` and ``relay.registrations``: what it costs to serve others.
+"""What it costs to serve others, and what those notice of strangers.
 
 ``relay.cpu``: CPU a relayed packet of 172 bytes, of a host's data relay and of Debian's coturn
 (ChannelData), each a process of its own, under the same load in turn. ``relay.calls``: what 150
 calls of G.711 through the data relay lose, and how much later their packets arrive than straight
-ones. ``relay.registrations``: memory of a host with 2,000 rendezvous registrations.
+ones. ``relay.strangers``: the same calls, while 1,000 packets of strangers come a second to the
+relay's port and to those of its clients, beside a quiet time in the same run.
+
+``relay.registrations``: memory of a host with 2,000 rendezvous registrations. ``relay.flood``: how
+long it takes to reach one of those from a new place, through that host, while strangers send it
+5,000 I1s a second, beside quiet times; ``relay.refresh``: how long a registration takes then.
 """
 
 import asyncio
@@ -16,13 +21,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from benchmarks.bench_peer import cpu, rss
 from benchmarks.report import quantile, report
+from benchmarks.strangers import strangers
 from benchmarks.turn_client import allocate, bind_channel, channel_data
 from hipctl import (
+    EngineConfig,
+    HipError,
     HostConfig,
     HostIdentity,
     LocalHost,
@@ -30,6 +38,7 @@ from hipctl import (
     contact_from_addresses,
 )
 from hipctl.actions import Action
+from hipctl.contact import compose
 from hipctl.identity import Hit
 from hipctl.params import PeerPermission
 
@@ -40,6 +49,10 @@ SIZE = 172  # bytes of a packet
 WINDOW = 4.0  # seconds of a measurement
 ROUNDS = 5
 HOMES, IDENTITIES = 200, 10  # clients of the rendezvous server: addresses, HITs at each
+TAIL = b"through a relay."  # ends every packet, unlike those of strangers
+STRANGE, I1S = 1_000, 5_000  # packets of strangers a second
+VICTIMS = 16  # registered HITs that the flood of I1s is for
+CALLERS, QUIET_ROUNDS = 12, 3
 TIME = slice(-(SIZE - 16), -(SIZE - 24))  # where a packet has its time
 ESP = RegistrationType.RELAY_UDP_ESP
 Address = tuple[str, int]
@@ -54,6 +67,8 @@ class Load:
     pid: int
     flows: list[Flow] = field(default_factory=list)
     receivers: list[socket.socket] = field(default_factory=list)
+    open: list[Address] = field(default_factory=list)  # to strangers
+    hits: list[Hit] = field(default_factory=list)  # of clients
 
 
 def udp() -> socket.socket:
@@ -71,19 +86,21 @@ def stream(flows: Sequence[Flow], receivers: Sequence[socket.socket]) -> tuple[i
         sock.setblocking(False)
         poll.register(sock, select.EPOLLIN)
     delays: list[float] = []
-    clock, rest = time.perf_counter_ns, bytes(SIZE - 24)
+    clock, rest = time.perf_counter_ns, bytes(SIZE - 24 - len(TAIL)) + TAIL
     step = PACE / len(flows)
     began = due = time.perf_counter()
-    sent = 0
-    while (now := time.perf_counter()) < began + WINDOW + 0.3:
+    sent, last = 0, began + WINDOW
+    while (now := time.perf_counter()) < last + 0.3:
         if now >= due and now < began + WINDOW:
             send, to, first = flows[sent % len(flows)]
             send(first + clock().to_bytes(8, "big") + rest, to)
             sent += 1
             due += step
-            continue
         for number, _ in poll.poll(0):
             data = receive[number](2048)
+            if not data.endswith(TAIL):
+                continue
+            last = max(last, now)
             delays.append((clock() - int.from_bytes(data[TIME], "big")) / 1e9)
     poll.close()
     return sent, delays
@@ -112,16 +129,16 @@ def start_server(stack: ExitStack) -> tuple[int, Hit, Address]:
 
 async def permit(
     stack: AsyncExitStack, server: Hit, at: Address, peers: Sequence[socket.socket]
-) -> tuple[socket.socket, Address]:
-    """Register a host, name its peers; return its socket, and its relayed address."""
+) -> tuple[socket.socket, Address, Hit]:
+    """Register a host, name its peers; return its socket, its relayed address and its HIT."""
     config = HostConfig(listen=(("127.0.0.1", 0),), announce_private=True)
     host = await stack.enter_async_context(LocalHost([HostIdentity.generate()], config))
     host.learn(server, contact_from_addresses([at]))
-    [row] = await host.register(server, [ESP])
-    assert row.relayed is not None
+    rows = await host.register(server, [ESP, RegistrationType.RELAY_UDP_HIP])
+    relayed = next(row.relayed for row in rows if row.relayed is not None)
     pair = host.hits[0], server
     for n, peer in enumerate(peers):
-        asked = PeerPermission(row.relayed, peer.getsockname(), 1_000 + n, 5_000 + n)
+        asked = PeerPermission(relayed, peer.getsockname(), 1_000 + n, 5_000 + n)
 
         def step(now: float, asked: PeerPermission = asked) -> Sequence[Action]:
             return host.engine.tell(pair, [asked], now) or []
@@ -130,15 +147,18 @@ async def permit(
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.5)
     found = host._ports._opened[0]._socket  # type: ignore[attr-defined]
-    return found.dup(), row.relayed
+    return found.dup(), relayed, host.hits[0]
 
 
 async def through_host(server: Hit, at: Address, load: Load) -> None:
     """Set up all clients and peers; the hosts stay registered though nobody runs them."""
     stack = AsyncExitStack()
+    load.open.append(at)
     for _ in range(CLIENTS):
         peers = [udp() for _ in range(CALLS // CLIENTS)]
-        client, relayed = await permit(stack, server, at, peers)
+        client, relayed, hit = await permit(stack, server, at, peers)
+        load.open.append(relayed)
+        load.hits.append(hit)
         load.receivers += [client, *peers]
         for n, peer in enumerate(peers):
             load.flows.append((client.sendto, at, (1_000 + n).to_bytes(4, "big") + bytes(12)))
@@ -225,9 +245,100 @@ def calls(load: Load) -> None:
     )
 
 
-async def registrations(server: Hit, at: Address, pid: int) -> None:
-    """Memory with 2,000 rendezvous registrations."""
-    empty = rss(pid)
+def bothered(load: Load) -> None:
+    """The calls in a quiet time, and while strangers send."""
+    delays: dict[bool, list[float]] = {True: [], False: []}
+    sent = dict.fromkeys(delays, 0)
+    for _ in range(QUIET_ROUNDS):
+        for noise in (False, True):
+            with strangers(STRANGE, load.hits, load.open) if noise else nullcontext():
+                some, found = stream(load.flows, load.receivers)
+            sent[noise] += some
+            delays[noise] += [1e3 * delay for delay in found]
+    p99 = {noise: quantile(found, 0.99) for noise, found in delays.items()}
+    loss = {noise: round(1 - len(delays[noise]) / sent[noise], 6) for noise in delays}
+    report(
+        "relay.strangers",
+        "ms",
+        delays[True],
+        "quiet",
+        delays[False],
+        p99=round(p99[True], 3),
+        peer_p99=round(p99[False], 3),
+        p99_ratio=round(p99[True] / p99[False], 3),
+        loss=loss[True],
+        peer_loss=loss[False],
+        strangers=STRANGE,
+    )
+
+
+async def victims(server: Hit, at: Address) -> list[Hit]:
+    """Registered, and then nobody runs them: whatever is sent to them costs the server only."""
+    stack = AsyncExitStack()
+    config = HostConfig(listen=(("127.0.0.1", 0),), announce_private=True)
+    identities = [HostIdentity.generate() for _ in range(VICTIMS)]
+    host = await stack.enter_async_context(LocalHost(identities, config))
+    host.learn(server, contact_from_addresses([at]))
+    for hit in host.hits:
+        await host.register(server, [RegistrationType.RENDEZVOUS], local=hit)
+    KEPT.append(stack)
+    return list(host.hits)
+
+
+async def flooded(hosts: Sequence[LocalHost], server: Hit, at: Address, hits: list[Hit]) -> None:
+    """Reach some of them from new places, and have them register, in a flood and without."""
+    reached: dict[bool, list[float]] = {True: [], False: []}
+    refreshed: dict[bool, list[float]] = {True: [], False: []}
+    failed = dict.fromkeys(reached, 0)
+    number = 0
+    for _ in range(QUIET_ROUNDS):
+        for noise in (False, True):
+            with strangers(I1S, [*hits, server], [at], only_i1=True) if noise else nullcontext():
+                for _ in range(CALLERS):
+                    number += 1
+                    host = hosts[number % len(hosts)]
+                    try:
+                        refreshed[noise].append(await refresh(host, server))
+                        reached[noise].append(await reach(host, number))
+                    except HipError:
+                        failed[noise] += 1
+    for name, found in (("relay.flood", reached), ("relay.refresh", refreshed)):
+        report(
+            name,
+            "ms",
+            found[True],
+            "quiet",
+            found[False],
+            failed=failed[True],
+            peer_failed=failed[False],
+            i1s=I1S,
+        )
+
+
+async def refresh(host: LocalHost, server: Hit) -> float:
+    """Milliseconds until it is registered, not having been."""
+    await host.unregister(server)
+    while any(each.local == host.hits[0] for each in host.registrations()):  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    began = time.perf_counter()
+    await host.register(server, [RegistrationType.RENDEZVOUS])
+    return 1e3 * (time.perf_counter() - began)
+
+
+async def reach(callee: LocalHost, number: int) -> float:
+    """Milliseconds until somebody at an address of its own has associated with it."""
+    config = HostConfig(listen=((f"127.8.0.{number}", 0),), engine=EngineConfig(k=1))
+    async with LocalHost([HostIdentity.generate()], config) as caller:
+        hit = callee.hits[0]
+        caller.learn(hit, compose((), callee.services.servers(hit)))
+        began = time.perf_counter()
+        await caller.connect(hit)
+        return 1e3 * (time.perf_counter() - began)
+
+
+async def registrations(server: Hit, at: Address, pid: int, hits: list[Hit]) -> None:
+    """Memory with 2,000 rendezvous registrations; a flood beside them, of I1s for ``hits``."""
+    empty, hosts = rss(pid), []
     async with AsyncExitStack() as stack:
         registered = 0
         for n in range(HOMES):
@@ -235,16 +346,18 @@ async def registrations(server: Hit, at: Address, pid: int) -> None:
             identities = [HostIdentity.generate() for _ in range(IDENTITIES)]
             host = await stack.enter_async_context(LocalHost(identities, config))
             host.learn(server, contact_from_addresses([at]))
+            hosts.append(host)
             for hit in host.hits:
                 kinds = [RegistrationType.RENDEZVOUS]
                 registered += len(await host.register(server, kinds, local=hit, timeout=20.0))
         full = rss(pid)
         each = round(1024 * (full - empty) / registered, 1)
         report("relay.registrations", "MB", [full], registrations=registered, kb_each=each)
+        await flooded(hosts, server, at, hits)
 
 
 def main() -> None:
-    """Measure all three."""
+    """Measure all."""
     if shutil.which("turnserver") is None:
         raise SystemExit("there is nothing to compare with: install coturn")
     with ExitStack() as stack:
@@ -262,8 +375,10 @@ def main() -> None:
                 used[load.pid].append(cost(load))
         report("relay.cpu", "us", used[ours.pid], "coturn", used[theirs.pid])
         calls(ours)
+        bothered(ours)
         os.sched_setaffinity(0, cores)
-        asyncio.run(registrations(server, at, pid))
+        hits = asyncio.run(victims(server, at))
+        asyncio.run(registrations(server, at, pid, hits))
 
 
 if __name__ == "__main__":
