@@ -8,6 +8,7 @@ each of the HITs, UPDATEs for them, ESP and garbage; with ``"i1": true`` I1s alo
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -65,12 +66,12 @@ def send(rate: float, hits: Sequence[Hit], to: Sequence[Address], only_i1: bool)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # who reads answers?
         socks.append(sock)
-    turns = zip(cycle(socks), cycle(packets(hits, only_i1)), cycle(to))
+    turns, dice = zip(cycle(socks), cycle(packets(hits, only_i1))), random.Random(1)
     began, sent = time.perf_counter(), 0
     while not over.is_set():
         while sent < (time.perf_counter() - began) * rate:
-            sock, data, at = next(turns)
-            sock.sendto(data, at)
+            sock, data = next(turns)
+            sock.sendto(data, dice.choice(to))
             sent += 1
         time.sleep(TICK)
     return sent
