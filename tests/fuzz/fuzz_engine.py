@@ -209,6 +209,7 @@ class World:
         """Nobody hears anybody any more: everything ends, nothing stays."""
         for side, engine in enumerate(self.engines):
             engine.requester.unregister((KEYS[side].hit, KEYS[1 - side].hit), None, self.now)
+            engine.serving.share(None, self.now)
         for _ in range(40):
             self.way.clear()
             self.wait(CONFIG.unused_lifetime)
@@ -366,6 +367,8 @@ def _seldom(world: World, tape: Tape, side: int) -> None:  # noqa: C901, PLR0912
             for address in PORTS[side]:
                 engine.serving.data.lend(address)
             engine.serving.offer(offers, engine.pairs(), world.now)
+            if tape.byte() % 3 == 0:
+                engine.serving.share((None, *PORTS[side])[tape.byte() % 3], world.now)
         case 7:
             types = [kind for kind in RegistrationType if tape.byte() & 1]
             _register(world, side, types, cancel=bool(tape.byte() & 1))
