@@ -3,8 +3,10 @@
 ``relay.cpu``: CPU a relayed packet of 172 bytes, of a host's data relay and of Debian's coturn
 (ChannelData), each a process of its own, under the same load in turn. ``relay.calls``: what 150
 calls of G.711 through the data relay lose, and how much later their packets arrive than straight
-ones. ``relay.strangers``: the same calls, while 1,000 packets of strangers come a second to the
-relay's port and to those of its clients, beside a quiet time in the same run.
+ones. ``relay.strangers``: the 99th percentile of delay in the same calls in each second, while
+1,000 packets of strangers come to the relay's port and to those of its clients, beside that of
+quiet seconds in between; ``waited``: how much of the time others had the core that the relay
+wanted.
 
 ``relay.registrations``: memory of a host with 2,000 rendezvous registrations. ``relay.flood``: how
 long it takes to reach one of those from a new place, through that host, while strangers send it
@@ -17,12 +19,14 @@ import os
 import select
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from benchmarks.bench_peer import cpu, rss
 from benchmarks.report import quantile, report
@@ -52,7 +56,8 @@ HOMES, IDENTITIES = 200, 10  # clients of the rendezvous server: addresses, HITs
 TAIL = b"through a relay."  # ends every packet, unlike those of strangers
 STRANGE, I1S = 1_000, 5_000  # packets of strangers a second
 VICTIMS = 16  # registered HITs that the flood of I1s is for
-CALLERS, QUIET_ROUNDS = 12, 3
+CALLERS, FLOODS = 12, 3
+TURNS, TURN = 10, 1.0  # of calls with and without strangers; seconds of each
 TIME = slice(-(SIZE - 16), -(SIZE - 24))  # where a packet has its time
 ESP = RegistrationType.RELAY_UDP_ESP
 Address = tuple[str, int]
@@ -79,7 +84,9 @@ def udp() -> socket.socket:
     return sock
 
 
-def stream(flows: Sequence[Flow], receivers: Sequence[socket.socket]) -> tuple[int, list[float]]:
+def stream(
+    flows: Sequence[Flow], receivers: Sequence[socket.socket], window: float = WINDOW
+) -> tuple[int, list[float]]:
     """Send on every flow each ``PACE`` seconds; return how many, and each packet's seconds."""
     poll, receive = select.epoll(), {sock.fileno(): sock.recv for sock in receivers}
     for sock in receivers:
@@ -89,9 +96,9 @@ def stream(flows: Sequence[Flow], receivers: Sequence[socket.socket]) -> tuple[i
     clock, rest = time.perf_counter_ns, bytes(SIZE - 24 - len(TAIL)) + TAIL
     step = PACE / len(flows)
     began = due = time.perf_counter()
-    sent, last = 0, began + WINDOW
+    sent, last = 0, began + window
     while (now := time.perf_counter()) < last + 0.3:
-        if now >= due and now < began + WINDOW:
+        if now >= due and now < began + window:
             send, to, first = flows[sent % len(flows)]
             send(first + clock().to_bytes(8, "big") + rest, to)
             sent += 1
@@ -230,44 +237,55 @@ def calls(load: Load) -> None:
     usual = quantile(direct, 0.5)
     sent = arrived = 0
     added: list[float] = []
+    late: list[float] = []
+    before, began = waited(load.pid), time.monotonic()
     for _ in range(ROUNDS):
         some, delays = stream(load.flows, load.receivers)
         sent, arrived = sent + some, arrived + len(delays)
         added += [1e3 * (delay - usual) for delay in delays]
+        late.append(1e3 * (quantile(delays, 0.99) - usual))
     report(
         "relay.calls",
         "ms",
         added,
-        p99=round(quantile(added, 0.99), 3),
+        p99=round(statistics.median(late), 3),
+        waited=round((waited(load.pid) - before) / (time.monotonic() - began), 3),
         direct_p99=round(1e3 * (quantile(direct, 0.99) - usual), 3),
         loss=round(1 - arrived / sent, 6),
         calls=CALLS,
     )
 
 
+def waited(pid: int) -> float:
+    """Seconds that a process has waited for a core, so far: others may be using this machine."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def bothered(load: Load) -> None:
-    """The calls in a quiet time, and while strangers send."""
-    delays: dict[bool, list[float]] = {True: [], False: []}
-    sent = dict.fromkeys(delays, 0)
-    for _ in range(QUIET_ROUNDS):
+    """The calls in quiet times, and while strangers send, by turns."""
+    late: dict[bool, list[float]] = {True: [], False: []}
+    sent, arrived = dict.fromkeys(late, 0), dict.fromkeys(late, 0)
+    idle = dict.fromkeys(late, 0.0)
+    for _ in range(TURNS):
         for noise in (False, True):
+            before = waited(load.pid)
             with strangers(STRANGE, load.hits, load.open) if noise else nullcontext():
-                some, found = stream(load.flows, load.receivers)
+                some, delays = stream(load.flows, load.receivers, TURN)
             sent[noise] += some
-            delays[noise] += [1e3 * delay for delay in found]
-    p99 = {noise: quantile(found, 0.99) for noise, found in delays.items()}
-    loss = {noise: round(1 - len(delays[noise]) / sent[noise], 6) for noise in delays}
+            arrived[noise] += len(delays)
+            late[noise].append(1e3 * quantile(delays, 0.99))
+            idle[noise] += waited(load.pid) - before
+    loss = {noise: round(1 - arrived[noise] / sent[noise], 6) for noise in late}
     report(
         "relay.strangers",
         "ms",
-        delays[True],
+        late[True],
         "quiet",
-        delays[False],
-        p99=round(p99[True], 3),
-        peer_p99=round(p99[False], 3),
-        p99_ratio=round(p99[True] / p99[False], 3),
+        late[False],
         loss=loss[True],
         peer_loss=loss[False],
+        waited=round(idle[True] / TURNS / TURN, 3),
+        peer_waited=round(idle[False] / TURNS / TURN, 3),
         strangers=STRANGE,
     )
 
@@ -291,7 +309,7 @@ async def flooded(hosts: Sequence[LocalHost], server: Hit, at: Address, hits: li
     refreshed: dict[bool, list[float]] = {True: [], False: []}
     failed = dict.fromkeys(reached, 0)
     number = 0
-    for _ in range(QUIET_ROUNDS):
+    for _ in range(FLOODS):
         for noise in (False, True):
             with strangers(I1S, [*hits, server], [at], only_i1=True) if noise else nullcontext():
                 for _ in range(CALLERS):
