@@ -198,27 +198,31 @@ class Upkeep:
         again, given_up = self.outbox.repeat(now)
         actions += again
         for update in given_up:
-            self._judge_given_up(update, now)
+            actions += self._judge_given_up(update, now)
         actions += [self.outbox.check(ask, now) for ask in self._paths.asks(now)]
         self.broken |= self._paths.lost
         return actions
 
-    def _judge_given_up(self, update: Outstanding, now: float) -> None:
+    def _judge_given_up(self, update: Outstanding, now: float) -> list[Action]:
+        actions: list[Action] = []
         if update.ask is not None:
             self._paths.on_given_up(update.ask, now)
-            return
+            return actions
         others = self.outbox.updates.outstanding.values()
         self.broken |= update.vital
         if update.rekeys and self._rekeying.unsaid:
             self.broken |= not any(other.rekeys for other in others)
         if update.announces and not self._paths.told:
-            # a peer that is heard meanwhile is told again, along other paths
             heard = max(self._heard_at(), self._spoke_at) > update.sent_at
-            self.broken |= not heard and not any(other.announces for other in others)
+            if not any(other.announces for other in others):
+                self.broken |= not heard
+                if heard:  # it has moved, too: it is told along other paths
+                    actions += self._announce(now)
         unverified = self._sas.outbound.sa.metered and update.path.to == self._paths.path().to
         if unverified and not any(other.path.to == update.path.to for other in others):
             self.broken = True  # data goes nowhere
         self._shared.counters["UPDATE not acknowledged"] += 1
+        return actions
 
     # -- packets -------------------------------------------------------------------------------
 

@@ -25,3 +25,11 @@ def test_a_day_of_calls_moves_and_loss_holds(seed: int) -> None:
         world.net.run(world.net.now + 240 + 120 * world.random.random())
     world.settle()
     assert world.moves > 5
+
+
+@pytest.mark.parametrize("seed", [184_041_469])
+def test_where_something_went_wrong_once_it_does_not_again(seed: int) -> None:
+    world = Wanderers(seed)
+    for _ in range(60):
+        world.step()
+    world.settle()
