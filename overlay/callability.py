@@ -96,6 +96,7 @@ class Callability:
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._since = 0.0  # when we came here, monotonic seconds
+        self._asked = False  # somebody was asked for servers since
         self._gap = 0.0  # our wall clock minus the monotonic one
         self._running = False
 
@@ -264,7 +265,7 @@ class Callability:
         moved = self._place is not None and _is_elsewhere(place, self._place)
         self._place = place
         if slept or moved:
-            self._since = now
+            self._since, self._asked = now, False
             self._examiner.feed(self.reachable.on_network)
             self._feed(self.keeper.on_network)
         for server in list(self.keeper.servers):
@@ -337,9 +338,12 @@ class Callability:
             return False
         if self.keeper.serving(*THROUGH):
             self._hid_at = now
+        if not place.addresses:  # nobody hears it now; with the network servers may come back
+            self._hid_at = None if self._hid_at is None else now
+            return True
         if self._hid_at is not None:
             return now < self._hid_at + HIDING
-        likely = bool(self.keeper.servers) or not self.keeper.searched
+        likely = bool(self.keeper.servers) or not self._asked
         looking = likely and now < self._since + HEAD_START
         return looking and bool(self._host.groups(place.direct))
 
@@ -391,7 +395,9 @@ class Callability:
             _log.error("%s failed", task.get_name(), exc_info=error)
 
     async def _search(self) -> None:
+        since, somebody = self._since, bool(self._witnesses.neighbours())
         found = await self._scout.search(visible=self._visible)
+        self._asked |= somebody and since == self._since
         self._feed(lambda now: self.keeper.on_found(found, now, searched=True))
 
     # --- dealing with one server

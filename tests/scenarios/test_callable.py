@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
 
-from hipctl import Hit, RegistrationType
+from hipctl import ContactChanged, Hit, RegistrationType
 from overlay.reachable import Reach
 from sim.loop import simulate
 
@@ -175,6 +175,38 @@ def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_i
         assert not [at for at, contact in told if contact == where]
         for one in town.residents:
             assert not [r for r in one.node.engine.storage if where in r.raw]
+
+    scenario(main)
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_who_hides_and_comes_back_to_a_network_tells_nobody_where_it_is(began: bool) -> None:
+    """Whatever network it was without, for however long: its servers are asked first."""
+
+    async def main(town: Town) -> None:
+        relays = [town.relay(group=bytes((n,))) for n in range(2)]
+        hider = town.add(hides=True, group=b"h")
+        stranger = town.add(group=b"s")
+        told: list[tuple[float, bytes]] = []
+        for other in (*relays, stranger):
+            other.host.learnt = Noting(hider.hit, told)
+
+        def cable(*, there: bool) -> None:
+            hider.host.offline = not there
+            town.net.reaches = None if there else lambda a, b: hider.hit not in (a, b)
+            hider.host.emit(ContactChanged())
+
+        cable(there=began)
+        await town.wake()
+        await asyncio.sleep(30)
+        cable(there=False)
+        await asyncio.sleep(60)
+        assert hider.host.contact(hider.hit) != hider.host._direct(hider.hit)
+        cable(there=True)
+        await asyncio.sleep(30)
+        assert hider.reach is Reach.SERVED
+        assert told
+        assert not [at for at, contact in told if contact == hider.host._direct(hider.hit)]
 
     scenario(main)
 
