@@ -355,7 +355,7 @@ class LocalHost:
     def reachability(self) -> Reachability:
         """See ``interface.Host``."""
         direct = contacts.compose(self._config.announce or self._reachable(), ())
-        ours = [*self._ports.reachable(True, self._now())] or [*self.addresses]
+        ours = self._ports.reachable(True, self._now())
         found = self.services.reachability(ours, direct)
         if self._mapper is None:
             return found

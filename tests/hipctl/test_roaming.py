@@ -207,6 +207,24 @@ def test_nobody_watches_where_addresses_are_named_or_that_is_not_wanted() -> Non
     simulate(scenario)
 
 
+def test_a_machine_without_a_network_is_nowhere() -> None:
+    """Though its ports are bound to all the addresses that it hasn't got."""
+
+    async def scenario() -> None:
+        net, machine = Net(), Machine([])
+        config = HostConfig(listen=ANYWHERE, announce_private=True)
+        async with LocalHost(KEYS[:1], config, open_port=net.open, watch=machine.watch) as host:
+            assert host.reachability().addresses == ()
+            machine.move(OLD)
+            await asyncio.sleep(2)
+            assert host.reachability().addresses == ((OLD, 10500),)
+            machine.move()
+            await asyncio.sleep(2)
+            assert host.reachability().addresses == ()
+
+    simulate(scenario)
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_private_addresses_are_told_to_peers_unless_that_is_not_wanted(private: bool) -> None:
     async def scenario() -> None:
