@@ -231,7 +231,7 @@ class LocalHost:
 
     def contact(self, hit: Hit) -> bytes:
         """See ``interface.Host``."""
-        if self._config.announce:
+        if self._config.announce and hit not in self._hidden:
             return contacts.contact_from_addresses(self._config.announce)
         found: Sequence[Address] = ()
         if self._config.locators and hit not in self._hidden:

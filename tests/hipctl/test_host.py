@@ -570,6 +570,9 @@ def test_contacts_say_where_we_are_and_nothing_private_unasked() -> None:
         config = HostConfig(listen=(ADDRESSES[0],), announce=(announced,))
         async with LocalHost(KEYS[:1], config, open_port=net.open) as host:
             assert host.contact(A) == contact_from_addresses([announced])
+            host.hide(A, hidden=True)
+            assert host.contact(A) == contact_from_addresses([])
+            assert host.reachability().direct == contact_from_addresses([announced])
 
     simulate(scenario)
 
