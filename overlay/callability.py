@@ -179,7 +179,7 @@ class Callability:
             problems = why_nobody_calls(seen)
         elif self.reach is Reach.SERVED:
             problems = what_limits(seen)
-        elif self._hides:
+        elif self._hides and self.reach is Reach.DIRECT:
             problems = [ADDRESS_TOLD]
         return {
             "hit": str(self._local),

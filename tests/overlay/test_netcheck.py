@@ -107,6 +107,8 @@ def test_a_relay_and_its_client_say_how_they_can_be_called(tmp_path: Path) -> No
             status = await home.answer("status", {})
             assert status["callable"] is None
             assert "not known yet" in text(status)
+            early = await home.answer("netcheck", {})  # when nobody has been told anything
+            assert early["identities"]["device"]["problems"] == []
             await asyncio.sleep(30)
             status = await home.answer("status", {})
             assert (status["callable"], status["why"]) == (True, [])
