@@ -354,7 +354,8 @@ class LocalHost:
 
     def reachability(self) -> Reachability:
         """See ``interface.Host``."""
-        direct = contacts.compose(self._config.announce or self._reachable(), ())
+        own = self._config.announce or self._reachable()
+        direct = contacts.compose(own, ()) if own else b""
         ours = self._ports.reachable(True, self._now())
         found = self.services.reachability(ours, direct)
         if self._mapper is None:

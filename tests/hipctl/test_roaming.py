@@ -214,13 +214,14 @@ def test_a_machine_without_a_network_is_nowhere() -> None:
         net, machine = Net(), Machine([])
         config = HostConfig(listen=ANYWHERE, announce_private=True)
         async with LocalHost(KEYS[:1], config, open_port=net.open, watch=machine.watch) as host:
-            assert host.reachability().addresses == ()
+            assert (host.reachability().addresses, host.reachability().direct) == ((), b"")
             machine.move(OLD)
             await asyncio.sleep(2)
             assert host.reachability().addresses == ((OLD, 10500),)
+            assert host.reachability().direct
             machine.move()
             await asyncio.sleep(2)
-            assert host.reachability().addresses == ()
+            assert (host.reachability().addresses, host.reachability().direct) == ((), b"")
 
     simulate(scenario)
 
