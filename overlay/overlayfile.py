@@ -62,6 +62,8 @@ def parse_place(text: str) -> tuple[str, int | None]:
     Raises:
         ValueError: it is none; the message says why.
     """
+    if text.count(":") > 1 and _is_ipv6(text):
+        raise ValueError(f"{text!r}: an IPv6 address stands in brackets")
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket:

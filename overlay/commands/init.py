@@ -1,5 +1,6 @@
 """``p2psip init``: a device identity, an account and a profile that works at once."""
 
+import ipaddress
 import os
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ DEFAULT_LISTEN: Final = ("0.0.0.0:10500", "[::]:10500")
 KEY_NAME: Final = "device.pem"
 ACCOUNT_NAME: Final = "account.p2psip"
 OVERLAY_NAME: Final = "overlay.toml"
+ACCOUNT_FILE: Final = "my.account"  # what is shown of it to a CA
 
 PROFILE: Final = """\
 # A peer. All commands take the folder of this file as their --profile: p2psip run -p FOLDER
@@ -55,7 +57,11 @@ LAN: Final = "lan = true                      # on this LAN others hear that som
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What ``init`` made: files, names, and the words where the account is new."""
+    """What ``init`` made: files, names, and the words where the account is new.
+
+    Attributes:
+        enrolled: the overlay lets in only whom its CA has certified.
+    """
 
     profile: Path
     device: str
@@ -63,6 +69,7 @@ class Made:
     aor: str
     domain: str
     words: str | None
+    enrolled: bool = False
 
     def to_json(self) -> dict[str, str]:
         """JSON-ready."""
@@ -203,7 +210,7 @@ def make(
 
     check_free(folder)
     for option, text in (*(("--listen", text) for text in listen), ("--sip", sip)):
-        if parse_address(text) is None:
+        if not _is_ip(parse_address(text)):
             raise ConfigError(f"{option} {text}: is no address:port, such as 127.0.0.1:5060")
     for text in seeds:
         try:
@@ -241,7 +248,16 @@ def make(
         aor=self_certifying_aor(account.hit, info.domain),
         domain=info.domain,
         words=words_to_show,
+        enrolled=info.admission == "enrolled",
     )
+
+
+def _is_ip(address: tuple[str, int] | None) -> bool:
+    """Whether it is an address that can be listened at: one that isn't a name."""
+    try:
+        return address is not None and bool(ipaddress.ip_address(address[0]))
+    except ValueError:
+        return False
 
 
 def lines_of(made: Made, sip: str) -> list[str]:
@@ -264,6 +280,15 @@ def lines_of(made: Made, sip: str) -> list[str]:
             "",
         ]
     folder = made.profile.parent
+    if made.enrolled:
+        return [
+            *lines,
+            f"Next: p2psip account export -p {folder} > {ACCOUNT_FILE}",
+            "Give that to the overlay's CA, which answers with a certificate. When you have it:",
+            f"      p2psip account add-certificate CERTIFICATE -p {folder}",
+            f"      p2psip run {folder}",
+            f"Then let your SIP client register the certified name at {sip} (UDP, no password).",
+        ]
     return [
         *lines,
         f"Next: p2psip run {folder}",

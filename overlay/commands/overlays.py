@@ -138,7 +138,10 @@ def _invite_on_lan(hours: int, overlay: str, profile: Path | None, *, as_json: b
 
     loaded, joined = pick(profile_path(profile), overlay)
     if not loaded.host.lan:
-        raise ConfigError("this peer does not answer on its LAN: say lan = true in [host] first")
+        raise ConfigError(
+            "this peer does not answer on its LAN: say lan = true in [host] of its profile, start "
+            "it anew, and invite then"
+        )
     now, token = time.time(), make_token(os.urandom)
     expires = int(now) + hours * 3600
     book = InvitationBook(loaded.peer.state / INVITATIONS)

@@ -392,6 +392,27 @@ def issue(cli: Any, net: Path, aor: str, account: Path, out: Path) -> tuple[int,
     return result
 
 
+def test_who_needs_a_certificate_is_told_so_and_not_to_run_at_once(
+    cli: Any, enrolled: dict[str, Any], tmp_path: Path
+) -> None:
+    status, out, _ = cli("init", tmp_path / "b", "--overlay", tmp_path / "net" / "overlay.toml")
+    assert status == 0
+    assert out.index("account export") < out.index("add-certificate") < out.index("p2psip run")
+
+
+@pytest.mark.parametrize("option", ["--listen", "--sip"])
+def test_what_run_could_not_use_is_refused_at_once(cli: Any, tmp_path: Path, option: str) -> None:
+    status, _, err = cli("init", tmp_path / "new", option, "localhost:10500")
+    assert (status, option in err) == (1, True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_ipv6_address_without_brackets_is_explained(cli: Any, peer: Any) -> None:
+    status, _, err = cli("overlay", "invite", "--at", "2001:db8::1", "-p", peer["profile"])
+    assert status == 1
+    assert "stands in brackets" in err
+
+
 def test_the_cas_key_is_private(enrolled: dict[str, Any], tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "net").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "net" / "ca.pem").stat().st_mode) == 0o600

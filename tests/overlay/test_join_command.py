@@ -144,7 +144,7 @@ def test_an_invitation_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
     made = json.loads(cli("init", tmp_path / "p", "--json")[1])
     assert load_profile(Path(made["profile"])).host.lan is False
     invite = ("overlay", "invite", "-p", made["profile"])
-    assert "say lan = true in [host] first" in cli(*invite, "--lan")[2]
+    assert "say lan = true in [host] of its profile, start it anew" in cli(*invite, "--lan")[2]
     assert "say --at ADDRESS for a file, or --lan" in cli(*invite)[2]
     assert "say --at ADDRESS for a file, or --lan" in cli(*invite, "--lan", "--at", "192.0.2.1")[2]
 
