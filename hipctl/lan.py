@@ -121,7 +121,11 @@ class Lan:
         self, family: int, address: tuple[str, int] | tuple[str, int, int, int]
     ) -> socket.socket | None:
         """Open a port at a group, which several programs of a machine may have."""
-        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError:  # a machine without IPv6, or no more files
+            self._counters["no port at a group"] += 1
+            return None
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

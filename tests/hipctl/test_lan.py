@@ -1,6 +1,9 @@
 """Who asks a LAN who is there, and who answers: engines in virtual time, then real sockets."""
 
 import asyncio
+import errno
+import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +17,7 @@ from hipctl.constants import PacketType, RegistrationType
 from hipctl.hostconfig import HostConfig
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
 from hipctl.interface import Admission, Offer
-from hipctl.lan import GROUP4, LAN_PORT
+from hipctl.lan import GROUP4, LAN_PORT, Lan
 from hipctl.opportunistic import CALL_ANSWERS, CALL_GAPS, CALL_R1S
 from hipctl.packet import Packet, build
 from hipctl.settings import EngineConfig
@@ -377,5 +380,27 @@ def test_hosts_of_one_machine_find_each_other_at_the_group() -> None:
             await guest.connect(one.hits[0])
             guest.learn(other.hits[0], found[other.hits[0]].contact)
             await guest.connect(other.hits[0])
+
+    asyncio.run(main())
+
+
+def test_a_machine_without_ipv6_answers_at_its_ipv4_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a kernel does not even make the socket."""
+    make = socket.socket
+
+    def four_only(family: int = socket.AF_INET, *more: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return make(family, *more)
+
+    async def main() -> None:
+        counters: Counter[str] = Counter()
+        lan = Lan(Net().add().engine, lambda step: None, ("lo",), counters)
+        monkeypatch.setattr("hipctl.lan.socket.socket", four_only)
+        try:
+            lan.welcome((), b"")
+        finally:
+            lan.close()
+        assert counters["no port at a group"] == 1
 
     asyncio.run(main())
