@@ -45,8 +45,12 @@ class Scout:
         self._known: dict[Hit, tuple[Node, bytes]] = {}
 
     def node(self, hit: Hit) -> Node | None:
-        """Our node in the overlay where a server was found."""
-        return self._known[hit][0] if hit in self._known else None
+        """Our node in the overlay where a server was found; who is asked for isn't forgotten."""
+        known = self._known.pop(hit, None)
+        if known is None:
+            return None
+        self._known[hit] = known
+        return known[0]
 
     def offered(self, hit: Hit) -> frozenset[RegistrationType]:
         """What a peer said in its exchange with us, as far as it is of use."""
