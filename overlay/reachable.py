@@ -19,6 +19,7 @@ AGAIN: Final = 300.0  # until it is examined whether we are reached now where we
 LOST: Final = 15.0  # the same while nobody can call us
 NOBODY: Final = 2.0  # until there may be neighbours to ask
 PATIENCE: Final = 20.0  # seconds after which not knowing means no
+LONGEST: Final = 40.0  # the same where the network changes again and again meanwhile
 GRACE: Final = 5.0  # seconds in which something else may take the place of what was lost
 ROUND: Final = 12.0  # seconds that an examination takes at most
 
@@ -90,6 +91,7 @@ class Reachable:
         self._asking = False
         self._confirming = False
         self._doubt: float | None = None  # until when not knowing means nothing yet
+        self._doubted = 0.0  # since when
 
     # --- what the shell tells
 
@@ -103,7 +105,9 @@ class Reachable:
         self.proven, self.silent = None, False
         self.verdicts = Counter()
         self._asking = self._confirming = False
-        self._doubt = now + PATIENCE
+        if self._doubt is None or self._doubt <= now or self.reach is Reach.NONE:
+            self._doubted = now
+        self._doubt = min(now + PATIENCE, self._doubted + LONGEST)
         self._timers.stop("round")
         self._timers.set("examine", now)
         return self._leave()
@@ -187,7 +191,7 @@ class Reachable:
             return Reach.DIRECT if self.proven else Reach.SERVED
         # nothing speaks for it; but the beginning, and every loss, has its time
         if self._doubt is None and self.reach in (Reach.DIRECT, Reach.SERVED):
-            self._doubt = self._now + GRACE
+            self._doubted, self._doubt = self._now, self._now + GRACE
         if self._doubt is None or self._now >= self._doubt:
             return Reach.NONE
         self._timers.set("doubt", self._doubt)

@@ -291,3 +291,22 @@ def test_whatever_happens_it_says_what_is_so_within_a_minute(
     assert around.run(1) is Reach.SERVED
     around.says = (YES,)
     assert around.run(AGAIN + ROUND) is Reach.DIRECT
+
+
+@pytest.mark.parametrize("gap", [3.0, 15.0, 19.0])
+@pytest.mark.parametrize("served", [True, False])
+def test_a_network_that_changes_all_the_time_does_not_put_off_the_truth(
+    gap: float, served: bool
+) -> None:
+    """A router that announces ever new prefixes, say: within a minute it is told all the same."""
+    around = Around(NO)
+    around.tell(replace(HERE, through=int(served)))
+    around.run(30)
+    assert around.machine.reach is (Reach.SERVED if served else Reach.NONE)
+    around = around if served else Around(SILENT)
+    around.tell(HERE)
+    until = around.now + 60
+    while around.now < until:
+        around.run(gap)
+        around.do(around.machine.on_network(around.now))
+    assert around.machine.reach is Reach.NONE
