@@ -220,7 +220,11 @@ class Lan:
             return
         contact = b""
         if "%" not in found.address[0]:
-            contact = contacts.contact_from_addresses([found.address])
+            try:
+                contact = contacts.contact_from_addresses([found.address])
+            except ValueError:  # from port 0, say: anybody can send that
+                self._counters["answer at a LAN from nowhere"] += 1
+                return
         services = frozenset(_KINDS[kind] for kind in found.services if kind in _KINDS)
         on_found(LanPeer(found.peer, contact, services, found.certificates, found.mark))
 

@@ -404,3 +404,24 @@ def test_a_machine_without_ipv6_answers_at_its_ipv4_group(monkeypatch: pytest.Mo
         assert counters["no port at a group"] == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("source", [("192.0.2.1", 0), ("0.0.0.0", 10500), ("2001:2f::1", 10500)])
+def test_an_answer_from_where_nobody_can_be_is_counted_and_dropped(
+    source: tuple[str, int],
+) -> None:
+    async def main() -> None:
+        counters: Counter[str] = Counter()
+        peer = Net().add()
+        lan = Lan(peer.engine, lambda step: None, ("lo",), counters)
+        found: list[LanPeer] = []
+        looking = asyncio.create_task(lan.look_around(peer.hit, (), found.append, 0.05))
+        await asyncio.sleep(0)
+        lan.answered(LanAnswered(peer.hit, CA.hit, source, (), (), b""))
+        lan.answered(LanAnswered(peer.hit, CA.hit, ("192.0.2.1", 10500), (), (), b""))
+        await looking
+        lan.close()
+        assert [each.hit for each in found] == [CA.hit]
+        assert counters["answer at a LAN from nowhere"] == 1
+
+    asyncio.run(main())
