@@ -122,10 +122,14 @@ def contact_from_addresses(addresses: Sequence[Address]) -> bytes:
 def compose(addresses: Sequence[Address], servers: Sequence[Server | Relay]) -> bytes:
     """Write the contact of a host: the best of both, if it has both.
 
+    What no host can have is left out: routers and servers may claim to be anywhere.
+
     Args:
         addresses: its own that may be told, the best first.
         servers: those it is registered with, the best first.
     """
+    addresses = [address for address in addresses if _is_usable(address)]
+    servers = [server for server in servers if _is_usable(server.address)]
     most = MOST_ENTRIES - 1 if addresses and servers else MOST_ENTRIES
     own = [Locator(address) for address in addresses[:most]]
     return encode_contact([*own, *servers[: MOST_ENTRIES - len(own)]])
@@ -162,6 +166,13 @@ def _encode_address(address: Address) -> bytes:
         raise ValueError(f"{address[0]} port {port}: {reason}")
     packed = ip.packed if ip.version == 6 else b"\0" * 10 + b"\xff\xff" + ip.packed
     return packed + port.to_bytes(2, "big")
+
+
+def _is_usable(address: Address) -> bool:
+    try:
+        return bool(_encode_address(address))
+    except ValueError:
+        return False
 
 
 def _parse_address(data: bytes, at: int) -> Address:

@@ -8,7 +8,9 @@ from hipctl import contact_from_addresses
 from hipctl.contact import (
     LONGEST,
     Locator,
+    Relay,
     Server,
+    compose,
     encode_contact,
     groups,
     is_public,
@@ -111,3 +113,8 @@ def test_two_entries_are_all() -> None:
     one = contact_from_addresses([("11.0.0.1", 1)])
     with pytest.raises(MalformedPacket, match="too many"):
         parse_contact(one + 2 * one[1:])
+
+
+def test_a_server_that_seems_to_be_at_no_port_is_left_out() -> None:
+    nowhere, there = Relay(HIT, ("192.0.2.1", 0)), Relay(HIT, ("192.0.2.2", 10500))
+    assert parse_contact(compose([("224.0.0.1", 1)], [nowhere, there])) == (there,)

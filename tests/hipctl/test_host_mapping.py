@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,6 +111,16 @@ def test_routers_are_asked_once_ports_are_open_told_of_moves_and_left_in_the_end
     (router,) = with_host(scenario)
     assert router.port == 10_500
     assert router.did == [("start", [HOME, SIX]), ("moved", [("10.7.0.1", 10_500)]), "close"]
+
+
+@pytest.mark.parametrize("ip", ["224.0.0.1", "255.255.255.255", "2001:2f::1", "ff0e::1"])
+def test_a_router_that_claims_to_be_nowhere_takes_nothing_from_a_contact(ip: str) -> None:
+    async def scenario(host: LocalHost, machine: Machine, routers: list[Router]) -> None:
+        routers[0].make(replace(MADE, external=(ip, 10_500)))
+        assert host.contact(KEY.hit) == contact_from_addresses([SIX])
+        assert host.reachability().direct == contact_from_addresses([SIX])
+
+    with_host(scenario)
 
 
 def test_a_contact_says_the_mapped_address_as_soon_as_there_is_one() -> None:
