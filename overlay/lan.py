@@ -151,7 +151,7 @@ class LanPresence:
 
         try:
             await self._host.look_around(on_found, local=local, seconds=LOOK_SECONDS)
-        except AssociationFailed as error:
+        except (AssociationFailed, OSError) as error:
             _log.info("nobody could be looked for on this LAN: %s", error)
 
 

@@ -1,10 +1,12 @@
 """Whole peers on simulated LANs: who finds whom, who gets the overlay's file, who is refused."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -313,3 +315,26 @@ def test_the_profile_says_on_which_links(tmp_path: Path) -> None:
         made.profile.write_text(text.replace("lan = true", f"lan = {bad}"))
         with pytest.raises(ConfigError, match="lan"):
             load_profile(made.profile)
+
+
+def test_a_machine_out_of_files_looks_at_its_lan_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with town(tmp_path) as here:
+            looks = 0
+            look_around = SimHost.look_around
+
+            async def out_of_files(*some: Any, **more: Any) -> None:
+                nonlocal looks
+                looks += 1
+                if looks <= 2:
+                    raise OSError(errno.EMFILE, "Too many open files")
+                await look_around(*some, **more)
+
+            monkeypatch.setattr(SimHost, "look_around", out_of_files)
+            alice, bob = await here.peer("alice"), await here.peer("bob")
+            await asyncio.sleep(60)
+            assert neighbours(alice) == neighbours(bob) == 1
+
+    simulate(main)
