@@ -189,7 +189,7 @@ class Association:
         return [] if isinstance(cell, Drop) else ON_REST[cell](self, now)
 
     def _on_i1(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        r1 = self._responder.answer(packet, source, now, lan=self._shared.on_lan)
+        r1 = self._responder.answer(packet, source, now)
         if self._shared.via_rvs:  # RFC 8004 §4.3.3
             r1 = finish(r1 + params.encode([params.ViaRvs((self._shared.via_rvs,))]))
         return [Transmit(r1, source)]

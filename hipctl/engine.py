@@ -8,9 +8,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from hipctl import credentials, esp, exchange, hop, params
+from hipctl import esp, hop, params
 from hipctl.access import Access
-from hipctl.actions import Action, Address, LanAnswered, Pair, Path, PeerFound
+from hipctl.actions import Action, Address, Pair, Path, PeerFound
+from hipctl.around import Around
 from hipctl.association import Association
 from hipctl.associations import ENDING, Associations
 from hipctl.constants import KEEPALIVE, LOCATORS_MAX, PACING_LEAST, PacketType
@@ -88,7 +89,8 @@ class Engine:
         self._default = identities[0].hit if identities else NULL_HIT
         self._access = Access()
         self._opportunist = Opportunist(config)
-        self._lan_limiter = Limiter(config.lan_rate, config.lan_burst, 1)
+        first = self._identities.get(self._default)
+        self._around = Around(first[1] if first else None, self._opportunist, self._shared)
         self._table = Associations(self._shared)
         self._associations = self._table.by_pair
         self._settle = self._table.settle
@@ -245,8 +247,7 @@ class Engine:
 
     def welcome(self, certificates: Sequence[bytes], mark: bytes) -> None:
         """Show this to who asks a link-local group, from the next R1 generation on."""
-        responder = self._identities[self._default][1]
-        responder.shown_around, responder.mark = Shown(tuple(certificates)), mark
+        self._around.welcome(certificates, mark)
 
     def set_access(
         self, allow: Collection[Hit] | None, deny: Collection[Hit], now: float
@@ -391,36 +392,13 @@ class Engine:
             shared.here, shared.via_rvs = None, ""
 
     def on_lan(self, data: bytes, source: Address, now: float) -> list[Action]:
-        """Take one HIP packet that came to a link-local group: an I1 without receiver, or nothing.
-
-        Many of a LAN may be asked by one packet, so all who ask get few answers together.
-
-        Args:
-            data: as for ``on_control``.
-            source: who asks.
-            now: monotonic seconds.
-        """
-        shared = self._shared
-        shared.here, shared.on_lan = None, True
+        """Take one HIP packet that came to a link-local group; else as ``on_control``."""
         try:
-            packet = Packet(data)
-            if packet.type is not PacketType.I1 or packet.receiver != NULL_HIT:
-                raise Rejected("no question to a LAN")
-            if hop.passed_on(packet):
-                raise Rejected("question to a LAN through a server")
-            if packet.sender in self._identities:
-                return []  # our own, for groups hear what their host says
-            if self._lan_limiter.exhausted("", now):
-                raise Rejected("LAN rate limit")
-            actions = self._edge.pass_out(self._dispatch(packet, source, now), now)
-            if actions:
-                self._lan_limiter.allow("", now)
-            return actions
+            asked = self._around.on_question(Packet(data), source, self._access, now)
+            return self._edge.pass_out(asked, now)
         except (MalformedPacket, Rejected) as error:
             self.counters[error.reason] += 1
             return []
-        finally:
-            shared.on_lan = False
 
     def on_relayed(
         self, data: bytes, source: Address, relayed: Address, now: float
@@ -475,7 +453,7 @@ class Engine:
     def _receiver(self, packet: Packet) -> tuple[Hit, tuple[HostIdentity, Responder]]:
         receiver = packet.receiver
         if receiver == NULL_HIT:
-            if not (self._config.opportunistic_responder or self._shared.on_lan):
+            if not self._config.opportunistic_responder:
                 raise Rejected("opportunistic I1")
             receiver = self._default
         ours = self._identities.get(receiver)
@@ -495,9 +473,10 @@ class Engine:
         local, peer = packet.receiver, packet.sender
         asked_at = self._opportunist.answered(local, source)
         if asked_at is None:
-            if self._opportunist.calling(local, now):
-                return self._find_around(association, packet, source)
-            return None
+            found = self._around.on_answer(packet, source, now)
+            if found is not None and association is None and peer not in self._contacts:
+                self.learn(peer, [source])
+            return None if found is None else [found]
         actions: list[Action] = []
         if association is None:
             association = Association(*ours, peer, self._shared)
@@ -511,22 +490,6 @@ class Engine:
                 return None
         self._opportunist.done(local, source)
         return [PeerFound(local, source, peer), *actions]
-
-    def _find_around(
-        self, association: Association | None, packet: Packet, source: Address
-    ) -> list[Action] | None:
-        """Take an R1 that may answer a call to a LAN; None: it answers another I1 of ours."""
-        local, peer = packet.receiver, packet.sender
-        if not (packet.has(params.LanInfo) and self._opportunist.weigh(local, peer)):
-            return None
-        exchange.signed_r1(packet, self._shared.known_hosts)
-        shown, _ = credentials.read(packet)
-        self._opportunist.take(local, peer)
-        if association is None and peer not in self._contacts:
-            self.learn(peer, [source])
-        info, mark = packet.get(params.RegInfo), packet.need(params.LanInfo).data
-        services = info.types if info is not None else ()
-        return [LanAnswered(local, peer, source, services, shown.certificates, mark)]
 
     def heard(self, spi: int, source: Address, now: float) -> Sequence[Action]:
         """Note that authentic ESP came under ``spi`` (after ``sa.open`` succeeded)."""

@@ -121,7 +121,6 @@ class Shared:
             ``interface.Host.befriend``.
         kept: associations across NATs that are kept open though idle.
         servers: (local HIT, server HIT) -> a server that we are registered with.
-        on_lan: whether a packet came to a link-local group.
         via_rvs: IP address of the rendezvous server that the packet in hand came through, or
             nothing.
         identities: ours, by HIT.
@@ -152,7 +151,6 @@ class Shared:
     servers: dict[Pair, OurServer] = field(default_factory=dict)
     friends: frozenset[Pair] = frozenset()
     kept: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
-    on_lan: bool = False
     via_rvs: str = ""
     through: dict[Hit, tuple[Address, ...]] = field(default_factory=dict)
     identities: dict[Hit, HostIdentity] = field(default_factory=dict)
