@@ -91,7 +91,7 @@ class Wanderers:
         both_ways(net, a, b)
         self.check()
         for _ in range(3):  # a rekey may have come with the last datagrams
-            if len(a.engine.inbound) + len(b.engine.inbound) > 2:
+            if len(a.engine.inbound) + len(b.engine.inbound) > 2 or self._telling():
                 net.run(net.now + 70)
         for peer, other in ((a, b), (b, a)):
             assert net.state(peer, other) is State.ESTABLISHED
@@ -100,6 +100,15 @@ class Wanderers:
             assert upkeep is not None
             assert not upkeep.outbox.updates.outstanding
             assert net.peers[peer.engine.outbound[peer.hit, other.hit].address] is other
+
+    def _telling(self) -> bool:
+        """Whether something waits for an acknowledgement."""
+        return any(
+            association.standing.upkeep is not None
+            and association.standing.upkeep.outbox.updates.outstanding
+            for peer in (self.a, self.b)
+            for association in peer.engine._associations.values()
+        )
 
     def _say(self, peer: Peer, other: Peer) -> None:
         self.sent += 1
