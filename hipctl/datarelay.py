@@ -25,6 +25,7 @@ from hipctl.registrar import Account, Client
 
 PERMISSIONS_MAX: Final = 64  # of one client
 PORTS_MAX: Final = 4_096  # that wait to be used
+_ALARMS_LEAST: Final = 1_024  # that may wait before we look which of them are for nothing
 _UDP: Final = 17
 
 Send = Callable[[bytes, Address], None]
@@ -103,6 +104,7 @@ class DataRelay:
         self._permissions: dict[Pair, dict[Named, Permission]] = {}
         self._alarms: list[tuple[float, int, Pair, Named]] = []
         self._alarm_number = 0
+        self._alarms_max = _ALARMS_LEAST
 
     # -- addresses -----------------------------------------------------------------------------
 
@@ -292,6 +294,19 @@ class DataRelay:
         permission.alarm = permission.expires
         self._alarm_number += 1
         heapq.heappush(self._alarms, (permission.alarm, self._alarm_number, pair, named))
+        if len(self._alarms) > self._alarms_max:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget alarms of permissions that are gone: who names many must not fill our memory."""
+        there = [
+            (permission.alarm, pair, named)
+            for pair, permissions in self._permissions.items()
+            for named, permission in permissions.items()
+        ]
+        self._alarms = [(at, i, pair, named) for i, (at, pair, named) in enumerate(there)]
+        heapq.heapify(self._alarms)
+        self._alarms_max = max(_ALARMS_LEAST, 2 * len(self._alarms))
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""

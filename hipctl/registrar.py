@@ -27,6 +27,8 @@ LEAST: Final = encode_lifetime(REGISTRATION_LEAST)
 _GRANT_PACKETS: Final = 64  # that an account draws from its limits at once,
 _GRANT_BYTES: Final = 65_536  # and bytes: so much of all clients' limit one may hold unused
 
+_ALARMS_LEAST: Final = 64  # that may wait before we look which of them are for nothing
+
 
 class Account:
     """What passes for one client under one registration, and how much more may.
@@ -175,6 +177,7 @@ class Registrar:
         self._chosen: dict[Pair, int] = {}  # rendezvous or control relay, for good
         self._alarms: list[tuple[float, int, Pair]] = []
         self._alarm_number = 0
+        self._alarms_max = _ALARMS_LEAST
 
     # -- what we offer -------------------------------------------------------------------------
 
@@ -401,6 +404,15 @@ class Registrar:
             client.alarm = at
             self._alarm_number += 1
             heapq.heappush(self._alarms, (at, self._alarm_number, client.pair))
+            if len(self._alarms) > self._alarms_max:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget alarms of those who are gone: who comes and goes must not fill our memory."""
+        due = [(client.alarm, pair) for pair, client in self._clients.items()]
+        self._alarms = [(at, i, pair) for i, (at, pair) in enumerate(due) if at is not None]
+        heapq.heapify(self._alarms)
+        self._alarms_max = max(_ALARMS_LEAST, 2 * len(self._alarms))
 
     def lost(self, pair: Pair) -> None:
         """There is no association any more."""

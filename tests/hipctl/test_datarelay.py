@@ -313,3 +313,15 @@ def do(  # noqa: PLR0917 - the fields of a step
             data.lend((RELAYED[0], 60_000 + len(data.closed)))
             owner.relayed = data.open(owner)
     return now
+
+
+def test_permissions_that_come_and_go_leave_nothing_behind() -> None:
+    data = relay()
+    owner = client(data)
+    for n in range(5_000):
+        data.permit(owner, permission(owner, (PEER[0], 1 + n), 10_000 + n, 50_000 + n), n / 100)
+    assert data.count(owner) == PERMISSIONS_MAX
+    assert len(data._alarms) <= 1_024
+    data.on_time(5_000.0, lambda pair: owner)
+    assert data.count(owner) == 0
+    assert data.down == {owner.relayed: {}}

@@ -356,3 +356,16 @@ def test_whatever_happens_limits_hold_and_alarms_are_armed_if_and_only_if_needed
     made.on_time(now + 1e9)
     assert made.served() == []
     assert made.deadline() is None
+
+
+def test_who_registers_and_cancels_again_and_again_leaves_nothing_behind() -> None:
+    made = registrar()
+    for turn in range(1_000):
+        ask(made, RVS, lifetime=HOUR, now=turn / 100)
+        ask(made, RVS, lifetime=0, now=turn / 100)
+    ask(made, RVS, lifetime=MINUTE, now=10.0)
+    assert len(made._alarms) < 200
+    deadline = made.deadline()
+    assert deadline is not None
+    made.on_time(10.0 + decode_lifetime(MINUTE) + 0.1)
+    assert made.count(RVS) == 0
