@@ -21,6 +21,7 @@ from hipctl.actions import Address, Pair
 from hipctl.constants import PERMISSION_LIFETIME, SPI_RESERVED, RegistrationType
 from hipctl.errors import Rejected
 from hipctl.identity import Hit
+from hipctl.limits import network
 from hipctl.registrar import Account, Client
 
 PERMISSIONS_MAX: Final = 64  # of one client
@@ -200,8 +201,7 @@ class DataRelay:
             raise Rejected("SPI conflict")
         self._check(client, relayed, named, account)
         if len(permissions) >= PERMISSIONS_MAX:
-            oldest = min(permissions, key=lambda known: permissions[known].expires)
-            self._remove(client, oldest)
+            self._remove(client, _least(permissions))
         up = Flow(asked.peer, relayed, account)
         down = Flow(asked.peer, None, account)  # whereto is known when it is filed
         permission = Permission(now + PERMISSION_LIFETIME, up, down)
@@ -329,6 +329,15 @@ class DataRelay:
                 self._remove(owner, named)
             else:
                 self._alarm(permission, pair, named)
+
+
+def _least(permissions: Mapping[Named, Permission]) -> Named:
+    """Which one makes room: the oldest of the host that has the most.
+
+    So a peer that changes its keys again and again costs other peers of the client nothing.
+    """
+    hosts = Counter(network(peer[0]) for peer, _, _ in permissions)
+    return min(permissions, key=lambda n: (-hosts[network(n[0][0])], permissions[n].expires))
 
 
 def _shared(flow: Flow, client: Client, peer: Address) -> bool:
