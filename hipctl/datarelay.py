@@ -235,14 +235,15 @@ class DataRelay:
         path, (peer, spi_out, spi_in) = client.path, named
         if path is None or client.relayed is None:
             return
-        flows, down = self.up.get(path.to, {}), permission.down
+        flows, up, down = self.up.get(path.to, {}), permission.up, permission.down
         there = self.down[client.relayed].get(peer, {}).get(spi_in, down)
         if there.account is not down.account or (
             spi_out in flows and not _shared(flows[spi_out], client, peer)
         ):
             self._counters["SPI conflict"] += 1
             return
-        self.up.setdefault(path.to, flows)[spi_out] = permission.up
+        self.up.setdefault(path.to, flows)[spi_out] = up
+        up.send = up.push = None  # its socket may have been closed meanwhile
         down.to, down.source, down.send, down.push = path.to, path.source, None, None
         self.down[client.relayed].setdefault(peer, {})[spi_in] = down
         permission.at = path.to

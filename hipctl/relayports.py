@@ -296,6 +296,11 @@ class RelayPorts:
             return None
         reader = partial(self._reader, at, flow.to, port)
         known = port.towards(flow.to, reader, self._readers)
+        first = self._connected.get((relayed, flow.to))
+        if first is not None:  # made meanwhile, for what had come at the new socket
+            if known is not None:
+                known.close()
+            return first
         if known is not None:
             self._connected[relayed, flow.to] = known
             self._beside[relayed] += 1

@@ -390,3 +390,39 @@ def test_one_reader_that_fails_does_not_keep_the_others_from_reading(busy: bool)
             sock.close()
 
     asyncio.run(main())
+
+
+def test_a_client_that_was_nowhere_for_a_while_has_sockets_again() -> None:
+    async def scenario(place: Place) -> None:
+        await place.talk()
+        path = place.client.path
+        place.client.path = None
+        place.data.moved(place.client)
+        place.relay._prune()
+        assert place.connected == 0
+        place.client.path = path
+        place.data.moved(place.client)
+        await place.talk(1)
+        assert place.connected == 2
+
+    run(scenario)
+
+
+def test_what_comes_while_a_socket_is_made_does_not_make_the_same_socket_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(place: Place) -> None:
+        waiting = [place.data.down[place.relayed][where(place.peers[1])][DOWN + 1]]
+
+        def hand_back(port: UdpPort, sock: socket.socket) -> None:
+            while waiting:  # a datagram for the same client, in the same moment
+                place.relay._pass_on(waiting.pop(), esp(DOWN + 1))
+
+        monkeypatch.setattr(UdpPort, "_hand_back", hand_back)
+        place.peers[0].sendto(esp(DOWN), place.relayed)
+        assert sorted(await hears(place.home, 2)) == [esp(DOWN), esp(DOWN + 1)]
+        assert place.connected == 1
+        assert len(place.relay._readers._read) == 1
+        assert place.relay._beside[None] == 1
+
+    run(scenario, peers=2)
