@@ -21,10 +21,12 @@ from hipctl.actions import Address, Pair
 from hipctl.constants import PERMISSION_LIFETIME, SPI_RESERVED, RegistrationType
 from hipctl.errors import Rejected
 from hipctl.identity import Hit
+from hipctl.limits import network
 from hipctl.registrar import Account, Client
 
 PERMISSIONS_MAX: Final = 64  # of one client
 PORTS_MAX: Final = 4_096  # that wait to be used
+_ALARMS_LEAST: Final = 1_024  # that may wait before we look which of them are for nothing
 _UDP: Final = 17
 
 Send = Callable[[bytes, Address], None]
@@ -103,6 +105,7 @@ class DataRelay:
         self._permissions: dict[Pair, dict[Named, Permission]] = {}
         self._alarms: list[tuple[float, int, Pair, Named]] = []
         self._alarm_number = 0
+        self._alarms_max = _ALARMS_LEAST
 
     # -- addresses -----------------------------------------------------------------------------
 
@@ -198,8 +201,7 @@ class DataRelay:
             raise Rejected("SPI conflict")
         self._check(client, relayed, named, account)
         if len(permissions) >= PERMISSIONS_MAX:
-            oldest = min(permissions, key=lambda known: permissions[known].expires)
-            self._remove(client, oldest)
+            self._remove(client, _least(permissions))
         up = Flow(asked.peer, relayed, account)
         down = Flow(asked.peer, None, account)  # whereto is known when it is filed
         permission = Permission(now + PERMISSION_LIFETIME, up, down)
@@ -233,14 +235,15 @@ class DataRelay:
         path, (peer, spi_out, spi_in) = client.path, named
         if path is None or client.relayed is None:
             return
-        flows, down = self.up.get(path.to, {}), permission.down
+        flows, up, down = self.up.get(path.to, {}), permission.up, permission.down
         there = self.down[client.relayed].get(peer, {}).get(spi_in, down)
         if there.account is not down.account or (
             spi_out in flows and not _shared(flows[spi_out], client, peer)
         ):
             self._counters["SPI conflict"] += 1
             return
-        self.up.setdefault(path.to, flows)[spi_out] = permission.up
+        self.up.setdefault(path.to, flows)[spi_out] = up
+        up.send = up.push = None  # its socket may have been closed meanwhile
         down.to, down.source, down.send, down.push = path.to, path.source, None, None
         self.down[client.relayed].setdefault(peer, {})[spi_in] = down
         permission.at = path.to
@@ -292,6 +295,19 @@ class DataRelay:
         permission.alarm = permission.expires
         self._alarm_number += 1
         heapq.heappush(self._alarms, (permission.alarm, self._alarm_number, pair, named))
+        if len(self._alarms) > self._alarms_max:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget alarms of permissions that are gone: who names many must not fill our memory."""
+        there = [
+            (permission.alarm, pair, named)
+            for pair, permissions in self._permissions.items()
+            for named, permission in permissions.items()
+        ]
+        self._alarms = [(at, i, pair, named) for i, (at, pair, named) in enumerate(there)]
+        heapq.heapify(self._alarms)
+        self._alarms_max = max(_ALARMS_LEAST, 2 * len(self._alarms))
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
@@ -314,6 +330,15 @@ class DataRelay:
                 self._remove(owner, named)
             else:
                 self._alarm(permission, pair, named)
+
+
+def _least(permissions: Mapping[Named, Permission]) -> Named:
+    """Which one makes room: the oldest of the host that has the most.
+
+    So a peer that changes its keys again and again costs other peers of the client nothing.
+    """
+    hosts = Counter(network(peer[0]) for peer, _, _ in permissions)
+    return min(permissions, key=lambda n: (-hosts[network(n[0][0])], permissions[n].expires))
 
 
 def _shared(flow: Flow, client: Client, peer: Address) -> bool:

@@ -6,10 +6,12 @@ from typing import Final
 from hipctl import hop, signed
 from hipctl.actions import Action, Address, Pair, Relayed, Transmit
 from hipctl.association import Association
+from hipctl.candidates import is_loopback
 from hipctl.constants import HEADER_LENGTH, HIP_PORT, NotifyType, PacketType, RegistrationType
 from hipctl.crypto import Keys
 from hipctl.errors import Rejected
 from hipctl.identity import NULL_HIT, Hit
+from hipctl.locators import one_host
 from hipctl.outbox import Outbox
 from hipctl.packet import Packet, finish
 from hipctl.params import PeerPermission, RvsHmac, ViaRvs, encode
@@ -38,7 +40,7 @@ class Edge:
 
         Raises:
             MalformedPacket: it is not well formed.
-            Rejected: no server of ours has (RFC 8004 §4.3.2, RFC 9028 §4.5).
+            Rejected: no server of ours has (RFC 8004 §4.3.2, RFC 9028 §4.5), or it names no host.
         """
         if packet.receiver == NULL_HIT:
             raise Rejected("opportunistic I1 through a server")
@@ -47,8 +49,11 @@ class Edge:
             raise Rejected("passed on by no server of ours")
         if packet.has(RvsHmac):
             self._object(receiver, packet, source)
-        self._origin, self._shared.via_rvs = hop.origin(packet, source, keys, HIP_PORT)
-        return self._origin
+        told, via_rvs = hop.origin(packet, source, keys, HIP_PORT)
+        if not _somebody(told[0], source[0]):
+            raise Rejected("passed on from nobody")
+        self._origin, self._shared.via_rvs = told, via_rvs
+        return told
 
     def pass_out(self, actions: list[Action], now: float) -> list[Action]:
         """Run the errands between associations, and tell our relays what is for others."""
@@ -134,3 +139,11 @@ class Edge:
         actions = what(upkeep.outbox)
         self._settle(association)
         return actions
+
+
+def _somebody(ip: str, server: str) -> bool:
+    """Whether a sender can be there: a server that lies must not have us speak to a group.
+
+    Nor to this machine, unless the server is on it, too.
+    """
+    return one_host(ip) and (not is_loopback(ip) or is_loopback(server))

@@ -384,6 +384,8 @@ class Engine:
             packet = Packet(data)
             if packet.checksum and self._config.udp:
                 raise MalformedPacket("HIP checksum over UDP", 4)
+            if self._config.udp and not source[1]:
+                raise Rejected("from port 0, where nothing can be sent")
             return self._edge.pass_out(self._dispatch(packet, source, now), now)
         except (MalformedPacket, Rejected) as error:
             self.counters[error.reason] += 1

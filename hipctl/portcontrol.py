@@ -100,6 +100,7 @@ class PortControl:
         self._granted = 0.0  # when
         self._renewals = 0  # since then
         self._renewed_at = float("-inf")
+        self._checked_at = float("-inf")
         self._recovering = False
         self._again = 0.0  # when, while recovering
         self._refused_until = 0.0  # by PCP, while NAT-PMP is tried
@@ -293,6 +294,8 @@ class PortControl:
             why = _words(_REFUSALS_NATPMP, response.result)
             return self._on_refusal(why, now, _SHORTEST_REFUSAL)
         if isinstance(response, natpmp.AddressResponse):
+            if announced:  # anybody of the link may say so: ask (RFC 6886 §3.2.1)
+                return self._doubt(response.ip, now)
             return self._on_address(response.ip, now)
         if self._external_ip is None:
             raise Rejected("port control answer that nobody waits for")
@@ -309,6 +312,12 @@ class PortControl:
         self._attempts = 0
         self._wait = natpmp.FIRST_WAIT
         return self._send(now)
+
+    def _doubt(self, ip: str, now: float) -> list[Action]:
+        """Our address is said to be another one; at most one request in four seconds."""
+        if self.mapped is not None and ip != self._external_ip:
+            self._timers.set(Timer.CHECK, max(now, self._checked_at + _SHORTEST_WAIT))
+        return []
 
     def _on_refusal(self, why: str, now: float, lifetime: float) -> list[Action]:
         lifetime = min(max(lifetime, _SHORTEST_REFUSAL), _LONGEST_REFUSAL)
@@ -368,6 +377,7 @@ class PortControl:
 
     def _check(self, now: float) -> list[Action]:
         """Ask for the epoch only: who has missed that the router restarted learns it so."""
+        self._checked_at = now
         self._timers.set(Timer.CHECK, now + self._settings.check)
         if self._protocol is Protocol.PCP:
             return [Ask(self._uplink, pcp.announce_request(self._uplink.ip))]

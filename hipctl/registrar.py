@@ -7,6 +7,7 @@ lasts (RFC 9028 §7.8).
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -14,10 +15,11 @@ from typing import Final, Protocol
 from hipctl import params
 from hipctl.actions import Address, Pair, Path, Relayed
 from hipctl.constants import REGISTRATION_LEAST, RegistrationFailure, RegistrationType
+from hipctl.contact import is_public
 from hipctl.crypto import Keys
 from hipctl.identity import Hit
 from hipctl.interface import Offer, Served
-from hipctl.limits import Allowance
+from hipctl.limits import Allowance, network
 from hipctl.params_registration import decode_lifetime, encode_lifetime
 
 RELAYS: Final = frozenset({RegistrationType.RELAY_UDP_HIP, RegistrationType.RELAY_UDP_ESP})
@@ -26,6 +28,10 @@ LEAST: Final = encode_lifetime(REGISTRATION_LEAST)
 
 _GRANT_PACKETS: Final = 64  # that an account draws from its limits at once,
 _GRANT_BYTES: Final = 65_536  # and bytes: so much of all clients' limit one may hold unused
+
+_CROWD_LEAST: Final = 16  # registrations that one network may have though others want some, too,
+_CROWD_SHARE: Final = 8  # and beyond one in so many, as soon as half of all are taken
+_ALARMS_LEAST: Final = 64  # that may wait before we look which of them are for nothing
 
 
 class Account:
@@ -102,6 +108,7 @@ class Client:
         accounts: by type.
         relayed: the address that is open for it.
         listed: where it has said that it is.
+        networks: by type, whence it has asked last, see ``limits.network``.
         alarm: for the registrar: when it looks at this client next.
     """
 
@@ -112,6 +119,7 @@ class Client:
     accounts: dict[int, Account] = field(default_factory=dict)
     relayed: Address | None = None
     listed: set[Address] = field(default_factory=set)
+    networks: dict[int, str] = field(default_factory=dict)
     alarm: float | None = None
 
     @property
@@ -173,8 +181,10 @@ class Registrar:
         self._clients: dict[Pair, Client] = {}
         self._by_type: dict[int, dict[Hit, Client]] = {kind: {} for kind in RegistrationType}
         self._chosen: dict[Pair, int] = {}  # rendezvous or control relay, for good
+        self._crowds: Counter[tuple[int, str]] = Counter()  # registrations by type and network
         self._alarms: list[tuple[float, int, Pair]] = []
         self._alarm_number = 0
+        self._alarms_max = _ALARMS_LEAST
 
     # -- what we offer -------------------------------------------------------------------------
 
@@ -314,9 +324,17 @@ class Registrar:
             and not (asked.shown and asked.bad is None)
         ):
             return asked.bad or RegistrationFailure.CREDENTIALS_REQUIRED
-        if not discovery and self._full(kind) and pair[1] not in self._by_type[kind]:
+        there = discovery or pair[1] in self._by_type[kind]
+        if not there and (self._full(kind) or self._crowded(kind, asked.source[0])):
             return RegistrationFailure.INSUFFICIENT_RESOURCES
         return None
+
+    def _crowded(self, kind: int, ip: str) -> bool:
+        """Whether its network has its share: who has many HITs must leave some for others."""
+        most = self._offers[kind].clients
+        if 2 * len(self._by_type[kind]) < most or not is_public(ip):
+            return False
+        return self._crowds[kind, network(ip)] >= max(_CROWD_LEAST, most // _CROWD_SHARE)
 
     def _lifetime(self, kind: int, lifetime: int) -> int:
         offer = self._offers.get(kind)
@@ -356,6 +374,7 @@ class Registrar:
             if elsewhere is not None and elsewhere is not client:
                 self._end(elsewhere, kind)  # with another HIT of ours: the newer one counts
             self._by_type[kind][pair[1]] = client
+            self._count(client, kind, network(asked.source[0]))
             client.expires[kind] = now + decode_lifetime(lifetime)
             if kind not in client.accounts:
                 client.accounts[kind] = Account(*self._limits(kind, now))
@@ -386,10 +405,22 @@ class Registrar:
             return
         del self._by_type[kind][client.hit]
         del client.accounts[kind]
+        self._count(client, kind, None)
         if kind == RegistrationType.RELAY_UDP_ESP:
             self._opener.close(client)
             client.relayed = None
         self._settle(client)
+
+    def _count(self, client: Client, kind: int, where: str | None) -> None:
+        """Count it with its network, and no more with the one before."""
+        before = client.networks.pop(kind, None)
+        if before is not None:
+            self._crowds[kind, before] -= 1
+            if not self._crowds[kind, before]:
+                del self._crowds[kind, before]
+        if where is not None:
+            client.networks[kind] = where
+            self._crowds[kind, where] += 1
 
     def _settle(self, client: Client) -> None:
         """Forget a client without registrations; have an alarm for one that has some."""
@@ -401,6 +432,15 @@ class Registrar:
             client.alarm = at
             self._alarm_number += 1
             heapq.heappush(self._alarms, (at, self._alarm_number, client.pair))
+            if len(self._alarms) > self._alarms_max:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget alarms of those who are gone: who comes and goes must not fill our memory."""
+        due = [(client.alarm, pair) for pair, client in self._clients.items()]
+        self._alarms = [(at, i, pair) for i, (at, pair) in enumerate(due) if at is not None]
+        heapq.heapify(self._alarms)
+        self._alarms_max = max(_ALARMS_LEAST, 2 * len(self._alarms))
 
     def lost(self, pair: Pair) -> None:
         """There is no association any more."""

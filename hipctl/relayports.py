@@ -80,7 +80,7 @@ class RelayPorts:
         self._farewell: asyncio.Task[None] | None = None
         self._opened: dict[Address, DatagramPort] = {}
         self._connected: dict[tuple[Address | None, Address], Towards] = {}
-        self._beside: Counter[Address | None] = Counter()  # how many, by relayed address
+        self._beside: Counter[Address | None] = Counter()  # how many, by our address
         self._readers = Readers()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -279,26 +279,32 @@ class RelayPorts:
 
     def _connect(self, flow: Flow) -> Callable[[bytes], int] | None:
         """A socket for where the flow goes, which also takes what comes from there."""
-        relayed = flow.source if flow.source in self._opened else None
-        known = self._connected.get((relayed, flow.to))
-        room = len(self._connected) < CONNECTED_MAX and self._beside[relayed] < BESIDE_MAX
+        known = self._connected.get((flow.source, flow.to))
+        room = len(self._connected) < CONNECTED_MAX and self._beside[flow.source] < BESIDE_MAX
         if known is None and room:
-            known = self._open_towards(relayed, flow)
+            known = self._open_towards(flow)
         return known.push if known is not None else None
 
-    def _open_towards(self, relayed: Address | None, flow: Flow) -> Towards | None:
+    def _open_towards(self, flow: Flow) -> Towards | None:
         at: Mapping[Address, Mapping[int, Flow]]
-        if relayed is None:
-            port, at = self._port(flow.source, flow.to), self._up
+        port: DatagramPort | None
+        source = flow.source
+        if source is not None and source in self._opened:
+            port, at = self._opened[source], self._down[source]
         else:
-            port, at = self._opened[relayed], self._down[relayed]
+            port, at = self._port(source, flow.to), self._up
         if not isinstance(port, UdpPort):  # simulated, or not always the same
             return None
         reader = partial(self._reader, at, flow.to, port)
         known = port.towards(flow.to, reader, self._readers)
+        first = self._connected.get((source, flow.to))
+        if first is not None:  # made meanwhile, for what had come at the new socket
+            if known is not None:
+                known.close()
+            return first
         if known is not None:
-            self._connected[relayed, flow.to] = known
-            self._beside[relayed] += 1
+            self._connected[source, flow.to] = known
+            self._beside[source] += 1
             if self._pruning is None:
                 loop = asyncio.get_running_loop()
                 self._pruning = loop.call_later(_PRUNE, self._prune_again)
@@ -339,12 +345,14 @@ class RelayPorts:
 
     def _prune(self) -> None:
         """Close what no flow goes through any more."""
-        for (relayed, to), known in list(self._connected.items()):
-            used = to in self._up if relayed is None else to in self._down.get(relayed, ())
-            if not used:
+        for (source, to), known in list(self._connected.items()):
+            relayed = source is not None and source in self._opened
+            if to not in (
+                self._down.get(source, ()) if source is not None and relayed else self._up
+            ):
                 known.close()
-                del self._connected[relayed, to]
-                self._beside[relayed] -= 1
+                del self._connected[source, to]
+                self._beside[source] -= 1
 
     def _prune_again(self) -> None:
         self._prune()

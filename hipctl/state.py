@@ -1,5 +1,6 @@
 """What an association remembers: its state, its timers, the work in hand, what all share."""
 
+import heapq
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,6 +23,9 @@ from hipctl.serving import Serving
 from hipctl.settings import EngineConfig
 
 _HIDING: Final = 60.0  # seconds after an association ended in which we still hide from its peer
+
+_HIDDEN_SHARE: Final = 4  # from so many times as many peers as we speak with we may hide
+_FORGOTTEN_SHARE: Final = 256  # of a full table, one in so many is forgotten at once
 
 
 class State(Enum):
@@ -266,8 +270,10 @@ class Shared:
         self.hidden.pop(pair, None)
         if hidden:
             self.hidden[pair] = inf
-        if len(self.hidden) > self.config.max_associations:
-            self.hidden.popitem(last=False)
+        if len(self.hidden) > _HIDDEN_SHARE * self.config.max_associations:
+            count = 1 + len(self.hidden) // _FORGOTTEN_SHARE  # the search costs, so forget some
+            for gone in heapq.nsmallest(count, self.hidden, key=self.hidden.__getitem__):
+                del self.hidden[gone]  # never one whose association there still is
 
     def hide_on(self, pair: Pair, since: float) -> None:
         """That association has ended; what its owner still answers must not show where we are."""

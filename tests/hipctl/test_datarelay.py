@@ -313,3 +313,26 @@ def do(  # noqa: PLR0917 - the fields of a step
             data.lend((RELAYED[0], 60_000 + len(data.closed)))
             owner.relayed = data.open(owner)
     return now
+
+
+def test_permissions_that_come_and_go_leave_nothing_behind() -> None:
+    data = relay()
+    owner = client(data)
+    for n in range(5_000):
+        data.permit(owner, permission(owner, (PEER[0], 1 + n), 10_000 + n, 50_000 + n), n / 100)
+    assert data.count(owner) == PERMISSIONS_MAX
+    assert len(data._alarms) <= 1_024
+    data.on_time(5_000.0, lambda pair: owner)
+    assert data.count(owner) == 0
+    assert data.down == {owner.relayed: {}}
+
+
+def test_one_host_with_many_keys_does_not_push_out_the_permission_of_another_call() -> None:
+    data = relay()
+    owner = client(data)
+    data.permit(owner, permission(owner, PEER, 1_000, 50_000), 0.0)
+    for n in range(1, 10 * PERMISSIONS_MAX):  # each rekey names two SPIs more
+        data.permit(owner, permission(owner, ("198.51.100.66", n), 1_000 + n, 50_000 + n), 1.0)
+    assert data.count(owner) == PERMISSIONS_MAX
+    assert data.allows(owner, PEER)
+    assert 50_000 in data.down[RELAYED][PEER]

@@ -133,7 +133,7 @@ def test_old_generations_are_accepted_once_more_then_no_longer() -> None:
 def test_r1s_to_one_address_are_limited() -> None:
     _, a, b = pair(replace(FAST, r1_rate=1.0, r1_burst=5))
     i1 = build(I1, a.hit, b.hit, [params.DhGroupList((7,))])
-    answers = [len(b.engine.on_control(i1, ("203.0.113.1", n), 0.0)) for n in range(10)]
+    answers = [len(b.engine.on_control(i1, ("203.0.113.1", n), 0.0)) for n in range(1, 11)]
     assert sum(answers) == 5
     assert b.engine.counters["I1 rate limit"] == 5
     assert b.engine.on_control(i1, ("203.0.113.2", 1), 0.0)

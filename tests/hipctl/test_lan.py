@@ -425,3 +425,15 @@ def test_an_answer_from_where_nobody_can_be_is_counted_and_dropped(
         assert counters["answer at a LAN from nowhere"] == 1
 
     asyncio.run(main())
+
+
+def test_who_answers_from_port_zero_is_not_found() -> None:
+    net = LanNet()
+    member, asker = net.member(), net.add()
+    net.call(asker)
+    net.run(net.now + 0.01)
+    r1 = next(seen.data for seen in net.wire if seen.kind == PacketType.R1)
+    ip, _ = member.address
+    actions = asker.engine.on_control(r1, (ip, 0), net.now)
+    assert actions == []  # LanAnswered would name a contact that there cannot be
+    assert member.hit not in asker.engine._contacts

@@ -475,6 +475,26 @@ def test_false_alarms_by_multicast_cost_a_packet_every_four_seconds_at_most() ->
     assert len(world.changes) == 1
 
 
+def test_who_plays_router_by_multicast_cannot_say_what_our_address_is() -> None:
+    router = Router({"NAT-PMP"})
+    world = World({LAN: router})
+    world.run(100)
+    before = len(router.requests)
+    for _ in range(100):
+        lie = struct.pack("!BBHI", 0, 128, 0, int(world.now)) + bytes((6, 6, 6, 6))
+        world.do(world.mapper.on_announcement(lie, (LAN, 5_351), world.now))
+        world.run(0.1)
+    assert world.told == [EXTERNAL]
+    assert len(world.changes) == 1
+    assert len(router.requests) - before <= 10 / 4 + 2
+    router.external = "5.9.1.2"  # what is true is asked for at once
+    world.run(10)
+    truth = router.announcement(world.now)
+    world.do(world.mapper.on_announcement(truth, (LAN, 5_351), world.now))
+    world.run(1)
+    assert world.told == [("5.9.1.2", EXTERNAL[1])]
+
+
 def test_another_device_of_the_home_that_plays_router_is_not_asked_anything() -> None:
     world = World({LAN: Router(set())})
     rogue = Router({"UPnP"}, external="6.6.6.6")

@@ -356,3 +356,38 @@ def test_whatever_happens_limits_hold_and_alarms_are_armed_if_and_only_if_needed
     made.on_time(now + 1e9)
     assert made.served() == []
     assert made.deadline() is None
+
+
+def test_who_registers_and_cancels_again_and_again_leaves_nothing_behind() -> None:
+    made = registrar()
+    for turn in range(1_000):
+        ask(made, RVS, lifetime=HOUR, now=turn / 100)
+        ask(made, RVS, lifetime=0, now=turn / 100)
+    ask(made, RVS, lifetime=MINUTE, now=10.0)
+    assert len(made._alarms) < 200
+    deadline = made.deadline()
+    assert deadline is not None
+    made.on_time(10.0 + decode_lifetime(MINUTE) + 0.1)
+    assert made.count(RVS) == 0
+
+
+def test_one_network_cannot_take_all_places_of_a_server() -> None:
+    made = registrar({RVS: Offer(clients=200)})
+
+    def come(n: int, ip: str) -> bool:
+        source = (ip, 1_000 + n)
+        who = Asked(KEYS, source, Path(None, source))
+        made.judge(pair(n), [params.RegRequest(HOUR, (RVS,))], who, 0.0)
+        return made.client(hit(n), RVS) is not None
+
+    crowd = [come(n, "8.8.8.8") for n in range(400)]
+    assert sum(crowd) == 100  # half of all is for who comes first, then one network has its share
+    assert made.count(RVS) == 100
+    assert all(come(1_000 + n, f"9.9.9.{n}") for n in range(100))
+    assert not come(2_000, "9.9.8.1")  # full
+    assert refusals(ask(made, RVS, n=1)) == {}  # who is there may stay
+    for n in range(90):
+        made.lost(pair(n))
+    assert come(3_000, "8.8.8.8")
+    assert sum(made._crowds.values()) == made.count(RVS)
+    assert all(come(4_000 + n, "192.168.1.1") for n in range(50))  # a NAT of our own

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hipctl import hop, params
+from hipctl import hop, params, rendezvous
 from hipctl.actions import Address, Relayed
 from hipctl.constants import NatTraversalMode, NotifyType, PacketType
 from hipctl.crypto import Keys
@@ -44,6 +44,12 @@ class World:
     def keys(self) -> Keys:
         """Of the client's association with the server."""
         association = self.client.engine._associations[self.client.hit, self.server.hit]
+        assert association.standing.keys is not None
+        return association.standing.keys
+
+    def keys_of_server(self) -> Keys:
+        """Of the same association, as the server has them."""
+        association = self.server.engine._associations[self.server.hit, self.client.hit]
         assert association.standing.keys is not None
         return association.standing.keys
 
@@ -548,3 +554,37 @@ def test_whatever_is_sent_a_server_sends_no_more_than_it_gets(
         assert len(out) <= 1
         assert sum(len(seen.data) for seen in out) <= len(packet) + HOP
         assert all(seen.to in (w.client.address, sources[place]) for seen in out)
+
+
+# -- servers that lie ----------------------------------------------------------------------------
+
+NOBODYS = [
+    ("224.0.0.1", 10_500),
+    ("255.255.255.255", 10_500),
+    ("0.0.0.0", 10_500),
+    ("127.0.0.1", 53),
+    ("::1", 53),
+    ("ff02::1", 10_500),
+    ("2001:20::1", 10_500),
+]
+
+
+@pytest.mark.parametrize("told", NOBODYS)
+def test_a_rendezvous_server_cannot_have_its_client_answer_a_group_or_itself(
+    told: Address,
+) -> None:
+    w = world(RVS)
+    lie = rendezvous.forwarded(Packet(i1(w.client.hit)), told, w.keys_of_server())
+    before = len(w.net.wire)
+    w.net._control(w.client, lie, w.server.address, w.client.address)
+    assert w.net.wire[before:] == []
+
+
+@pytest.mark.parametrize("told", NOBODYS)
+def test_a_relay_cannot_have_its_client_believe_in_a_peer_at_no_address(told: Address) -> None:
+    w = world()
+    passed = Packet(i1(w.client.hit)).changed([params.RelayFrom(told)])
+    lie = hop.extend(passed, (), params.RelayHmac, w.keys_of_server())
+    before = len(w.net.wire)
+    w.net._control(w.client, lie, w.server.address, w.client.address)
+    assert w.net.wire[before:] == []

@@ -1,6 +1,7 @@
 """The data relay's sockets: what passes through them, and what does not."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
@@ -61,6 +62,16 @@ async def hears(sock: socket.socket, count: int) -> list[bytes]:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(5):
         return [await loop.sock_recv(sock, 2_048) for _ in range(count)]
+
+
+async def came(sock: socket.socket) -> tuple[bytes, Address]:
+    """A datagram and where it came from."""
+    for _ in range(1_000):
+        with contextlib.suppress(BlockingIOError):
+            found: tuple[bytes, Address] = sock.recvfrom(2_048)
+            return found
+        await asyncio.sleep(0.001)
+    raise TimeoutError
 
 
 class Place:
@@ -390,3 +401,57 @@ def test_one_reader_that_fails_does_not_keep_the_others_from_reading(busy: bool)
             sock.close()
 
     asyncio.run(main())
+
+
+def test_a_client_that_was_nowhere_for_a_while_has_sockets_again() -> None:
+    async def scenario(place: Place) -> None:
+        await place.talk()
+        path = place.client.path
+        place.client.path = None
+        place.data.moved(place.client)
+        place.relay._prune()
+        assert place.connected == 0
+        place.client.path = path
+        place.data.moved(place.client)
+        await place.talk(1)
+        assert place.connected == 2
+
+    run(scenario)
+
+
+def test_what_comes_while_a_socket_is_made_does_not_make_the_same_socket_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(place: Place) -> None:
+        waiting = [place.data.down[place.relayed][where(place.peers[1])][DOWN + 1]]
+
+        def hand_back(port: UdpPort, sock: socket.socket) -> None:
+            while waiting:  # a datagram for the same client, in the same moment
+                place.relay._pass_on(waiting.pop(), esp(DOWN + 1))
+
+        monkeypatch.setattr(UdpPort, "_hand_back", hand_back)
+        place.peers[0].sendto(esp(DOWN), place.relayed)
+        assert sorted(await hears(place.home, 2)) == [esp(DOWN), esp(DOWN + 1)]
+        assert place.connected == 1
+        assert len(place.relay._readers._read) == 1
+        assert place.relay._beside[None] == 1
+
+    run(scenario, peers=2)
+
+
+def test_a_client_that_speaks_with_another_address_of_ours_hears_us_from_there() -> None:
+    async def scenario(place: Place) -> None:
+        await place.talk()
+        other = await open_udp((place.ip, 0), place._take, place.counters)
+        place.relay._port = lambda source, to: other if source == other.address else None
+        place.relay._find = lambda source, to: other.send
+        place.client.path = Path(other.address, where(place.home))
+        place.data.moved(place.client)
+        heard = []
+        for n in range(3):
+            place.peers[0].sendto(esp(DOWN, n), place.relayed)
+            heard.append(await came(place.home))
+        other.close()
+        assert heard == [(esp(DOWN, n), other.address) for n in range(3)]
+
+    run(scenario)

@@ -1,11 +1,16 @@
 """Associations that begin through a control relay: checks, data relays, moves (RFC 9028)."""
 
+import random
+from dataclasses import replace
+
 from hipctl import params
 from hipctl.actions import Address
 from hipctl.constants import NatTraversalMode, PacketType
+from hipctl.engine import Engine
+from hipctl.identity import Hit, HostIdentity
 from hipctl.interface import AssociationDown
 from hipctl.packet import Packet
-from sim.engines import UDP, Peer, both_ways, ups
+from sim.engines import FAST, UDP, Peer, both_ways, ups
 from sim.servers import ESP, HIP, RELAYS, ServerNet, address, met
 
 
@@ -196,3 +201,16 @@ def test_an_attempt_that_nobody_waits_for_is_one_i1_and_no_event() -> None:
     net.dead.clear()
     net.run(net.now + 20)
     both_ways(net, a, b)
+
+
+def test_from_whom_we_hide_we_go_on_hiding_however_many_come_and_go() -> None:
+    config = replace(FAST, max_associations=64)
+    shared = Engine([HostIdentity.from_secret(9)], config, random.Random(1).randbytes)._shared
+    pairs = [(Hit(bytes(16)), Hit(n.to_bytes(16, "big"))) for n in range(400)]
+    shared.hide(pairs[0], hidden=True)
+    for n, pair in enumerate(pairs[1:]):
+        shared.hide(pair, hidden=True)
+        shared.hide_on(pair, n / 100)  # it has ended
+    assert shared.hides(pairs[0], 1_000.0)
+    assert not shared.hides(pairs[-1], 1_000.0)
+    assert len(shared.hidden) <= 4 * 64
