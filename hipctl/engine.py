@@ -130,6 +130,10 @@ class Engine:
         self._settle(association)
         return self._edge.pass_out(actions, now)
 
+    def hides(self, peer: Hit, now: float) -> bool:
+        """Whether ``peer`` may not learn where we are."""
+        return any(self._shared.hides((local, peer), now) for local in self._identities)
+
     def set_hosts(self, addresses: Sequence[Address]) -> None:
         """Say where we listen, for connectivity checks where nobody calls ``set_locators``."""
         self._shared.hosts = tuple(addresses)

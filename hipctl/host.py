@@ -238,6 +238,11 @@ class LocalHost:
             found = self._reachable()
         return contacts.compose(found, self.services.servers(hit))
 
+    def through(self, hit: Hit, server: Hit) -> bytes:
+        """See ``interface.Host``."""
+        found = [each for each in self.services.servers(hit) if each.hit == server]
+        return contacts.compose((), found) if found else b""
+
     def hide(self, hit: Hit, *, hidden: bool) -> None:
         """See ``interface.Host``."""
         if hidden is not (hit in self._hidden):

@@ -191,14 +191,19 @@ class HostServices:
         except MalformedPacket as error:
             raise Rejected(error.reason) from None
         there = {
-            outbound.address[0]
+            (other, outbound.address[0])
             for (_, other), outbound in self._engine.outbound.items()
-            if other == peer and not isinstance(outbound.address, Relayed)
+            if not isinstance(outbound.address, Relayed)
         }
-        own = [each.address for each in entries if isinstance(each, contacts.Locator)]
-        addresses = [address for address in own if address[0] in there]
+        addresses = [
+            each.address
+            for each in entries
+            if (peer if isinstance(each, contacts.Locator) else each.hit, each.address[0]) in there
+        ]
+        if self._engine.hides(peer, asyncio.get_running_loop().time()):
+            raise Rejected("a knock would show where we are")
         if not addresses:
-            raise Rejected("no locator from which the peer speaks")
+            raise Rejected("no locator from which the peer, or a server, speaks with us")
         if self._knocks >= _KNOCKS_MAX:
             raise Rejected("too many knocks")
         self._knocks += 1

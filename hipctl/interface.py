@@ -303,6 +303,9 @@ class Host(Protocol):
     def contact(self, hit: Hit) -> bytes:
         """How others may reach our ``hit``: opaque, at most 80 bytes, for records and RPCs."""
 
+    def through(self, hit: Hit, server: Hit) -> bytes:
+        """A contact of our ``hit`` that names this server of ours only; empty if it isn't one."""
+
     def hide(self, hit: Hit, *, hidden: bool) -> None:
         """From now on ``contact`` of our ``hit`` names servers only, or our own addresses, too.
 
@@ -414,11 +417,12 @@ class Host(Protocol):
 
         It is sent from a port and by a HIT that nobody has seen before, so that no NAT or
         firewall lets it pass for what was said earlier. Only a locator is tried whose IP address
-        is the one from which our association with ``peer`` comes: nobody can make us knock
-        elsewhere.
+        is the one from which our association with ``peer`` comes, or a server's that is where
+        our association with it comes from: nobody can make us knock elsewhere.
 
         Raises:
-            Rejected: ``contact`` has no such locator, or too many knocks are under way.
+            Rejected: ``contact`` has no such locator, ``peer`` may not learn where we are, or too
+                many knocks are under way.
         """
 
     def reachability(self) -> Reachability:

@@ -30,6 +30,7 @@ from hipctl.sansio import Driver
 from overlay import keeper, reachable
 from overlay.advice import ADDRESS_TOLD, Advice, Seen, what_limits, why_nobody_calls
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
+from overlay.knocking import Knocked
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
 from overlay.scout import Home, Scout
 from overlay.servers import (
@@ -52,6 +53,8 @@ HEAD_START: Final = 3.0  # seconds for which a public address needs no servers b
 HIDING: Final = 10.0  # seconds in which other servers may be found before our address is told
 MOST_FRIENDS: Final = 8  # of whom the host counts no more
 DISCOVERED: Final = 2  # servers that must say where they see us
+PASSES: Final = 60.0  # seconds for which we believe that a server passes calls on
+DOUBTS: Final = 2  # neighbours that must say that it doesn't, and none that it does
 PING_SECONDS: Final = 3.0
 REGISTER_SECONDS: Final = 3.0
 NAMES: Final = {CONTROL: "control relay", DATA: "data relay", RENDEZVOUS: "rendezvous server"}
@@ -92,6 +95,7 @@ class Callability:
         self.reachable = Reachable()
         self._scout = Scout(host, local, self._homes, rng)
         self._witnesses = Witnesses(host, self._homes)
+        self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on, or might
         self._place: Reachability | None = None
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,9 +169,11 @@ class Callability:
             ),
             asyncio.gather(*(self._ping(server.hit) for server in servers)),
         )
-        asked = await self._discover()
+        # a neighbour knocks for us once at a time
+        through = [await self._knocks_through(server.hit, 1) for server in servers]
+        discovered = await self._discover()
         place = self._host.reachability()
-        for hit in asked:
+        for hit in discovered:
             self._spawn(self._cancel(hit, frozenset((DISCOVERY,))), "unregister")
         nat = place.nat
         if nat is Nat.UNKNOWN and self.reachable.proven and not place.mapped:
@@ -195,8 +201,11 @@ class Callability:
             "reflexive": [
                 {"by": str(hit), "address": _text(address)} for hit, address in place.reflexive
             ],
-            "knocks": [{"by": str(hit), "result": said.value} for hit, said in knocks],
-            "servers": [_row(each, rtt) for each, rtt in zip(servers, rtts, strict=True)],
+            "knocks": [_knock(*each) for each in knocks],
+            "servers": [
+                _row(each, rtt) | {"knocks": [_knock(*said) for said in asked]}
+                for each, rtt, asked in zip(servers, rtts, through, strict=True)
+            ],
             "problems": [advice.to_json() for advice in problems],
         }
 
@@ -411,7 +420,29 @@ class Callability:
 
     async def _probe(self, hit: Hit) -> None:
         rtt = await self._ping(hit)
-        self._feed(lambda now: self.keeper.on_probed(hit, rtt, now))
+        if rtt is not None and not await self._passes(hit):
+            self._feed(lambda now: self.keeper.on_useless(hit, "it passes no calls on", now))
+        else:
+            self._feed(lambda now: self.keeper.on_probed(hit, rtt, now))
+
+    async def _knocks_through(self, hit: Hit, count: int) -> list[tuple[Hit, Knocked]]:
+        """Let neighbours knock at us by way of a server."""
+        contact = self._host.through(self._local, hit)
+        return await self._witnesses.ask(count, contact, without=(hit,))
+
+    async def _passes(self, hit: Hit) -> bool:
+        """Whether a server passes on to us what strangers say, as far as neighbours can tell."""
+        now = self._now()
+        if now < self._passed.get(hit, float("-inf")) + PASSES:
+            return True
+        asked = await self._knocks_through(hit, reachable.ASKED)
+        said = Counter(verdict for _, verdict in asked)
+        if said[Knocked.NO] >= DOUBTS and not said[Knocked.YES]:
+            return False
+        serving = {server.hit for server in self.keeper.serving(*THROUGH)}
+        self._passed = {server: at for server, at in self._passed.items() if server in serving}
+        self._passed[hit] = now
+        return True
 
     async def _ping(self, hit: Hit) -> float | None:
         node = self._scout.node(hit)
@@ -454,6 +485,11 @@ def _row(server: Server, rtt: float | None) -> dict[str, Any]:
         "for": sorted(NAMES[type_] for type_ in server.held),
         "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
     }
+
+
+def _knock(by: Hit, said: Knocked) -> dict[str, str]:
+    """What a neighbour said that knocked, JSON-ready."""
+    return {"by": str(by), "result": said.value}
 
 
 def _router(row: Mapping[str, object]) -> dict[str, object]:

@@ -22,6 +22,7 @@ CALM: Final = 300.0  # the same while we lack only data relays, for nobody may o
 IMPROVE_FIRST, IMPROVE = 60.0, 900.0  # seconds between looks for nearer ones
 IMPROVE_TESTS: Final = 12  # that one such look takes
 FULL_RETRY: Final = 60.0  # seconds until one that refused us is asked again
+USELESS_RETRY: Final = 300.0  # until one that did nothing for us
 PROVEN: Final = 60.0  # seconds after which a server that serves us counts as good
 
 
@@ -212,6 +213,25 @@ class Keeper:
                 if server.held:
                     self._release(server, frozenset(server.held))
                 self._hurry()
+        return self._leave()
+
+    def on_useless(self, hit: Hit, reason: str, now: float) -> list[Action]:
+        """A probe has shown that a server answers, but doesn't do what it granted.
+
+        Args:
+            hit: whom.
+            reason: in words.
+            now: monotonic seconds.
+        """
+        self._now = now
+        server = self._done(hit, "probe")
+        if server is not None:
+            self.refusals[hit] = reason
+            server.missed = 0
+            self._fail(server, USELESS_RETRY)
+            if server.held:
+                self._release(server, frozenset(server.held))
+            self._hurry()
         return self._leave()
 
     def on_seen(self, hit: Hit, now: float) -> list[Action]:

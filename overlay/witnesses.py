@@ -36,28 +36,34 @@ class Witnesses:
         ]
 
     async def ask(
-        self, count: int, direct: bytes, first: Collection[Hit] = ()
+        self,
+        count: int,
+        contact: bytes,
+        first: Collection[Hit] = (),
+        without: Collection[Hit] = (),
     ) -> list[tuple[Hit, Knocked]]:
         """Let so many neighbours knock at us, those outside of our LAN if there are any.
 
         Args:
             count: at most.
-            direct: a contact with our own addresses; empty asks nobody.
+            contact: of ours, with what they shall try; empty asks nobody.
             first: whom to prefer.
+            without: whom not to ask.
         """
-        if not direct:
+        if not contact:
             return []
-        there = [each for each in self.neighbours() if self._host.connected(each[1].hit)]
+        there = [each for each in self.neighbours() if each[1].hit not in without]
+        there = [each for each in there if self._host.connected(each[1].hit)]
         there = [each for each in there if each[1].groups] or there
         there.sort(key=lambda each: (each[1].hit not in first, self._asked[each[1].hit]))
         chosen = _spread(there, count)
         if len(self._asked) > MOST_COUNTED:
             self._asked.clear()
-        self._asked.update(contact.hit for _, contact in chosen)
+        self._asked.update(each.hit for _, each in chosen)
         answers = await asyncio.gather(
-            *(home.node.ask_to_knock(contact.hit, direct) for home, contact in chosen)
+            *(home.node.ask_to_knock(each.hit, contact) for home, each in chosen)
         )
-        return [(contact.hit, said) for (_, contact), said in zip(chosen, answers, strict=True)]
+        return [(each.hit, said) for (_, each), said in zip(chosen, answers, strict=True)]
 
 
 def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:

@@ -151,6 +151,8 @@ def server_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         rtt = "no answer" if row["rtt_ms"] is None else f"{row['rtt_ms']:.1f} ms"
         yield f"  {' and '.join(row['for'])} {row['hit']}, {rtt}"
+        for knock in row.get("knocks", ()):
+            yield f"    knock through it by {knock['by']}: {knock['result']}"
 
 
 def resolve_lines(value: Mapping[str, Any]) -> Iterator[str]:

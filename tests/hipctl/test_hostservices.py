@@ -1,6 +1,7 @@
 """What hosts do for each other: offers, registrations, relayed data and knocks, in LocalHosts."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -25,6 +26,7 @@ from hipctl import (
     contact_from_addresses,
 )
 from hipctl.contact import Locator, Relay, Server, parse_contact
+from hipctl.udp import DatagramPort, OnDatagram, OpenPort
 from sim.loop import simulate
 from sim.net import Address, Net
 
@@ -39,6 +41,18 @@ RVS, HIP, ESP = (
 RELAYS = {HIP: Offer(), ESP: Offer()}
 
 
+def _at(net: Net, ip: str) -> OpenPort:
+    """Opens ports of a machine that has one address."""
+
+    async def open_port(
+        address: Address, on_datagram: OnDatagram, counters: Counter[str]
+    ) -> DatagramPort:
+        anywhere = address[0] == "0.0.0.0"
+        return await net.open((ip if anywhere else address[0], address[1]), on_datagram, counters)
+
+    return open_port
+
+
 @asynccontextmanager
 async def three(net: Net, *, locators: bool = True) -> AsyncIterator[list[LocalHost]]:
     """A server, Alice and Bob; these know the server."""
@@ -48,7 +62,7 @@ async def three(net: Net, *, locators: bool = True) -> AsyncIterator[list[LocalH
             config = HostConfig(
                 listen=(address,), locators=locators or key is KEYS[0], engine=EngineConfig(k=2)
             )
-            host = LocalHost([key], config, open_port=net.open)
+            host = LocalHost([key], config, open_port=_at(net, address[0]))
             hosts.append(await stack.enter_async_context(host))
         for host in hosts[1:]:
             host.learn(S, contact_from_addresses([SERVER]))
@@ -275,6 +289,26 @@ def test_a_knock_is_heard_where_strangers_come_in_and_nowhere_else() -> None:
         assert not await server.knock(A, contact_from_addresses([ALICE]))
 
     run(scenario)
+
+
+@pytest.mark.parametrize("kind", [HIP, RegistrationType.RENDEZVOUS])
+def test_a_knock_by_way_of_a_server_tells_whether_that_passes_it_on(
+    kind: RegistrationType,
+) -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, bob = hosts
+        server.offer({kind: Offer()})
+        assert alice.through(A, S) == b""
+        await alice.register(S, [kind])
+        contact = alice.through(A, S)
+        with pytest.raises(Rejected):
+            await bob.knock(A, contact)  # anybody could be meant
+        await bob.connect(S)
+        assert await bob.knock(A, contact)
+        net.filter = lambda data, source, to: None if (source, to) == (SERVER, ALICE) else data
+        assert not await bob.knock(A, contact)
+
+    run(scenario, locators=False)
 
 
 def test_a_host_tells_what_it_knows_of_the_way_to_it() -> None:

@@ -482,6 +482,7 @@ def test_results_that_nobody_waits_for_change_nothing() -> None:
         keeper.on_refused(hit(0), None, "x", world.now),
         keeper.on_unregistered(hit(0), world.now),
         keeper.on_probed(hit(0), None, world.now),
+        keeper.on_useless(hit(0), "x", world.now),
         keeper.on_ended(hit(9), CONTROL, world.now),
     ):
         assert actions == []

@@ -148,11 +148,13 @@ def test_netcheck_asks_neighbours_and_measures_servers(tmp_path: Path) -> None:
             )
             assert report["addresses"] == ["home:10500"]
             assert report["servers"][0]["rtt_ms"] > 10
+            assert [row["result"] for row in report["servers"][0]["knocks"]] == ["reached"]
             assert {row["result"] for row in report["knocks"]} == {"it sees us at another address"}
             missing = [row["missing"] for row in report["problems"]]
             assert any("only one server" in line for line in missing)
             said = check_text(value)
             assert "knock by" in said
+            assert "knock through it by" in said
             assert "do: have a peer with a public address run the service relay" in said
             open_ = await other.answer("netcheck", {})
             assert open_["identities"]["device"]["problems"] == []

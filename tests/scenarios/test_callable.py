@@ -156,6 +156,29 @@ def test_who_lets_strangers_see_its_address_uses_rendezvous_servers() -> None:
     scenario(main)
 
 
+def test_relays_that_pass_nothing_on_are_found_out_and_replaced() -> None:
+    async def main(town: Town) -> None:
+        relays = [town.relay() for _ in range(4)]
+        home, others = town.homes(1)[0], [town.add() for _ in range(3)]
+        for relay in relays[:2]:
+            relay.host.deaf = True
+        await town.wake(*relays[:2], *others, home)
+        await asyncio.sleep(90)
+        assert home.reach is Reach.NONE
+        assert "it passes no calls on" in why(home)
+        await town.wake(*relays[2:])
+        await asyncio.sleep(90)
+        good = {relay.hit for relay in relays[2:]}
+        assert home.servers(CONTROL) == good
+        assert home.reach.value == "through servers"
+        assert await others[0].calls(home)
+        relays[2].host.deaf = True  # it did its work until now
+        await asyncio.sleep(120)
+        assert home.servers(CONTROL) == {relays[3].hit}
+
+    scenario(main)
+
+
 def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_it_is() -> None:
     async def main(town: Town) -> None:
         relays = [town.relay(group=bytes((n,))) for n in range(2)]

@@ -187,6 +187,7 @@ class SimHost:
         self.disclosed: set[Hit] = set()
         self.friends: tuple[Hit, ...] = ()
         self.hidden: set[Hit] = set()
+        self.deaf = False  # it passes nothing on, whatever it promised
 
         self.site: str | None = None
         self.mapped = False
@@ -229,6 +230,9 @@ class SimHost:
         through = self.registry.through()
         named = through or hit in self.hidden
         return SERVED + b"".join(through) if named else self._direct(hit)
+
+    def through(self, hit: Hit, server: Hit) -> bytes:
+        return SERVED + server if server in self.registry.through() else b""
 
     def hide(self, hit: Hit, *, hidden: bool) -> None:
         if hidden is not (hit in self.hidden):
@@ -315,6 +319,8 @@ class SimHost:
 
     async def knock(self, peer: Hit, contact: bytes, timeout: float = 2.0) -> bool:
         other = self.net.hosts.get(peer)
+        if other is not None and contact.startswith(SERVED):
+            return await self._knock_through(other, peer, contact, timeout)
         if other is None or peer not in self.peers or contact[: len(CONTACT)] != CONTACT:
             raise Rejected("no such locator")
         if other.site is not None and other.site != self.site and not other.mapped:
@@ -323,6 +329,20 @@ class SimHost:
         cut = self.net.reaches is not None and not self.net.reaches(self._hits[0], peer)
         heard = other.up and not cut and other.open_to(self)
         await asyncio.sleep(2 * self.net.delay(self._hits[0], peer) if heard else timeout)
+        return heard
+
+    async def _knock_through(
+        self, other: "SimHost", peer: Hit, contact: bytes, timeout: float
+    ) -> bool:
+        (server,) = _servers(contact)
+        if server not in self.peers:
+            raise Rejected("no such locator")
+        self.knocks.append(peer)
+        between = self.net.hosts[server]
+        passes = between.up and between.registry.serves(peer) and not between.deaf
+        heard = passes and other.up
+        delay = self.net.delay(self._hits[0], server) + self.net.delay(server, peer)
+        await asyncio.sleep(2 * delay if heard else timeout)
         return heard
 
     def reachability(self) -> Reachability:
@@ -463,7 +483,8 @@ class SimHost:
             return 0.0 if other.open_to(self) else None
         for server in _servers(learnt):
             between = self.net.hosts.get(server)
-            if between and between.up and between.open_to(self) and between.registry.serves(peer):
+            works = between and between.up and between.open_to(self) and not between.deaf
+            if between and works and between.registry.serves(peer):
                 return self.net.delay(self._hits[0], server) + self.net.delay(server, peer)
         return None
 
