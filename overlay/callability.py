@@ -431,9 +431,13 @@ class Callability:
         return await self._witnesses.ask(count, contact, without=(hit,))
 
     async def _passes(self, hit: Hit) -> bool:
-        """Whether a server passes on to us what strangers say, as far as neighbours can tell."""
-        now = self._now()
-        if now < self._passed.get(hit, float("-inf")) + PASSES:
+        """Whether a relay passes on to us what strangers say, as far as neighbours can tell.
+
+        What passes a rendezvous server is answered directly: NATs before neighbours may stop that.
+        """
+        now, server = self._now(), self.keeper.servers.get(hit)
+        relays = server is not None and CONTROL in server.held
+        if not relays or now < self._passed.get(hit, float("-inf")) + PASSES:
             return True
         asked = await self._knocks_through(hit, reachable.ASKED)
         said = Counter(verdict for _, verdict in asked)
