@@ -122,7 +122,11 @@ class Engine:
     def disclose(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """See ``interface.Host``."""
         self._shared.disclose((local, peer))
-        association = self._associations.get((local, peer))
+        return self._show_where((local, peer), now)
+
+    def _show_where(self, pair: Pair, now: float) -> list[Action]:
+        """Tell a peer where we are, if it doesn't know and there is an association."""
+        association = self._associations.get(pair)
         upkeep = association.standing.upkeep if association is not None else None
         if association is None or upkeep is None:
             return []
@@ -204,9 +208,13 @@ class Engine:
         self._settle(association)
         return self._edge.pass_out(actions, now)
 
-    def befriend(self, local: Hit, peers: Sequence[Hit], now: float) -> None:
+    def befriend(self, local: Hit, peers: Sequence[Hit], now: float) -> list[Action]:
         """See ``interface.Host``."""
-        self._friends.choose(local, peers, now)
+        actions: list[Action] = []
+        for pair in self._friends.choose(local, peers, now):
+            self._shared.hidden.pop(pair, None)
+            actions += self._show_where(pair, now)
+        return actions
 
     def _call(self, friend: Pair, now: float) -> list[Action]:
         """Let a friend whom we cannot hear know where we are."""

@@ -20,13 +20,15 @@ class Friends:
         self._shared = shared
         self._at: float | None = None
 
-    def choose(self, local: Hit, peers: Sequence[Hit], now: float) -> None:
-        """These are the friends of ``local`` from now on."""
+    def choose(self, local: Hit, peers: Sequence[Hit], now: float) -> list[Pair]:
+        """These are the friends of ``local`` from now on; those who were not before."""
         shared = self._shared
         ours = frozenset((local, peer) for peer in peers[:FRIENDS_MAX])
+        new = sorted(ours - shared.friends)
         shared.friends = frozenset(p for p in shared.friends if p[0] != local) | ours
         if shared.friends and self._at is None:
             self._at = now
+        return new
 
     def hurry(self, now: float) -> None:
         """Call them now, for where they know us to be may be no more."""

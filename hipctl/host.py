@@ -284,8 +284,8 @@ class LocalHost:
         """See ``interface.Host``."""
         if self._open:
             chosen = list(peers)
-            self.engine.befriend(local or self._hits[0], chosen, self._now())
-            self._driver.feed(lambda now: [])  # its timer may be nearer now
+            ours = local or self._hits[0]
+            self._driver.feed(lambda now: self.engine.befriend(ours, chosen, now))
 
     def credentials(self, peer: Hit, *, local: Hit | None = None) -> Shown | None:
         """See ``interface.Host``."""

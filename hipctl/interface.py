@@ -349,7 +349,8 @@ class Host(Protocol):
 
         Associations with them are kept alive across NATs. Where there is none, one I1 goes to
         where each was last, every 15 s: a NAT before us then lets theirs in, and when they come
-        back, both ways are open at once.
+        back, both ways are open at once. They learn our addresses, also from an association that
+        there is already.
 
         Args:
             peers: at most 8 count; they replace those of before.

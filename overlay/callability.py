@@ -51,6 +51,7 @@ LOOK: Final = 2.0  # seconds between looks at the host
 JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
 HEAD_START: Final = 3.0  # seconds for which a public address needs no servers before it is proven
 HIDING: Final = 10.0  # seconds in which other servers may be found before our address is told
+UNSTEADY: Final = 3600.0  # seconds after which few may rely on their servers again
 MOST_FRIENDS: Final = 8  # of whom the host counts no more
 DISCOVERED: Final = 2  # servers that must say where they see us
 PASSES: Final = 60.0  # seconds for which we believe that a server passes calls on
@@ -97,6 +98,8 @@ class Callability:
         self._witnesses = Witnesses(host, self._homes)
         self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on, or might
         self._place: Reachability | None = None
+        self._lacked_at: float | None = None  # when there last were no servers for a while, here
+        self._hidden = True
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._since = 0.0  # when we came here, monotonic seconds
@@ -144,6 +147,11 @@ class Callability:
     def callable(self) -> bool | None:
         """Whether we can be called; None: not known yet."""
         return None if self.reach is Reach.UNKNOWN else self.reach is not Reach.NONE
+
+    @property
+    def hidden(self) -> bool:
+        """Whether strangers don't learn our address now."""
+        return self._hidden
 
     def why(self) -> list[Advice]:
         """What is missing where nobody can call us; empty where somebody can."""
@@ -275,6 +283,8 @@ class Callability:
         self._place = place
         if slept or moved:
             self._since, self._asked = now, False
+            if moved:
+                self._lacked_at = None
             self._examiner.feed(self.reachable.on_network)
             self._feed(self.keeper.on_network)
         for server in list(self.keeper.servers):
@@ -292,13 +302,17 @@ class Callability:
         In an overlay of few that is everybody: no server need be awake when two of them are. In
         a larger one it is those whom we heard last, as long as no server makes us callable.
         """
-        if self.reachable.proven:
+        if self.reachable.proven or self._hidden:
             return ()
-        met = [hit for home in self._homes for hit in home.node.engine.met()]
-        met = [hit for hit in dict.fromkeys(met) if hit not in self._host.hits]
+        met = self._met()
         if len(met) > MOST_FRIENDS and self.keeper.serving(*THROUGH):
             return ()
         return tuple(sorted(met[:MOST_FRIENDS]))
+
+    def _met(self) -> list[Hit]:
+        """Everybody in our overlays of whom we know, the latest first."""
+        met = (hit for home in self._homes for hit in home.node.engine.met())
+        return [hit for hit in dict.fromkeys(met) if hit not in self._host.hits]
 
     def _heard(self, hit: Hit) -> float:
         """When a server last gave a sign of life in an overlay, monotonic seconds."""
@@ -322,7 +336,7 @@ class Callability:
     def _settle(self) -> None:
         """Let each machine know what the other has found."""
         place = self._place or Reachability()
-        hidden = self._is_hidden(place)
+        hidden = self._hidden = self._is_hidden(place)
         self._host.hide(self._local, hidden=hidden)
         facts = Facts(
             network=bool(place.addresses),
@@ -338,13 +352,24 @@ class Callability:
         self._driver.feed(lambda now: self.keeper.want(ways, now))
 
     def _is_hidden(self, place: Reachability) -> bool:
-        """Whether strangers don't learn our address: not for the moment in which servers are lost.
+        """Whether strangers don't learn our address, which servers make needless.
 
-        Where there are no servers, it is told: somebody must be able to call us.
+        Where there are none, it is told: somebody must be able to call us. Among few, servers
+        that come and go are some of themselves, and the address is what they find each other by
+        when those sleep: it must be known by then.
         """
         now = self._now()
         if not self._hides:
             return False
+        if self._must_hide(place, now):
+            lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
+            return not (lacked and place.addresses and len(self._met()) <= MOST_FRIENDS)
+        if now >= max(self._since, self._hid_at or self._since) + HIDING:
+            self._lacked_at = now
+        return False
+
+    def _must_hide(self, place: Reachability, now: float) -> bool:
+        """Whether servers make us callable, or may do so in a moment."""
         if self.keeper.serving(*THROUGH):
             self._hid_at = now
         if not place.addresses:  # nobody hears it now; with the network servers may come back

@@ -236,8 +236,9 @@ class LocalPeer:
         Others hear from us through relays until our user has answered a call of theirs; whom we
         call or ask ourselves learns them anyway.
         """
-        if self._profile.host.visible:
-            return True
+        kept = self._callable.get(local)
+        if self._profile.host.visible or (kept is not None and not kept.hidden):
+            return True  # what is published tells it, too
         for member in self._memberships.values():
             data = shown_for(overlay_tag(member.joined.info.id), shown)
             if member.hit != local or data is None:

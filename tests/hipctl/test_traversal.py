@@ -3,6 +3,8 @@
 import random
 from dataclasses import replace
 
+import pytest
+
 from hipctl import params
 from hipctl.actions import Address
 from hipctl.constants import NatTraversalMode, PacketType
@@ -134,7 +136,8 @@ def test_a_call_survives_the_death_of_its_data_relay() -> None:
     assert max(gap(a, died, net.now), gap(b, died, net.now)) < 3
 
 
-def test_who_may_not_learn_where_we_are_hears_through_relays_only() -> None:
+@pytest.mark.parametrize("friend", [False, True])
+def test_who_may_not_learn_where_we_are_hears_through_relays_only(friend: bool) -> None:
     net, a, b, _server = met()
     b.engine.disclose_by(lambda local, peer, shown: False)
     net.send(a, b.hit, UDP, b"first")
@@ -144,7 +147,10 @@ def test_who_may_not_learn_where_we_are_hears_through_relays_only() -> None:
     assert address(a, b) in net.relayed
     between = {a.address, b.address}
     assert not [seen for seen in net.wire if {seen.source, seen.to} == between]
-    net.perform(b, b.engine.disclose(b.hit, a.hit, net.now))  # the call was answered
+    if friend:
+        net.perform(b, b.engine.befriend(b.hit, [a.hit], net.now))
+    else:
+        net.perform(b, b.engine.disclose(b.hit, a.hit, net.now))  # the call was answered
     talk(net, a, b, 3)
     assert address(a, b) == b.address
 

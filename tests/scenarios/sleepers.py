@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hipctl import (
@@ -38,6 +39,7 @@ from overlay.config import (
     PeerTable,
     Profile,
 )
+from overlay.contacts import ContactBook
 from overlay.errors import OverlayError
 from overlay.overlayfile import Seed, found_overlay
 from overlay.peer import LocalPeer
@@ -95,6 +97,7 @@ class Plan:
         patience: of who calls.
         quits: the share of sleeps in which the program ends without a word and starts again.
         loss: probability per datagram, on the Internet.
+        acquainted: whether each has the others among its contacts, as families do.
         clock_stops: whether a sleeping machine's monotonic clock stands still, as on Linux.
     """
 
@@ -109,6 +112,7 @@ class Plan:
     patience: float = 10.0
     quits: float = 0.0
     loss: float = 0.0
+    acquainted: bool = True
     clock_stops: bool = True
 
 
@@ -217,6 +221,7 @@ class Gateway:
 
     def _on_datagram(self, data: bytes, source: Hit, port: int) -> None:
         if data[:1] == b"?":
+            self._peer.host.disclose(source)  # as the gateway does: our user answers
             self._endpoint.send(b"!" + data[1:], source, port)
         elif (answered := self._waiting.get(data[1:])) and not answered.done():
             answered.set_result(None)
@@ -342,6 +347,12 @@ class World:
         self.outcome = Outcome(plan)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ups = 0
+        self._folder = TemporaryDirectory()
+        self._contacts = Path(self._folder.name, "contacts.toml")
+        if plan.acquainted:
+            book = ContactBook(self._contacts)
+            for sleeper in self.sleepers:
+                book.add(f"peer{sleeper.number}", sleeper.aor)
 
     async def __aenter__(self) -> "World":
         for sleeper in self.sleepers:
@@ -355,6 +366,7 @@ class World:
             await asyncio.wait(self._tasks)
         for sleeper in self.sleepers:
             await sleeper.stop()
+        self._folder.cleanup()
 
     def profile(self, sleeper: Sleeper, services: list[str]) -> Profile:
         """What a person would have: the overlay's file names whom one can reach."""
@@ -372,7 +384,7 @@ class World:
         )
         return Profile(
             path=Path("profile.toml"),
-            peer=PeerTable(contacts=Path("/nonexistent/contacts.toml")),
+            peer=PeerTable(contacts=self._contacts),
             host=HostTable(),
             identities={"device": IdentityTable(key=Path("device.pem"))},
             overlays={"main": joined},

@@ -7,6 +7,7 @@ import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
 
 from hipctl import ContactChanged, Hit, RegistrationType
+from overlay.callability import UNSTEADY
 from overlay.reachable import Reach
 from sim.loop import simulate
 
@@ -234,11 +235,14 @@ def test_who_hides_and_comes_back_to_a_network_tells_nobody_where_it_is(began: b
     scenario(main)
 
 
-def test_who_hides_tells_where_it_is_when_nothing_else_makes_it_callable() -> None:
+@pytest.mark.parametrize("others", [0, 8])
+def test_who_hides_tells_where_it_is_when_nothing_else_makes_it_callable(others: int) -> None:
+    """Among few for an hour, in which the relay may be away again."""
+
     async def main(town: Town) -> None:
         relay, seed = town.relay(group=b"r"), town.add(group=b"s")
         hider = town.add(hides=True, group=b"h")
-        friend = town.homes(1)[0]
+        friend, *_ = town.homes(1 + others)
         await town.wake()
         await asyncio.sleep(30)
         direct = hider.host._direct(hider.hit)
@@ -251,6 +255,9 @@ def test_who_hides_tells_where_it_is_when_nothing_else_makes_it_callable() -> No
         assert await friend.calls(hider)
         await relay.wake()
         await asyncio.sleep(120)
+        assert hider.callability.hidden is bool(others)
+        await asyncio.sleep(UNSTEADY)
+        assert hider.callability.hidden
         assert hider.host.contact(hider.hit) != direct
         assert hider.reach is Reach.SERVED
 
@@ -449,6 +456,17 @@ def test_few_keep_ways_open_to_each_other_and_many_leave_that_to_servers() -> No
             others = {other.hit for other in few if other is not home}
             assert set(home.host.friends) == others
 
+    async def hidden(town: Town) -> None:
+        relay = town.relay()
+        few = [town.add(hides=True, site=f"home {n}") for n in range(3)]
+        await town.wake()
+        await asyncio.sleep(60)
+        await relay.sleep()
+        for _ in range(90):
+            await asyncio.sleep(1)
+            assert not [home for home in few if home.host.friends and home.callability.hidden]
+        assert all(home.host.friends for home in few)
+
     async def many(town: Town) -> None:
         town.relay()
         homes = town.homes(12)
@@ -457,6 +475,7 @@ def test_few_keep_ways_open_to_each_other_and_many_leave_that_to_servers() -> No
         assert all(home.host.friends == () for home in homes)
 
     scenario(main)
+    scenario(hidden)
     scenario(many)
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from scenarios.sleepers import Outcome, Plan, World, family, percentile, run
 
+from overlay.callability import UNSTEADY
 from sim.loop import simulate
 from sim.nats import Kind
 
@@ -45,7 +46,16 @@ def test_public_peers_that_end_and_start_again_call_each_other(size: int) -> Non
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_family_behind_nats_of_which_one_maps_ports_call_each_other(size: int) -> None:
-    check(measured(Plan(kinds=family(size), seconds=60 * MINUTES[size])))
+    outcome = measured(Plan(kinds=family(size), seconds=60 * MINUTES[size]))
+    check(outcome)
+    assert outcome.success(reachable=False) >= SUCCESS  # while that one sleeps, too
+
+
+def test_few_who_are_no_contacts_find_each_other_when_their_relay_has_been_away_before() -> None:
+    outcome = measured(Plan(kinds=family(5), seconds=7_200, acquainted=False))
+    check(outcome)
+    late = [failure for failure in outcome.failures if failure[0] > UNSTEADY]
+    assert not late
 
 
 @pytest.mark.parametrize("size", SIZES[1:])

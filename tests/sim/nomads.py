@@ -245,7 +245,7 @@ class Nomads:
         if peer.hit in self.shy:
             return
         chosen = self.random.choice(((), (other.hit,)))
-        peer.engine.befriend(peer.hit, chosen, self.net.now)
+        self.net.perform(peer, peer.engine.befriend(peer.hit, chosen, self.net.now))
 
     def _trouble(self, *_: Peer) -> None:
         net, rng = self.net, self.random

@@ -38,6 +38,7 @@ def main() -> None:
     options.add_argument("--asleep", type=float, default=210.0, help="mean seconds")
     options.add_argument("--quits", type=float, default=0.0, help="share of sleeps that end it")
     options.add_argument("--loss", type=float, default=0.0)
+    options.add_argument("--strangers", action="store_true", help="without contacts of each other")
     options.add_argument("--clock-goes-on", action="store_true", help="also while asleep")
     options.add_argument("--ladders", type=int, default=0, help="how many to print, at most 3")
     chosen = options.parse_args()
@@ -53,6 +54,7 @@ def main() -> None:
             asleep=chosen.asleep,
             quits=chosen.quits,
             loss=chosen.loss,
+            acquainted=not chosen.strangers,
             clock_stops=not chosen.clock_goes_on,
         )
         began = time.monotonic()
