@@ -4,40 +4,36 @@ Every input returns the actions for the shell, in order. Whatever comes from the
 answered, counted in ``counters`` by a short reason, or both; it never raises.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from hipctl import esp, hop, params
 from hipctl.access import Access
-from hipctl.actions import Action, Address, Pair, Path, PeerFound
-from hipctl.around import Around
+from hipctl.actions import Action, Address, Pair, Path
 from hipctl.association import Association
-from hipctl.associations import ENDING, Associations
-from hipctl.constants import KEEPALIVE, LOCATORS_MAX, PACING_LEAST, PacketType
+from hipctl.associations import Associations
+from hipctl.constants import KEEPALIVE, PACING_LEAST
 from hipctl.crypto import CIPHER_KEY_LENGTH, GROUPS
 from hipctl.edge import Edge
 from hipctl.errors import HostConfigRefused, MalformedPacket, Rejected
+from hipctl.finding import Finding
 from hipctl.friends import Friends
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
-from hipctl.interface import AssociationDown, CredentialPolicy, Discloses, Shown
+from hipctl.interface import CredentialPolicy, Discloses, Shown
 from hipctl.limits import Limiter
-from hipctl.locators import announceable
-from hipctl.opportunistic import Opportunist
 from hipctl.packet import Packet
 from hipctl.responder import Responder
 from hipctl.sas import Inbound, Outbound
 from hipctl.settings import EngineConfig
 from hipctl.state import Shared, State
+from hipctl.whereabouts import Whereabouts
 
 __all__ = ["Engine", "EngineConfig"]
 
 Rng = Callable[[int], bytes]
 
-_ADDRESSES_MAX: Final = 8  # a peer
 _ROUNDS: Final = 3
-_MOVED_AT_ONCE: Final = 64  # associations that are told of a move at once
-_MOVED_RATE: Final = 250.0  # and a second after that
 
 
 class Engine:
@@ -68,14 +64,12 @@ class Engine:
         self.inbound: dict[int, Inbound] = {}
         self.counters: Counter[str] = Counter()
         self.config = self._config = config
-        self._contacts: OrderedDict[Hit, tuple[Address, ...]] = OrderedDict()
         self._shared = Shared(
             config,
             rng,
             self.counters,
             self.inbound,
             self.outbound,
-            self._contacts,
             Limiter(config.notify_rate, config.notify_burst, 1),
             identities={identity.hit: identity for identity in identities},
         )
@@ -87,14 +81,15 @@ class Engine:
             responder.info = self.serving.info
         self.serving.registrar.known = self._listed
         self._default = identities[0].hit if identities else NULL_HIT
-        self._access = Access()
-        self._opportunist = Opportunist(config)
-        first = self._identities.get(self._default)
-        self._around = Around(first[1] if first else None, self._opportunist, self._shared)
-        self._table = Associations(self._shared)
+        self._table = Associations(self._identities, self._shared)
         self._associations = self._table.by_pair
         self._settle = self._table.settle
-        self._friends = Friends(self._shared)
+        first = self._identities.get(self._default)
+        self._finding = Finding(
+            self._identities, first[1] if first else None, self._shared, self._table
+        )
+        self._whereabouts = Whereabouts(self._shared, self._table)
+        self._friends = Friends(self._shared, self._table)
         self._edge = Edge(self._shared, self._associations, self._settle)
 
     # -- from above ----------------------------------------------------------------------------
@@ -122,17 +117,7 @@ class Engine:
     def disclose(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """See ``interface.Host``."""
         self._shared.disclose((local, peer))
-        return self._show_where((local, peer), now)
-
-    def _show_where(self, pair: Pair, now: float) -> list[Action]:
-        """Tell a peer where we are, if it doesn't know and there is an association."""
-        association = self._associations.get(pair)
-        upkeep = association.standing.upkeep if association is not None else None
-        if association is None or upkeep is None:
-            return []
-        actions = upkeep.disclose(now)
-        self._settle(association)
-        return self._edge.pass_out(actions, now)
+        return self._edge.pass_out(self._whereabouts.show((local, peer), now), now)
 
     def hides(self, peer: Hit, now: float) -> bool:
         """Whether ``peer`` may not learn where we are."""
@@ -169,27 +154,12 @@ class Engine:
     def learn(
         self, peer: Hit, addresses: Sequence[Address], through: Sequence[Address] = ()
     ) -> None:
-        """Remember where I1 may find ``peer``; at most 8 addresses, the newest call wins.
-
-        Args:
-            peer: who.
-            addresses: its own.
-            through: those of servers that pass control packets on to it.
-        """
-        servers = self._shared.through
-        self._contacts.pop(peer, None)
-        servers.pop(peer, None)
-        if addresses or through:
-            self._contacts[peer] = tuple(addresses[:_ADDRESSES_MAX])
-        if through:
-            servers[peer] = tuple(through[:_ADDRESSES_MAX])
-        if len(self._contacts) > self._config.max_contacts:
-            oldest, _ = self._contacts.popitem(last=False)
-            servers.pop(oldest, None)
+        """Remember where I1 may find ``peer``; see ``Shared.learn``."""
+        self._shared.learn(peer, addresses, through)
 
     def connect(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """Start a base exchange unless one runs or the association is there."""
-        association, actions = self._association_to(local, peer, now)
+        association, actions = self._table.to((local, peer), now)
         if association is None:
             return actions
         actions += association.connect(now)
@@ -200,7 +170,7 @@ class Engine:
         self, local: Hit, peer: Hit, next_header: int, payload: bytes, now: float
     ) -> list[Action]:
         """Let a datagram wait for the association, and start the exchange if none runs."""
-        association, actions = self._association_to(local, peer, now)
+        association, actions = self._table.to((local, peer), now)
         if association is None:
             self.counters["datagram without exchange"] += 1
             return actions
@@ -213,18 +183,7 @@ class Engine:
         actions: list[Action] = []
         for pair in self._friends.choose(local, peers, now):
             self._shared.hidden.pop(pair, None)
-            actions += self._show_where(pair, now)
-        return actions
-
-    def _call(self, friend: Pair, now: float) -> list[Action]:
-        """Let a friend whom we cannot hear know where we are."""
-        if friend in self._associations:
-            return []
-        association, actions = self._association_to(*friend, now)
-        if association is None:
-            return []
-        actions += association.call_out(now)
-        self._settle(association)
+            actions += self._edge.pass_out(self._whereabouts.show(pair, now), now)
         return actions
 
     def connect_opportunistic(self, local: Hit, address: Address, now: float) -> list[Action]:
@@ -233,14 +192,7 @@ class Engine:
         Raises:
             HostConfigRefused: the configuration doesn't ask for it, or ``local`` isn't ours.
         """
-        if not self._config.opportunistic_initiator:
-            raise HostConfigRefused("opportunistic mode is off: set opportunistic_initiator")
-        if local not in self._identities:
-            raise HostConfigRefused(f"{local} is no identity of this host")
-        if len(self._table.exchanging) + len(self._opportunist) >= self._config.max_exchanges:
-            self.counters["too many exchanges"] += 1
-            return [PeerFound(local, address, None)]
-        return self._opportunist.ask(local, address, now)
+        return self._finding.ask(local, address, now)
 
     def call(self, local: Hit, paths: Sequence[Path], seconds: float, now: float) -> list[Action]:
         """Ask link-local groups who is there; LanAnswered tells of each who answers, at most 8.
@@ -252,14 +204,15 @@ class Engine:
             paths: from which addresses to which groups.
             seconds: for which answers are taken.
             now: monotonic seconds.
+
+        Raises:
+            HostConfigRefused: ``local`` isn't ours.
         """
-        if local not in self._identities:
-            raise HostConfigRefused(f"{local} is no identity of this host")
-        return self._opportunist.call(local, paths, seconds, now)
+        return self._finding.call(local, paths, seconds, now)
 
     def welcome(self, certificates: Sequence[bytes], mark: bytes) -> None:
         """Show this to who asks a link-local group, from the next R1 generation on."""
-        self._around.welcome(certificates, mark)
+        self._finding.welcome(certificates, mark)
 
     def set_access(
         self, allow: Collection[Hit] | None, deny: Collection[Hit], now: float
@@ -273,10 +226,10 @@ class Engine:
             deny: none of these, whatever ``allow`` says.
             now: monotonic seconds.
         """
-        self._access = Access(allow, deny)
+        self._table.access = Access(allow, deny)
         actions: list[Action] = []
         for pair, association in list(self._associations.items()):
-            if not self._access.permits(pair[1]):
+            if not self._table.access.permits(pair[1]):
                 actions += association.abandon(now)
                 self._settle(association)
         return self._edge.pass_out(actions, now)
@@ -295,38 +248,13 @@ class Engine:
                 None at all: we are nowhere for the moment.
             now: monotonic seconds.
         """
-        ours = tuple(dict.fromkeys(a for a in addresses if announceable(a[0])))[:LOCATORS_MAX]
-        if ours == self._shared.locators:  # perhaps those of another home, with the same numbers
-            for local in self._identities:
-                self._shared.poke_servers(local)
-            return self._edge.pass_out([], now)
-        self._shared.locators = self.requester.locators = ours
-        actions: list[Action] = []
-        for i, association in enumerate(self._in_order()):
-            upkeep = association.standing.upkeep
-            if upkeep is not None:
-                at = now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE
-                actions += upkeep.set_locators(ours, at, now)
-                self._settle(association)
-        return self._edge.pass_out(actions, now)
-
-    def _in_order(self) -> list[Association]:
-        """Servers of ours, then those last heard."""
-        servers = self._shared.servers
-        return sorted(
-            self._associations.values(),
-            key=lambda a: (a.pair not in servers, -a.standing.last_heard()),
-        )
+        return self._edge.pass_out(self._whereabouts.moved(addresses, now), now)
 
     def woke(self, now: float) -> list[Action]:
         """This machine has slept: see who has kept us, and let NATs and servers know us anew."""
         self.requester.hurry(now)
         self._friends.hurry(now)
-        actions: list[Action] = []
-        for i, association in enumerate(self._in_order()):
-            actions += association.woke(now + max(0, i - _MOVED_AT_ONCE) / _MOVED_RATE, now)
-            self._settle(association)
-        return self._edge.pass_out(actions, now)
+        return self._edge.pass_out(self._whereabouts.woke(now), now)
 
     def close(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """Close one association, or stop trying for it."""
@@ -358,7 +286,7 @@ class Engine:
         return actions
 
     def _listed(self, peer: Hit) -> bool:
-        return self._access.allow is not None and peer in self._access.allow
+        return self._table.access.allow is not None and peer in self._table.access.allow
 
     def on_puzzle_solved(
         self, key: tuple[Hit, Hit, int], j: bytes | None, now: float
@@ -408,7 +336,7 @@ class Engine:
     def on_lan(self, data: bytes, source: Address, now: float) -> list[Action]:
         """Take one HIP packet that came to a link-local group; else as ``on_control``."""
         try:
-            asked = self._around.on_question(Packet(data), source, self._access, now)
+            asked = self._finding.on_question(Packet(data), source, now)
             return self._edge.pass_out(asked, now)
         except (MalformedPacket, Rejected) as error:
             self.counters[error.reason] += 1
@@ -420,7 +348,7 @@ class Engine:
         """Take one HIP packet that came at a relayed address; as ``on_control`` otherwise."""
         try:
             packet = Packet(data)
-            if packet.sender in self._identities or packet.sender in self._access.deny:
+            if packet.sender in self._identities or packet.sender in self._table.access.deny:
                 raise Rejected("HIT denied")
             return self.serving.relay.on_relayed(packet, source, relayed, now)
         except (MalformedPacket, Rejected) as error:
@@ -433,18 +361,17 @@ class Engine:
         if packet.receiver not in self._identities and packet.receiver != NULL_HIT:
             return self._pass_on(packet, source, now)
         receiver, ours = self._receiver(packet)
-        if not self._access.permits(packet.sender):
+        if not self._table.access.permits(packet.sender):
             raise Rejected("HIT denied")
         if packet.unknown_critical() is not None:
             raise Rejected("unknown critical parameter")
         if hop.passed_on(packet):
             source = self._edge.origin(receiver, packet, source)
         pair = (receiver, packet.sender)
+        found = self._finding.on_packet(packet, source, now)
+        if found is not None:
+            return found
         association = self._associations.get(pair)
-        if packet.type is PacketType.R1 and len(self._opportunist):
-            found = self._find(ours, association, packet, source, now)
-            if found is not None:
-                return found
         if association is None:
             # Not kept unless the packet makes it one: strangers leave no state behind.
             association = Association(*ours, packet.sender, self._shared)
@@ -460,7 +387,7 @@ class Engine:
 
     def _pass_on(self, packet: Packet, source: Address, now: float) -> list[Action]:
         """Take a packet that may be for, or of, somebody who is registered with us."""
-        if packet.sender in self._access.deny:
+        if packet.sender in self._table.access.deny:
             raise Rejected("HIT denied")
         return self.serving.relay.on_packet(packet, source, self._shared.here, now)
 
@@ -474,36 +401,6 @@ class Engine:
         if ours is None:
             raise Rejected("not our HIT")
         return receiver, ours
-
-    def _find(
-        self,
-        ours: tuple[HostIdentity, Responder],
-        association: Association | None,
-        packet: Packet,
-        source: Address,
-        now: float,
-    ) -> list[Action] | None:
-        """Take an R1 that answers an opportunistic I1; None: it is not that."""
-        local, peer = packet.receiver, packet.sender
-        asked_at = self._opportunist.answered(local, source)
-        if asked_at is None:
-            found = self._around.on_answer(packet, source, now)
-            if found is not None and association is None and peer not in self._contacts:
-                self.learn(peer, [source])
-            return None if found is None else [found]
-        actions: list[Action] = []
-        if association is None:
-            association = Association(*ours, peer, self._shared)
-            association.adopt(source, asked_at)
-            actions = association.on_packet(packet, source, now)
-            actions = [*self._table.add(association, now), *actions]
-            self._settle(association)
-        else:
-            outbound = self.outbound.get((local, peer))
-            if outbound is None or outbound.address != source:
-                return None
-        self._opportunist.done(local, source)
-        return [PeerFound(local, source, peer), *actions]
 
     def heard(self, spi: int, source: Address, now: float) -> Sequence[Action]:
         """Note that authentic ESP came under ``spi`` (after ``sa.open`` succeeded)."""
@@ -527,7 +424,7 @@ class Engine:
         ends = (
             self._table.deadline(),
             self._friends.deadline(),
-            self._opportunist.deadline(),
+            self._finding.deadline(),
             self.serving.deadline(),
             self.requester.deadline(),
         )
@@ -535,9 +432,8 @@ class Engine:
 
     def on_time(self, now: float) -> list[Action]:
         """See sansio.Machine."""
-        actions = self._opportunist.on_time(now)
-        for friend in self._friends.due(now):
-            actions += self._call(friend, now)
+        actions = self._finding.on_time(now)
+        actions += self._friends.on_time(now)
         for association in self._table.due(now):
             actions += association.on_time(now)
             self._settle(association)
@@ -548,28 +444,6 @@ class Engine:
                 break
             actions += self.requester.on_time(now, self.tell, lambda p, t: self.connect(*p, t))
         return self._edge.pass_out(actions, now)
-
-    # -- tables --------------------------------------------------------------------------------
-
-    def _association_to(
-        self, local: Hit, peer: Hit, now: float
-    ) -> tuple[Association | None, list[Action]]:
-        """Find or make the association, if our limits allow another exchange."""
-        association = self._associations.get((local, peer))
-        if association is not None and association.state not in ENDING:
-            return association, []
-        ours = self._identities.get(local)
-        if ours is None or peer in self._identities:
-            return None, [AssociationDown(local, peer, "not possible with these HITs")]
-        if not self._access.permits(peer):
-            return None, [AssociationDown(local, peer, "denied")]
-        if len(self._table.exchanging) >= self._config.max_exchanges:
-            self.counters["too many exchanges"] += 1
-            return None, [AssociationDown(local, peer, "too many exchanges")]
-        if association is not None:
-            return association, []
-        association = Association(*ours, peer, self._shared)
-        return association, self._table.add(association, now)
 
     # -- what there is -------------------------------------------------------------------------
 

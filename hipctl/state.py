@@ -2,6 +2,7 @@
 
 import heapq
 from collections import Counter, OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -24,6 +25,7 @@ from hipctl.settings import EngineConfig
 
 _HIDING: Final = 60.0  # seconds after an association ended in which we still hide from its peer
 
+_ADDRESSES_MAX: Final = 8  # a peer
 _HIDDEN_SHARE: Final = 4  # from so many times as many peers as we speak with we may hide
 _FORGOTTEN_SHARE: Final = 256  # of a full table, one in so many is forgotten at once
 
@@ -103,11 +105,11 @@ class Shared:
         counters: of everything that was dropped or done, by reason.
         inbound: by SPI.
         outbound: by (local HIT, peer HIT).
-        contacts: addresses of peers that we were told.
         through: addresses of servers that pass control packets on to them, likewise.
         recent: where peers were when an association with them came up; bounded.
         known_hosts: parsed public keys.
         notify_limit: how often we say NOTIFY.
+        contacts: addresses of peers that we were told; bounded.
         desk: shows and judges credentials.
         serial: last number that a SolvePuzzle got.
         here: at which of them the packet came that is being processed, if the shell tells.
@@ -137,8 +139,8 @@ class Shared:
     counters: Counter[str]
     inbound: dict[int, Inbound]
     outbound: dict[Pair, Outbound]
-    contacts: dict[Hit, tuple[Address, ...]]
     notify_limit: Limiter
+    contacts: OrderedDict[Hit, tuple[Address, ...]] = field(default_factory=OrderedDict)
     recent: OrderedDict[Hit, Address] = field(default_factory=OrderedDict)
     known_hosts: KnownHosts = field(default_factory=KnownHosts)
     desk: Desk = field(default_factory=Desk)
@@ -306,6 +308,26 @@ class Shared:
         hit = self.server_at(local, server)
         outbound = self.outbound.get((local, hit)) if hit is not None else None
         return outbound.source if outbound is not None else None
+
+    def learn(
+        self, peer: Hit, addresses: Sequence[Address], through: Sequence[Address] = ()
+    ) -> None:
+        """Remember where I1 may find ``peer``; at most 8 addresses, the newest call wins.
+
+        Args:
+            peer: who.
+            addresses: its own.
+            through: those of servers that pass control packets on to it.
+        """
+        self.contacts.pop(peer, None)
+        self.through.pop(peer, None)
+        if addresses or through:
+            self.contacts[peer] = tuple(addresses[:_ADDRESSES_MAX])
+        if through:
+            self.through[peer] = tuple(through[:_ADDRESSES_MAX])
+        if len(self.contacts) > self.config.max_contacts:
+            oldest, _ = self.contacts.popitem(last=False)
+            self.through.pop(oldest, None)
 
     def remember(self, peer: Hit, address: Address) -> None:
         """Note where ``peer`` is, for want of better knowledge."""

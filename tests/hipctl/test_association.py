@@ -29,7 +29,6 @@ def association(state: State) -> Association:
         Counter(),
         {},
         {},
-        {},
         Limiter(1.0, 1, 1),
     )
     made = Association(A, Responder(A, FAST, shared.rng), B.hit, shared)

@@ -30,7 +30,7 @@ RNG = random.Random(9).randbytes
 def test_spis_are_random_and_neither_reserved_nor_in_use() -> None:
     drawn = iter([0, 1, 255, 0x1111, 0x2222])
     shared = Shared(
-        FAST, lambda n: next(drawn).to_bytes(n, "big"), Counter(), {}, {}, {}, Limiter(1.0, 1, 1)
+        FAST, lambda n: next(drawn).to_bytes(n, "big"), Counter(), {}, {}, Limiter(1.0, 1, 1)
     )
     shared.inbound[0x1111] = Inbound.__new__(Inbound)
     assert shared.new_spi() == 0x2222

@@ -436,4 +436,4 @@ def test_who_answers_from_port_zero_is_not_found() -> None:
     ip, _ = member.address
     actions = asker.engine.on_control(r1, (ip, 0), net.now)
     assert actions == []  # LanAnswered would name a contact that there cannot be
-    assert member.hit not in asker.engine._contacts
+    assert member.hit not in asker.engine._shared.contacts
