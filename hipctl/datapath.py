@@ -22,6 +22,7 @@ from hipctl.inner import (
     ECHO_REQUEST,
     FRAGMENT,
     ICMPV6,
+    LONGEST_DATAGRAM,
     UDP,
     Reassembly,
     fragment,
@@ -166,7 +167,10 @@ class DataPath:
 
         Raises:
             TimeoutError: none came.
+            ValueError: ``data`` is longer than 65,527 bytes.
         """
+        if len(data) > LONGEST_DATAGRAM:
+            raise ValueError(f"an echo has at most {LONGEST_DATAGRAM} bytes")
         return await self._echoes.round_trip(
             pair, data, timeout, lambda message: self._send_inner(*pair, ICMPV6, message)
         )

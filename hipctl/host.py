@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Self, assert_never
 
 from hipctl import contact as contacts
@@ -27,16 +26,17 @@ from hipctl.actions import (
     SolvePuzzle,
     Transmit,
 )
+from hipctl.announcing import Announcing
 from hipctl.connecting import Connecting
 from hipctl.constants import RegistrationType
-from hipctl.datapath import DataPath, guard
+from hipctl.controlpath import ControlPath
+from hipctl.datapath import DataPath
 from hipctl.endpoints import Endpoints, LocalEndpoint
 from hipctl.engine import Engine
 from hipctl.errors import AssociationFailed, MalformedPacket
-from hipctl.hostconfig import HostConfig, check, open_keylog
+from hipctl.hostconfig import HostConfig, check
 from hipctl.hostservices import HostServices
 from hipctl.identity import Hit, HostIdentity
-from hipctl.inner import LONGEST_DATAGRAM
 from hipctl.interface import (
     AssociationDown,
     AssociationUp,
@@ -55,24 +55,22 @@ from hipctl.interface import (
     Woke,
 )
 from hipctl.interfaces import Interfaces, OnChange
-from hipctl.mapped import Mapped
+from hipctl.keylog import KeyLogFile
 from hipctl.portmap import OnChange as OnMapped
 from hipctl.portmap import PortMapper
-from hipctl.ports import ANYWHERE, Ports, Send
-from hipctl.relayports import Here, RelayPorts
+from hipctl.ports import ANYWHERE, Ports
+from hipctl.relayports import RelayPorts
 from hipctl.roaming import Roaming, Watch
 from hipctl.sansio import Driver
 from hipctl.solver import Solver
 from hipctl.udp import OpenPort, open_udp
 from hipctl.waking import Waking
+from hipctl.watchers import Watchers
 
 if TYPE_CHECKING:
     from hipctl.lan import Lan
 
 _log = logging.getLogger(__name__)
-
-_NON_ESP = bytes(4)  # leads every control packet over UDP, RFC 5770 §5.1
-_KEEPALIVE = b"\xff"  # what NATs are kept open with where ESP is (RFC 3948 §2.3); ignored
 
 
 class LocalHost:
@@ -115,15 +113,16 @@ class LocalHost:
         self.engine = Engine(identities, settings, rng)
         self._hits = tuple(identity.hit for identity in identities)
         self._connecting = Connecting(self.engine)
-        self._watchers: dict[object, Callable[[Event], None]] = {}
         self._counters: Counter[str] = Counter()
+        self._watchers = Watchers(self._counters)
+        self._control = ControlPath(self.engine, self._counters)
         self.data = DataPath(
             self.engine,
             self._counters,
             mtu=self._config.mtu,
             rng=rng,
             send_inner=self._send_inner,
-            on_other=self._on_other,
+            on_other=self._control.on_datagram,
         )
         self._endpoints = Endpoints(
             self._hits, self.engine, self.data, self._send_inner, self._counters
@@ -131,26 +130,32 @@ class LocalHost:
         self._ports = Ports(open_port, self.data.on_datagram, self._counters)
         self.data.use(self._ports)
         self._roaming = Roaming(self._ports, watch, self._on_moved)
-        self._map_port = map_port or (PortMapper if open_port is open_udp else None)
-        self._mapper: PortMapper | None = None
-        self._ours: Sequence[Address] = ()
+        map_port = map_port or (PortMapper if open_port is open_udp else None)
         self._waking = Waking(self._on_woke)
         relayed = RelayPorts(
             self.engine,
             open_port,
-            self._main_port,
+            self._ports.sender,
             self._counters,
             port=self._ports.port,
-            map_port=self._map_port if self._config.port_mapping else None,
+            map_port=map_port if self._config.port_mapping else None,
         )
+        self._control.use(self._ports, relayed)
         self.services = HostServices(self.engine, relayed, open_port, self._counters)
+        self._announcing = Announcing(
+            self._config,
+            self._hits,
+            self.engine,
+            self._ports,
+            services=self.services,
+            map_port=map_port,
+            on_changed=lambda: self._watchers.tell(ContactChanged()),
+        )
         self._lan: Lan | None = None
-        self._contact: tuple[bytes, ...] = ()
-        self._hidden: set[Hit] = set()
         self.data.pass_up = self.services.ports.up()
         self.access = Access()
         self._open = False
-        self._keylog: int | None = None
+        self._keylog = KeyLogFile(self._counters)
         self._driver: Driver[Action]
         self._solver: Solver
         self._now: Callable[[], float]
@@ -162,10 +167,12 @@ class LocalHost:
         self._solver = Solver(self._on_solved)
         self._endpoints.start(loop.call_soon)
         self.data.start(loop.time, self._driver.feed)
+        self._control.start(self._driver.feed)
         if self._config.keylog:
-            self._keylog = open_keylog(self._config.keylog)
+            self._keylog.open(self._config.keylog)
         try:
             self._open = True
+            self._announcing.start(loop.time)
             self._connecting.start(self._driver.feed)
             anywhere = any(ip in ANYWHERE for ip, _ in self._config.listen)
             follow = self._config.watch and anywhere
@@ -173,9 +180,9 @@ class LocalHost:
             self.engine.set_hosts([a for a in self._ports.addresses if a[0] not in ANYWHERE])
             if follow:
                 await self._roaming.start()
-                await self._ask_routers()
-            self._know_own_addresses()
-            self.services.ports.start(loop.time, self._driver.feed, self._relay_at)
+                await self._announcing.ask_routers()
+            self._announcing.know_own_addresses()
+            self.services.ports.start(loop.time, self._driver.feed, self._announcing.relay_at)
             self.services.start(self._driver.feed)
             self._waking.open(loop)
         except BaseException:
@@ -188,6 +195,7 @@ class LocalHost:
         if self._open:
             self._driver.feed(self.engine.close_all)
             self._open = False
+        self._announcing.stop()
         self._driver.close()
         self._waking.close()
         self._roaming.close()
@@ -197,12 +205,9 @@ class LocalHost:
         self._ports.close()
         self._endpoints.stop()
         self._connecting.stop()
-        if self._keylog is not None:
-            os.close(self._keylog)
-            self._keylog = None
+        self._keylog.close()
         await self._solver.close()
-        if self._mapper is not None:
-            await self._mapper.close()
+        await self._announcing.closed()
         await self.services.ports.closed()
         await asyncio.sleep(0)  # transports close in the loop's next iteration
 
@@ -231,24 +236,15 @@ class LocalHost:
 
     def contact(self, hit: Hit) -> bytes:
         """See ``interface.Host``."""
-        if self._config.announce and hit not in self._hidden:
-            return contacts.contact_from_addresses(self._config.announce)
-        found: Sequence[Address] = ()
-        if self._config.locators and hit not in self._hidden:
-            found = self._reachable()
-        return contacts.compose(found, self.services.servers(hit))
+        return self._announcing.contact(hit)
 
     def through(self, hit: Hit, server: Hit) -> bytes:
         """See ``interface.Host``."""
-        found = [each for each in self.services.servers(hit) if each.hit == server]
-        return contacts.compose((), found) if found else b""
+        return self._announcing.through(hit, server)
 
     def hide(self, hit: Hit, *, hidden: bool) -> None:
         """See ``interface.Host``."""
-        if hidden is not (hit in self._hidden):
-            self._hidden ^= {hit}
-            if self._open:
-                self._tell_contact()
+        self._announcing.hide(hit, hidden=hidden)
 
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """See ``interface.Host``."""
@@ -297,13 +293,7 @@ class LocalHost:
 
     def watch(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
         """See ``interface.Host``."""
-        key = object()
-        self._watchers[key] = on_event
-
-        def end() -> None:
-            self._watchers.pop(key, None)
-
-        return end
+        return self._watchers.watch(on_event)
 
     def counters(self) -> dict[str, int]:
         """See ``interface.Host``."""
@@ -359,14 +349,7 @@ class LocalHost:
 
     def reachability(self) -> Reachability:
         """See ``interface.Host``."""
-        own = self._config.announce or self._reachable()
-        direct = contacts.compose(own, ()) if own else b""
-        ours = self._ports.reachable(True, self._now())
-        found = self.services.reachability(ours, direct)
-        if self._mapper is None:
-            return found
-        mapped = tuple((each.protocol.value, each.external) for each in self._mapper.announced)
-        return replace(found, mapped=mapped, routers=tuple(self._mapper.describe()))
+        return self._announcing.reachability()
 
     async def welcome(self, certificates: Sequence[bytes] = (), mark: bytes = b"") -> None:
         """See ``interface.Host``."""
@@ -438,10 +421,7 @@ class LocalHost:
             TimeoutError: none came.
             ValueError: ``data`` is longer than 65,527 bytes.
         """
-        if len(data) > LONGEST_DATAGRAM:
-            raise ValueError(f"an echo has at most {LONGEST_DATAGRAM} bytes")
-        pair = (local or self._hits[0], peer)
-        return await self.data.ping(pair, data, timeout)
+        return await self.data.ping((local or self._hits[0], peer), data, timeout)
 
     def associations(self) -> list[dict[str, object]]:
         """One row per association in any state, for display."""
@@ -467,51 +447,19 @@ class LocalHost:
                 lambda now: self.engine.enqueue(local, peer, next_header, payload, now)
             )
 
-    def _send_control(self, data: bytes, to: Address, source: Address | None) -> None:
-        send = self.services.ports.sender(source) or self._main_port(source, to)
-        send(_NON_ESP + data, to)
-
-    def _main_port(self, source: Address | None, to: Address) -> Send:
-        if source is not None:
-            return self._ports.path(source, to)
-        return self._ports.send6 if ":" in to[0] else self._ports.send4
-
-    def _relay_at(self) -> Here | None:
-        """At which IP address others reach relayed addresses: rather an IPv4 one.
-
-        And whether a router has to be asked; then, the address is its.
-        """
-        now, at = self._now(), [(ip, False) for ip, _ in self._config.announce]
-        if not at:
-            mapped = [ip for (ip, _), _ in self.engine.mapped]
-            own = [ip for ip, _ in self._ports.reachable(False, now) if ip not in mapped]
-            at = [(ip, True) for ip in mapped] + [(ip, False) for ip in own]
-        at = at or [(ip, False) for ip, _ in self._ports.reachable(True, now)]
-        return min(at, key=lambda each: ":" in each[0], default=None)
-
-    def _on_other(self, data: bytes, source: Address, spi: int) -> None:
-        if not spi and len(data) > len(_NON_ESP):
-            control = data[len(_NON_ESP) :]
-            here = self._ports.asked_at
-            self._driver.feed(lambda now: self.engine.on_control(control, source, now, here))
-        elif data == _KEEPALIVE:
-            self._counters["keepalive"] += 1
-        else:
-            self._counters["unknown SPI" if len(data) > 8 else "stray datagram"] += 1
-
     # actions of the engine
 
     def _perform(self, action: Action) -> None:
         match action:
             case Transmit(data=data, to=to, source=source):
-                self._send_control(data, to, source)
+                self._control.send(data, to, source)
             case SolvePuzzle():
                 self._solver.solve(action)
             case Flush(local=local, peer=peer, datagrams=datagrams):
                 for next_header, payload in datagrams:
                     self._send_inner(local, peer, next_header, payload)
             case KeyLog(line=line):
-                self._log_keys(line)
+                self._keylog.write(line)
             case PeerFound():
                 self._connecting.found(action)
             case LanAnswered():
@@ -524,7 +472,7 @@ class LocalHost:
                 failed = AssociationFailed(f"{peer}: {reason}")
                 self._connecting.down((local, peer), failed)
                 self.services.down((local, peer), failed)
-                self._emit(action)
+                self._watchers.tell(action)
             case _:
                 self._serve(action)
 
@@ -532,11 +480,11 @@ class LocalHost:
         match action:
             case RegistrationAnswered():
                 self.services.answered(action)
-                self._tell_contact()
+                self._announcing.tell()
             case RegistrationEnded(server=server, reason=reason):
                 _log.debug("not served by %s any more: %s", server, reason)
-                self._emit(action)
-                self._tell_contact()
+                self._watchers.tell(action)
+                self._announcing.tell()
             case PortsChanged():
                 self.services.ports.tend()
             case _:
@@ -547,73 +495,27 @@ class LocalHost:
         outbound = self.engine.outbound.get((action.local, action.peer))
         if outbound:
             self._ports.associated(outbound.address)
-        self._emit(self._connecting.up(action))
+        self._watchers.tell(self._connecting.up(action))
 
     def _on_moved(self, ours: Sequence[Address]) -> None:
         """We are at other addresses than before, or may be."""
-        self._ours = ours
-        if self._mapper is not None:
-            self._mapper.moved(ours)
+        self._announcing.moved(ours)
         self.services.ports.moved([ip for ip, _ in ours])
         self._waking.look()
         private = self._config.private_locators
         told = [each for each in ours if private or contacts.is_public(each[0])]
         if self._open:
             self._driver.feed(lambda now: self.engine.set_locators(told, now))
-            self._know_own_addresses()
+            self._announcing.know_own_addresses()
             if self._lan is not None:
                 self._lan.moved()
             if ours:  # from nowhere nobody could be told
-                self._tell_contact()
-
-    def _reachable(self) -> list[Address]:
-        """Where others may reach us without anybody's help, what routers have mapped first."""
-        own = self._ports.reachable(self._config.announce_private, self._now())
-        return [*(outer for outer, inner in self.engine.mapped if outer != inner), *own]
-
-    async def _ask_routers(self) -> None:
-        """Have our port mapped: the one that is bound to all addresses, the IPv4 one first."""
-        port = next(port for ip, port in self._ports.addresses if ip in ANYWHERE)
-        if self._config.port_mapping and self._map_port is not None:
-            self._mapper = self._map_port(port, self._on_mapped)
-            await self._mapper.start(self._ours)
-
-    def _on_mapped(self, mapped: Sequence[Mapped]) -> None:
-        """Routers let others reach us so from now on."""
-        if self._open:
-            self.engine.set_mapped([(each.external, each.internal) for each in mapped])
-            self._know_own_addresses()
-            self.services.ports.tend()
-            self._tell_contact()
+                self._announcing.tell()
 
     def _on_woke(self, seconds: float) -> None:
         _log.info("this machine has slept for %.0f s", seconds)
         self._driver.feed(self.engine.woke)
-        self._emit(Woke(seconds))
-
-    def _tell_contact(self) -> None:
-        contact = tuple(self.contact(hit) for hit in self._hits)
-        if contact != self._contact:
-            self._contact = contact
-            self._emit(ContactChanged())
-
-    def _know_own_addresses(self) -> None:
-        """The relay sends nothing to ourselves."""
-        found = self._ports.reachable(True, self._now())
-        mapped = [outer for outer, _ in self.engine.mapped]
-        ours = {*self._ports.addresses, *found, *self._config.announce, *mapped}
-        self.engine.serving.relay.ours = frozenset(ours)
-
-    def _log_keys(self, line: str) -> None:
-        if self._keylog is not None:
-            try:
-                os.write(self._keylog, line.encode() + b"\n")
-            except OSError:
-                self._counters["key log not written"] += 1
-
-    def _emit(self, event: Event) -> None:
-        for on_event in list(self._watchers.values()):
-            guard(partial(on_event, event), "a watcher of associations", self._counters)
+        self._watchers.tell(Woke(seconds))
 
     def _on_solved(self, ask: SolvePuzzle, answer: bytes | None) -> None:
         self._driver.feed(lambda now: self.engine.on_puzzle_solved(ask.key, answer, now))

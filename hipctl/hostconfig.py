@@ -1,9 +1,6 @@
 """What may be chosen about one host, and what is refused."""
 
 import ipaddress
-import logging
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +8,9 @@ from pathlib import Path
 from hipctl import contact as contacts
 from hipctl.actions import Address
 from hipctl.constants import HIP_PORT
-from hipctl.errors import HostConfigRefused, KeyFileRefused
+from hipctl.errors import HostConfigRefused
 from hipctl.identity import HostIdentity
 from hipctl.settings import EngineConfig
-
-_log = logging.getLogger(__name__)
 
 _SMALLEST_MTU = 256
 _LARGEST_MTU = 65_535  # of an IPv4 packet
@@ -93,23 +88,3 @@ def _check_listen(address: Address) -> None:
         raise HostConfigRefused(f"listen: {host} is a group of hosts; write an address of ours")
     if not 0 <= port < 65_536:
         raise HostConfigRefused(f"listen: {port} is no port; choose one in 1-65535")
-
-
-def open_keylog(path: Path) -> int:
-    """Open the key log for appending, readable by its owner only; say so in the log.
-
-    Raises:
-        KeyFileRefused: it cannot be written, or others could read what is written.
-    """
-    _log.warning("writing the keys of every association to %s: anybody with it reads them", path)
-    try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        raise KeyFileRefused(f"{path}: {error.strerror}; choose another file") from None
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-        os.close(descriptor)
-        raise KeyFileRefused(f"{path} is no file of yours; choose another file")
-    os.fchmod(descriptor, 0o600)  # it may have been there, for all to read
-    return descriptor

@@ -134,6 +134,12 @@ class Ports:
         for table in (self._everywhere, self._at, self._paths, self._routes):
             table.clear()
 
+    def sender(self, source: Address | None, to: Address) -> Send:
+        """How to send to ``to``: from ``source``, or from wherever it is best if that is None."""
+        if source is not None:
+            return self.path(source, to)
+        return self.send6 if ":" in to[0] else self.send4
+
     def path(self, source: Address, to: Address) -> Send:
         """How to send from ``source`` to ``to``; if we are not there any more, from elsewhere."""
         send = self._paths.get((source, to))

@@ -29,8 +29,8 @@ from hipctl import (
     PortInUse,
     contact_from_addresses,
 )
-from hipctl.hostconfig import open_keylog
 from hipctl.inner import LONGEST_DATAGRAM
+from hipctl.keylog import open_keylog
 from sim.loop import simulate
 from sim.net import Address, Net
 
