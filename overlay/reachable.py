@@ -93,6 +93,11 @@ class Reachable:
         self._doubt: float | None = None  # until when not knowing means nothing yet
         self._doubted = 0.0  # since when
 
+    @property
+    def callable(self) -> bool | None:
+        """Whether we can be called; None: not known yet."""
+        return None if self.reach is Reach.UNKNOWN else self.reach is not Reach.NONE
+
     # --- what the shell tells
 
     def start(self, now: float) -> list[Action]:

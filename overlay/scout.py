@@ -11,6 +11,7 @@ from overlay.servers import CONTROL, DATA, RENDEZVOUS, Found
 
 KINDS: Final = {"relay": frozenset((CONTROL, DATA)), "rvs": frozenset((RENDEZVOUS,))}
 USEFUL: Final = frozenset((CONTROL, DATA, RENDEZVOUS))
+PING_SECONDS: Final = 3.0
 MOST_KNOWN: Final = 1_024  # servers whose overlay and contact are remembered
 
 
@@ -51,6 +52,11 @@ class Scout:
             return None
         self._known[hit] = known
         return known[0]
+
+    async def ping(self, hit: Hit) -> float | None:
+        """Seconds that a server takes to answer, in the overlay where it was found; None: long."""
+        node = self.node(hit)
+        return None if node is None else await node.ping(hit, PING_SECONDS)
 
     def offered(self, hit: Hit) -> frozenset[RegistrationType]:
         """What a peer said in its exchange with us, as far as it is of use."""

@@ -65,6 +65,11 @@ class Witnesses:
         )
         return [(each.hit, said) for (_, each), said in zip(chosen, answers, strict=True)]
 
+    async def through(self, local: Hit, server: Hit, count: int) -> list[tuple[Hit, Knocked]]:
+        """Let so many others knock at a HIT of ours by way of a server."""
+        contact = self._host.through(local, server)
+        return await self.ask(count, contact, without=(server,))
+
 
 def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:
     """The first ``count``, but as many places as possible among them."""

@@ -7,7 +7,7 @@ import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
 
 from hipctl import ContactChanged, Hit, RegistrationType
-from overlay.callability import UNSTEADY
+from overlay.hiding import UNSTEADY
 from overlay.reachable import Reach
 from sim.loop import simulate
 

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from scenarios.sleepers import Outcome, Plan, World, family, percentile, run
 
-from overlay.callability import UNSTEADY
+from overlay.hiding import UNSTEADY
 from sim.loop import simulate
 from sim.nats import Kind
 

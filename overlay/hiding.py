@@ -1,0 +1,127 @@
+"""Whether strangers learn our address, and what takes its place: servers, friends. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hipctl import Hit
+from overlay.servers import RELAYS, RENDEZVOUS_SERVERS, Wants
+
+HEAD_START: Final = 3.0  # seconds for which a public address needs no servers before it is proven
+HIDING: Final = 10.0  # seconds in which other servers may be found before our address is told
+UNSTEADY: Final = 3600.0  # seconds after which few may rely on their servers again
+MOST_FRIENDS: Final = 8  # of whom the host counts no more
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the shell sees now.
+
+    Attributes:
+        network: this machine has an address.
+        served: servers make us callable.
+        known: any server is known.
+        public: asked for whether we have an address that others could be told.
+        few: asked for whether we know only so few others that all could be friends.
+    """
+
+    network: bool
+    served: bool
+    known: bool
+    public: Callable[[], bool]
+    few: Callable[[], bool]
+
+
+class Hiding:
+    """The state of one HIT.
+
+    Attributes:
+        since: when we came here, monotonic seconds.
+
+    Args:
+        visible: whether strangers may see our address: rendezvous servers will do.
+        hides: whether contacts don't name our address, where servers make us callable without.
+    """
+
+    def __init__(self, *, visible: bool, hides: bool) -> None:
+        self._visible, self._hides = visible, hides
+        self.since = 0.0
+        self._asked = False  # somebody was asked for servers since
+        self._hid_at: float | None = None  # when servers last made us callable while we hide
+        self._lacked_at: float | None = None  # when there last were no servers for a while, here
+
+    def on_network(self, now: float, *, moved: bool) -> None:
+        """We begin, have slept, or are somewhere else: only then is it ``moved``."""
+        self.since, self._asked = now, False
+        if moved:
+            self._lacked_at = None
+
+    def on_searched(self, since: float, *, somebody: bool) -> None:
+        """A search for servers has ended that began when ``since`` was so.
+
+        Args:
+            since: see there.
+            somebody: there was a neighbour who could be asked.
+        """
+        self._asked |= somebody and since == self.since
+
+    def hidden(self, sight: Sight, now: float) -> bool:
+        """Whether strangers don't learn our address, which servers make needless.
+
+        Where there are none, it is told: somebody must be able to call us. Among few, servers
+        that come and go are some of themselves, and the address is what they find each other by
+        when those sleep: it must be known by then.
+        """
+        if not self._hides:
+            return False
+        if self._must_hide(sight, now):
+            lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
+            return not (lacked and sight.network and sight.few())
+        if now >= max(self.since, self._hid_at or self.since) + HIDING:
+            self._lacked_at = now
+        return False
+
+    def _must_hide(self, sight: Sight, now: float) -> bool:
+        """Whether servers make us callable, or may do so in a moment."""
+        if sight.served:
+            self._hid_at = now
+        if not sight.network:  # nobody hears it now; with the network servers may come back
+            self._hid_at = None if self._hid_at is None else now
+            return True
+        if self._hid_at is not None:
+            return now < self._hid_at + HIDING
+        likely = sight.known or not self._asked
+        looking = likely and now < self.since + HEAD_START
+        return looking and sight.public()
+
+    def ways(
+        self, proven: bool | None, public: Callable[[], bool], now: float
+    ) -> tuple[Wants, ...]:
+        """By which servers we want to be called; one of these ways will do.
+
+        Args:
+            proven: whether strangers reach our own address; None: not known.
+            public: see Sight.
+            now: monotonic seconds.
+        """
+        if proven and not self._hides:
+            return ()
+        early = proven is None and now - self.since < HEAD_START
+        if early and not self._hides and public():
+            return ()
+        return (RENDEZVOUS_SERVERS, RELAYS) if self._visible else (RELAYS,)
+
+
+def befriended(met: Sequence[Hit], *, served: bool) -> tuple[Hit, ...]:
+    """With whom a way is kept open by ourselves, for whom strangers don't reach.
+
+    In an overlay of few that is everybody: no server need be awake when two of them are. In a
+    larger one it is those whom we heard last, as long as no server makes us callable.
+
+    Args:
+        met: everybody of whom we know, the latest first.
+        served: servers make us callable.
+    """
+    if len(met) > MOST_FRIENDS and served:
+        return ()
+    return tuple(sorted(met[:MOST_FRIENDS]))
