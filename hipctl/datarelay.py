@@ -18,11 +18,11 @@ from typing import Final
 
 from hipctl import params
 from hipctl.actions import Address, Pair
+from hipctl.clients import Account, Client
 from hipctl.constants import PERMISSION_LIFETIME, SPI_RESERVED, RegistrationType
 from hipctl.errors import Rejected
 from hipctl.identity import Hit
 from hipctl.limits import network
-from hipctl.registrar import Account, Client
 
 PERMISSIONS_MAX: Final = 64  # of one client
 PORTS_MAX: Final = 4_096  # that wait to be used

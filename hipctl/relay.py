@@ -13,6 +13,7 @@ from typing import Final
 
 from hipctl import hop, params, signed
 from hipctl.actions import Action, Address, Path, Transmit
+from hipctl.clients import Account, Client
 from hipctl.constants import HEADER_LENGTH, NotifyType, PacketType, ParameterType, RegistrationType
 from hipctl.contact import is_public
 from hipctl.datarelay import DataRelay
@@ -21,7 +22,7 @@ from hipctl.identity import Hit, HostIdentity
 from hipctl.limits import Limiter, network
 from hipctl.locators import one_host
 from hipctl.packet import Packet
-from hipctl.registrar import Account, Client, Registrar
+from hipctl.registrar import Registrar
 from hipctl.rendezvous import CARRIED, forwarded
 from hipctl.settings import EngineConfig
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from hipctl import params
 from hipctl.actions import Path
+from hipctl.clients import Account, Client
 from hipctl.constants import RegistrationType
 from hipctl.crypto import Keys
 from hipctl.datarelay import PERMISSIONS_MAX, DataRelay
 from hipctl.errors import Rejected
 from hipctl.identity import Hit
 from hipctl.limits import Allowance
-from hipctl.registrar import Account, Client
 
 ESP = RegistrationType.RELAY_UDP_ESP
 KEYS = Keys("sha384", 2, b"", b"out", b"", b"in", b"", b"", 0, b"")

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hipctl.clients import Account
 from hipctl.limits import Allowance, Limiter, network
-from hipctl.registrar import Account
 
 
 def test_a_burst_passes_then_the_rate_limits() -> None:

@@ -14,6 +14,7 @@ import uvloop
 
 from hipctl import HostIdentity, Offer, params, relayports
 from hipctl.actions import Address, Path
+from hipctl.clients import Account, Client
 from hipctl.constants import RegistrationType
 from hipctl.crypto import Keys
 from hipctl.engine import Engine
@@ -21,7 +22,6 @@ from hipctl.identity import Hit
 from hipctl.limits import Allowance
 from hipctl.ports import Ports
 from hipctl.readers import Readers
-from hipctl.registrar import Account, Client
 from hipctl.relayports import RelayPorts
 from hipctl.settings import EngineConfig
 from hipctl.udp import Receive, UdpPort, open_udp
