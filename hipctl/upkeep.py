@@ -34,14 +34,13 @@ from hipctl.outbox import NO_ECHO, Answers, Outbox
 from hipctl.packet import Packet
 from hipctl.registrar import Asked
 from hipctl.rekey import Rekeying
+from hipctl.renewal import Age, Renewal
 from hipctl.sansio import Timers
 from hipctl.sas import SaPair
 from hipctl.state import Shared
 from hipctl.traversal import Traversal
 from hipctl.update import Arrival, Outstanding
 
-_REKEY_PATIENCE: Final = 15.0  # seconds that an acknowledged rekey waits for the peer's half
-_UNUSED_OLD_SA: Final = 6  # times old_sa_lifetime, where the new SA is not used at all
 _ANSWERS_RATE: Final = 5.0  # repeated ACKs a second
 _ANSWERS_BURST: Final = 10
 _PROBES_RATE: Final = 2.0  # addresses a second that a peer can have us ask, and their victims
@@ -51,12 +50,9 @@ _FIRST_LOOK: Final = 1.0  # seconds after the association came up
 
 
 class Chore(Enum):
-    """What an association that is up waits for, beside ACKs."""
+    """What an association that is up waits for, beside ACKs and its keys' age."""
 
     LOOK = "time to see whether a call still hears its peer"
-    REKEY = "the keys get old"
-    PATIENCE = "the peer's half of a rekey has not come"
-    OLD_SA = "nothing more comes under the SA before"
     LIFETIME = "an address's lifetime ends"
     ANNOUNCE = "the peer is to be told where we are"
     KEEPALIVE = "NATs between us may be about to forget us"
@@ -81,6 +77,7 @@ class Upkeep:
         "_paths",
         "_probes",
         "_rekeying",
+        "_renewal",
         "_sas",
         "_shared",
         "_spoke_at",
@@ -116,7 +113,10 @@ class Upkeep:
         self._rekeying = Rekeying(pair, material, sas, shared, now)
         self.outbox = Outbox(identity, pair, keys, sas, shared, paths, self._rekeying)
         self._keepalive = Keepalive(identity, pair, sas, shared, paths, now)
-        self._timers = Timers[Chore]()
+        self._timers = Timers[Chore | Age]()
+        self._renewal = Renewal(
+            self._rekeying, sas, shared, outbox=self.outbox, paths=paths, timers=self._timers
+        )
         self.resume(now)
 
     # -- life ----------------------------------------------------------------------------------
@@ -163,27 +163,23 @@ class Upkeep:
         """A base exchange finds out whether the peer is still there; say nothing meanwhile."""
         self.broken = False
         self.outbox.updates.outstanding.clear()
-        for chore in (Chore.LOOK, Chore.REKEY, Chore.ANNOUNCE, Chore.PATIENCE, Chore.KEEPALIVE):
+        self._renewal.rest()
+        for chore in (Chore.LOOK, Chore.ANNOUNCE, Chore.KEEPALIVE):
             self._timers.stop(chore)
 
     def resume(self, now: float) -> list[Action]:
         """The peer is there, with the keys that we have."""
-        config = self._shared.config
-        self._timers.set(Chore.REKEY, now + config.rekey_lifetime * self._jitter())
+        self._renewal.count_anew(now)
         self._timers.set(Chore.LOOK, now + _FIRST_LOOK)
         self._watch_nat(now)
-        actions: list[Action] = []
-        if self._rekeying.unsaid:
-            actions.append(self.outbox.say_rekey(now))
-        elif self._rekeying.pending is not None:
-            self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
-        return actions
+        return self._renewal.resume(now)
 
     def end(self) -> None:
         """The keys are gone; remove what only we know of."""
         self._rekeying.end()
         self.outbox.updates.outstanding.clear()
-        self._timers = Timers()
+        for name in (*Chore, *Age):
+            self._timers.stop(name)
 
     def deadline(self) -> float | None:
         """See sansio.Machine."""
@@ -194,7 +190,10 @@ class Upkeep:
         """See sansio.Machine; look at ``broken`` afterwards."""
         actions: list[Action] = []
         for chore in self._timers.expired(now):
-            actions += _CHORES[chore](self, now)
+            if isinstance(chore, Age):
+                actions += self._renewal.on_time(chore, now)
+            else:
+                actions += _CHORES[chore](self, now)
         again, given_up = self.outbox.repeat(now)
         actions += again
         for update in given_up:
@@ -248,7 +247,7 @@ class Upkeep:
         answers = Answers.of(packet, update_ids, Path(shared.here, source))
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(answers, now)
-            self._finish_rekey(now)
+            self._renewal.finish(now)
             if seq is None:
                 shared.requester.on_update(self._pair, packet, now)
             elif self._answers.allow("", now):
@@ -261,9 +260,7 @@ class Upkeep:
         said = self._rekeying.read(packet, now)
         packet.get(params.Nominate)  # which may be malformed
         if said is not None:
-            self._rekeying.agree(said, now)  # the last thing that may raise
-            self._timers.stop(Chore.PATIENCE)
-            self._tell_relay()
+            self._renewal.agree(said, now)  # the last thing that may raise
         self.outbox.updates.note(seq.update_id)
         actions, bad = self._take_credentials(packet, source, now)
         actions += self._take_acks(answers, now)
@@ -280,7 +277,7 @@ class Upkeep:
         wanted = [path for path in wanted if self._probes.allow("", now)]
         acks, owed = (seq.update_id,), self._answered[1]
         actions += self.outbox.answer(acks, echo, source, now, said=owed, wanted=wanted)
-        self._finish_rekey(now)
+        self._renewal.finish(now)
         if listed is not None:
             self._watch_lifetimes()
             return [*actions, *self._unsupported(listed, source, now)]
@@ -292,7 +289,7 @@ class Upkeep:
     ) -> Transmit:
         """Answer a connectivity check, if need be with one of ours."""
         acks, seen = (update_id,), _seen(source)
-        self._finish_rekey(now)
+        self._renewal.finish(now)
         if ask is None:
             return self.outbox.acknowledge(acks, echo, source, seen)
         return self.outbox.check(ask, now, ack=acks, echo=echo, seen=seen)
@@ -376,11 +373,8 @@ class Upkeep:
             if update.announces:  # one that tells of earlier addresses was withdrawn
                 self._paths.told = True
                 self._shared.forget_permissions(self._pair)  # RFC 9028 §4.12.1
-            pending = self._rekeying.unsaid
-            if update.rekeys and pending is not None:
-                pending.acknowledged = True
-                if pending.theirs is None:
-                    self._timers.set(Chore.PATIENCE, now + _REKEY_PATIENCE)
+            if update.rekeys:
+                self._renewal.acknowledged(now)
             if update.nonce and update.nonce in nonces and self._paths.answered(update.path, now):
                 self.outbox.withdraw()
                 self._paths.told = False
@@ -389,62 +383,13 @@ class Upkeep:
 
     # -- rekeying ------------------------------------------------------------------------------
 
-    def _rekey_if_used(self, now: float) -> list[Action]:
-        self._timers.set(Chore.REKEY, now + self._shared.config.rekey_lifetime)
-        used = self._sas.outbound.sa.packets or self._sas.inbound.sa.packets
-        return self.start_rekey(now) if used else []
-
     def start_rekey(self, now: float) -> list[Action]:
-        """Begin to replace the SAs, unless that is under way (RFC 7402 §6.8)."""
-        if not self._rekeying.begin(now):
-            return []
-        self._tell_relay()
-        return [self.outbox.say_rekey(now)]
-
-    def _tell_relay(self) -> None:
-        """Our data relay, if we use one, is to let through what comes and goes under new SPIs."""
-        pending = self._rekeying.pending
-        if pending is not None:
-            theirs = pending.theirs
-            spi_out = theirs.spi if theirs is not None else self._sas.outbound.sa.spi
-            self._paths.rekeying(spi_out, pending.ours.spi)
-
-    def _finish_rekey(self, now: float) -> None:
-        if not self._rekeying.finish(now):
-            return
-        config = self._shared.config
-        unused = self._sas.inbound.awaited
-        patience = config.old_sa_lifetime * (_UNUSED_OLD_SA if unused else 1)
-        self._timers.set(Chore.OLD_SA, now + patience)
-        self._timers.stop(Chore.PATIENCE)
-        self._timers.set(Chore.REKEY, now + config.rekey_lifetime * self._jitter())
-        for update in list(self.outbox.updates.outstanding.values()):
-            if update.rekeys and not update.nonce:
-                del self.outbox.updates.outstanding[update.update_id]
-            update.rekeys = False  # an ACK of it says nothing about the next rekey
-        self._paths.rekeyed(now)
+        """Begin to replace the SAs; see ``Renewal.start``."""
+        return self._renewal.start(now)
 
     def on_first_data(self, spi: int, now: float) -> None:
         """Authentic ESP has come under an inbound SA that was awaited."""
-        self._rekeying.on_first_data(spi)
-        self._finish_rekey(now)
-        if self._rekeying.old is not None and spi == self._sas.inbound.sa.spi:
-            self._timers.set(Chore.OLD_SA, now + self._shared.config.old_sa_lifetime)
-
-    def _give_up_rekey(self, now: float) -> list[Action]:
-        if self._rekeying.give_up():
-            for update in self.outbox.updates.outstanding.values():
-                update.rekeys = False
-            self._timers.set(Chore.REKEY, now + _REKEY_PATIENCE)
-        return []
-
-    def _old_expired(self, now: float) -> list[Action]:
-        self._rekeying.drop_old()
-        return []
-
-    def _jitter(self) -> float:
-        """What a lifetime is multiplied with, so that not all rekey at once."""
-        return 1 - int.from_bytes(self._shared.rng(2), "big") / 2**16 / 10
+        self._renewal.on_first_data(spi, now)
 
     # -- mobility ------------------------------------------------------------------------------
 
@@ -545,9 +490,6 @@ def _seen(source: Address) -> list[params.Parameter]:
 
 _CHORES: Final[dict[Chore, Callable[[Upkeep, float], list[Action]]]] = {
     Chore.LOOK: Upkeep.look,
-    Chore.REKEY: Upkeep._rekey_if_used,
-    Chore.PATIENCE: Upkeep._give_up_rekey,
-    Chore.OLD_SA: Upkeep._old_expired,
     Chore.LIFETIME: Upkeep._lifetime_ended,
     Chore.ANNOUNCE: Upkeep._announce,
     Chore.KEEPALIVE: Upkeep._keep_alive,
