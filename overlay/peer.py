@@ -10,15 +10,13 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from hipctl import (
     EngineConfig,
-    HipError,
     Hit,
     Host,
     HostConfig,
@@ -43,6 +41,7 @@ from overlay.errors import (
     NotFound,
     OverlayError,
 )
+from overlay.layers import LEAST_STOP, Layers
 from overlay.membership import Membership, credentials_in, load_policy
 from overlay.messages import overlay_tag
 from overlay.node import Node
@@ -62,12 +61,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 NAMES_AGE: Final = 10.0  # seconds for which the names that an account holds aren't worked out anew
-STOP_ALL: Final = 2.7  # seconds that stopping may take altogether; each layer has its share:
-STOP_SERVICE: Final = 0.8
+STOP_SERVICE: Final = 0.8  # seconds that stopping one may take, as the next ones
 STOP_PUBLISHER: Final = 1.8
 STOP_NODE: Final = 0.2
 STOP_HOST: Final = 0.6
-LEAST_STOP: Final = 0.1
 PER_GROUP: Final = 2  # contacts of a bucket in one /24 or /48, where all may in
 
 
@@ -107,7 +104,7 @@ class LocalPeer:
         self._keylog = keylog
         self._stop = stop
         self._now, self._wall, self._rng = now, wall, rng
-        self._stack = AsyncExitStack()
+        self._layers = Layers()
         self._memberships: dict[str, Membership] = {}  # by domain
         self._services: dict[str, Service] = {}
         self._names: dict[str, Hit] = {}
@@ -115,7 +112,6 @@ class LocalPeer:
         self._callable: dict[Hit, Callability] = {}
         self._lan: LanPresence | None = None
         self._ready = False
-        self._stop_by = float("inf")
 
     # --- building and stopping ---
 
@@ -131,8 +127,8 @@ class LocalPeer:
         self._contacts = ContactBook(self._profile.peer.contacts)
         self._policy = load_policy(self._profile.peer.policy)
         began = self._now()
-        async with AsyncExitStack() as stack:
-            await self._build(stack)
+        try:
+            await self._build()
             self._answering = Answering(
                 peer=self,
                 profile=self._profile,
@@ -147,17 +143,18 @@ class LocalPeer:
                 now=self._now,
                 began=began,
             )
-            self._stack = stack.pop_all()
+        except BaseException:
+            await self._layers.undo()
+            raise
         self._ready = True
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        """Stop everything in reverse, within STOP_ALL seconds."""
+        """Stop everything in reverse, in time; see Layers."""
         self._ready = False
-        self._stop_by = self._loop.time() + STOP_ALL
-        await self._stack.aclose()
+        await self._layers.close()
 
-    async def _build(self, stack: AsyncExitStack) -> None:
+    async def _build(self) -> None:
         given_host, given_identities, given_store = self._given
         self._identities = given_identities or {
             name: HostIdentity.load(table.key) for name, table in self._profile.identities.items()
@@ -170,19 +167,19 @@ class LocalPeer:
             self._host.use(self._reception, self._wall)
             self._host.disclose_by(self._may_learn)
         else:
-            self._host = await self._start_host(stack, engine)
+            self._host = await self._start_host(engine)
         store = given_store or self._open_store()
         if store is not given_store:
-            stack.callback(store.close)
+            self._layers.callback(store.close)
         for joined in self._profile.overlays.values():
-            await self._join(stack, joined, store, credentials[joined.name])
+            await self._join(joined, store, credentials[joined.name])
         for hit in dict.fromkeys(member.hit for member in self._memberships.values()):
-            await self._keep_callable(stack, hit)
+            await self._keep_callable(hit)
         if self._lan is not None:
             self._lan.use(self._host, self._memberships.values())
-            await self._enter(stack, self._lan, LEAST_STOP, "the LAN")
+            await self._layers.enter(self._lan, LEAST_STOP, "the LAN")
         for joined in self._profile.overlays.values():
-            await self._start_services(stack, joined)
+            await self._start_services(joined)
 
     def _open_reception(self, engine: EngineConfig) -> tuple[Reception, dict[str, Credentials]]:
         """What our overlays show and ask for in base exchanges, from the first one on.
@@ -210,7 +207,7 @@ class LocalPeer:
                 )
         return reception, found
 
-    async def _start_host(self, stack: AsyncExitStack, engine: EngineConfig) -> Host:
+    async def _start_host(self, engine: EngineConfig) -> Host:
         table = self._profile.host
         listen = [parsed for text in table.places if (parsed := parse_address(text))]
         announce = [parsed for text in table.announce if (parsed := parse_address(text))]
@@ -227,7 +224,7 @@ class LocalPeer:
         host = LocalHost(list(self._identities.values()), config, rng=self._rng)
         host.use(self._reception, self._wall)
         host.disclose_by(self._may_learn)
-        await self._enter(stack, host, STOP_HOST, "the HIP host")
+        await self._layers.enter(host, STOP_HOST, "the HIP host")
         return host
 
     def _may_learn(self, local: Hit, peer: Hit, shown: Shown) -> bool:
@@ -258,9 +255,7 @@ class LocalPeer:
         except OSError as error:
             raise ConfigError(f"peer.state: {state}: {error.strerror}; choose another") from None
 
-    async def _join(
-        self, stack: AsyncExitStack, joined: JoinedOverlay, store: Store, shown: Credentials
-    ) -> None:
+    async def _join(self, joined: JoinedOverlay, store: Store, shown: Credentials) -> None:
         """Start our node and directory in one overlay; joining it goes on behind."""
         table, info = joined.table, joined.info
         identity = self._identities[table.identity]
@@ -281,17 +276,17 @@ class LocalPeer:
             rng=self._rng,
         )
         self._reception.attach(identity.hit, info, node.knows, node.offset)
-        await self._enter(stack, node, STOP_NODE, f"overlay {joined.name}")
+        await self._layers.enter(node, STOP_NODE, f"overlay {joined.name}")
         publisher = Publisher(node, identity)
-        await self._enter(stack, publisher, STOP_PUBLISHER, f"registrations in {joined.name}")
+        await self._layers.enter(publisher, STOP_PUBLISHER, f"registrations in {joined.name}")
         directory = Directory(node, publisher, joined.account)
-        await self._enter(stack, directory, LEAST_STOP, f"names in {joined.name}")
+        await self._layers.enter(directory, LEAST_STOP, f"names in {joined.name}")
         providers = Providers(node, publisher, shown)
         self._memberships[info.domain] = Membership(
             joined, identity.hit, node, directory, providers
         )
 
-    async def _keep_callable(self, stack: AsyncExitStack, hit: Hit) -> None:
+    async def _keep_callable(self, hit: Hit) -> None:
         """Let one of our HITs be called, by whatever way there is."""
         members = [member for member in self._memberships.values() if member.hit == hit]
         kept = Callability(
@@ -303,7 +298,7 @@ class LocalPeer:
             wall=self._wall,
             rng=self._rng,
         )
-        await self._enter(stack, kept, LEAST_STOP, f"what keeps {hit} callable")
+        await self._layers.enter(kept, LEAST_STOP, f"what keeps {hit} callable")
         self._callable[hit] = kept
 
     def _on_lan(self) -> "LanPresence":
@@ -317,7 +312,7 @@ class LocalPeer:
         members = self._memberships.values()
         return any(m.joined.table.services.keys() & KINDS for m in members if m.hit == hit)
 
-    async def _start_services(self, stack: AsyncExitStack, joined: JoinedOverlay) -> None:
+    async def _start_services(self, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""
         tables = joined.table.services
         seat = Seat(self, self._memberships[joined.info.domain].providers)
@@ -325,37 +320,11 @@ class LocalPeer:
             services = load_services(seat, tables, self._installed)
             for name, service in zip(tables, services, strict=True):
                 await service.start()
-                stack.push_async_callback(self._end, service.stop, STOP_SERVICE, f"service {name}")
+                self._layers.push(service.stop, STOP_SERVICE, f"service {name}")
                 known = name if name not in self._services else f"{joined.name}.{name}"
                 self._services[known] = service
         except ConfigError as error:
             raise type(error)(f"overlay.{joined.name}.{error}") from None
-
-    async def _enter(
-        self,
-        stack: AsyncExitStack,
-        layer: AbstractAsyncContextManager[Any],
-        limit: float,
-        name: str,
-    ) -> None:
-        """Start a layer, and let the stack stop it within ``limit`` seconds."""
-        await layer.__aenter__()
-
-        async def leave() -> None:
-            await layer.__aexit__(None, None, None)
-
-        stack.push_async_callback(self._end, leave, limit, name)
-
-    async def _end(self, stop: Callable[[], Awaitable[object]], limit: float, name: str) -> None:
-        """Stop one layer; one that hangs must not keep those below it from stopping."""
-        left = max(self._stop_by - self._loop.time(), LEAST_STOP)
-        try:
-            async with asyncio.timeout(min(limit, left)):
-                await stop()
-        except TimeoutError:
-            _log.warning("%s did not stop in time", name)
-        except (OverlayError, HipError, OSError) as error:
-            _log.warning("%s did not stop cleanly: %s", name, error)
 
     # --- overlay.services.Peer ---
 
