@@ -39,7 +39,23 @@ class Cert:
 
 
 @dataclass(frozen=True, slots=True)
-class Delegation:
+class _Opaque:
+    """Bytes of which only the policies at both ends know what they mean."""
+
+    data: bytes
+
+    def content(self) -> bytes:
+        """See Parameter."""
+        return self.data
+
+    @classmethod
+    def parse(cls, reader: Reader) -> Self:
+        """See Parameter."""
+        return cls(reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation(_Opaque):
     """DELEGATION, private use: why the certificates beside it speak for the sender.
 
     A CERT may certify another key than the sender's, e.g. that of a person with many hosts. What
@@ -47,53 +63,23 @@ class Delegation:
     """
 
     TYPE: ClassVar = ParameterType.DELEGATION
-    data: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.data
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
 
 
 @dataclass(frozen=True, slots=True)
-class Invitation:
+class Invitation(_Opaque):
     """INVITATION, private use: shows that its sender was invited, to who has invited it.
 
     It stands in ENCRYPTED only; elsewhere nobody reads it.
     """
 
     TYPE: ClassVar = ParameterType.INVITATION
-    data: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.data
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
 
 
 @dataclass(frozen=True, slots=True)
-class LanInfo:
+class LanInfo(_Opaque):
     """LAN_INFO, private use: in R1s to who has asked a LAN, and tells members of what we are one.
 
     What stands beside it in CERT is shown to the LAN, and no credential of its sender.
     """
 
     TYPE: ClassVar = ParameterType.LAN_INFO
-    data: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.data
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
