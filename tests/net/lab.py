@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
-from net.lab_namespaces import PREFIX, CommandFailed, missing, remove, run, sweep, tune
+from net.lab_namespaces import PREFIX, CommandFailed, Namespaces, missing, run, sweep, tune
 
 __all__ = ["PORT", "PREFIX", "Lab", "missing"]
 
@@ -21,23 +21,18 @@ class Lab:
 
     Host number h (from 1) has at link l the addresses 10.h.l.2 and fd00:h:l::2; the router's end
     is called ``h-l`` there, and ``link<l>`` in the host.
+
+    Attributes:
+        namespace: see Namespaces.name.
+        inside: see Namespaces.
+        ip: see Namespaces.
     """
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = {name: number for number, name in enumerate(hosts, 1)}
-        self._prefix = f"{PREFIX}{os.getpid()}-"
-
-    def namespace(self, name: str) -> str:
-        """Its full name, for ``ip netns exec``."""
-        return self._prefix + name
-
-    def inside(self, name: str) -> list[str]:
-        """What to put before a command so that it runs there."""
-        return ["ip", "netns", "exec", self.namespace(name)]
-
-    def ip(self, name: str, command: str) -> None:
-        """Run ``ip`` on one namespace: ``lab.ip("alice", "link set link1 down")``."""
-        run("ip", "-n", self.namespace(name), *command.split())
+        self._spaces = Namespaces(f"{PREFIX}{os.getpid()}-")
+        self.namespace, self.inside = self._spaces.name, self._spaces.inside
+        self.ip = self._spaces.ip
 
     def connect(self, name: str, link: int) -> None:
         """Lay a cable from a host to the router; without addresses as yet."""
@@ -88,10 +83,7 @@ class Lab:
         sweep()
         try:
             for name in ("router", *self._hosts):
-                run("ip", "netns", "add", self.namespace(name))
-                self.ip(name, "link set lo up")
-                nobody_else = {"ipv6__conf__default__accept_dad": 0}  # no second of finding out
-                tune(self.namespace(name), **nobody_else)
+                self._spaces.add(name)
             router = self.namespace("router")
             tune(router, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
         except BaseException:
@@ -100,4 +92,4 @@ class Lab:
         return self
 
     def __exit__(self, *_: object) -> None:
-        remove(self._prefix)
+        self._spaces.remove()

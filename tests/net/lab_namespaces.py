@@ -26,6 +26,35 @@ class CommandFailed(subprocess.CalledProcessError):
         return f"{super().__str__()} {self.stderr}"
 
 
+class Namespaces:
+    """Those of one lab, whose full names begin with ``prefix``."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def name(self, name: str) -> str:
+        """Its full name, for ``ip netns exec``."""
+        return self._prefix + name
+
+    def inside(self, name: str) -> list[str]:
+        """What to put before a command so that it runs there."""
+        return ["ip", "netns", "exec", self.name(name)]
+
+    def ip(self, name: str, command: str) -> None:
+        """Run ``ip`` on one of them: ``ip("alice", "link set link1 down")``."""
+        run("ip", "-n", self.name(name), *command.split())
+
+    def add(self, name: str) -> None:
+        """Make one, where nobody else has an IPv6 address that is new: that takes a second."""
+        run("ip", "netns", "add", self.name(name))
+        self.ip(name, "link set lo up")
+        tune(self.name(name), ipv6__conf__default__accept_dad=0)
+
+    def remove(self) -> None:
+        """Remove all."""
+        remove(self._prefix)
+
+
 def missing(*programs: str) -> str | None:
     """Why there can be no lab here, or one that needs ``programs``; or None."""
     if os.geteuid() != 0:

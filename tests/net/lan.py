@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from net.lab_namespaces import PREFIX, entered, remove, run, sweep, tune
+from net.lab_namespaces import PREFIX, Namespaces, entered, sweep
 
 ETH_P_ALL = 0x0003
 IPV4, IPV6 = 0x0800, 0x86DD
@@ -36,34 +36,27 @@ class Lan:
         datagrams: all UDP that was heard.
         others: ether types and IP protocols of all else.
         frames: everything, as it was.
+        namespace: see Namespaces.name.
+        inside: see Namespaces.
+        ip: see Namespaces.
     """
 
     def __init__(self, *hosts: str, four: bool = True) -> None:
         self._hosts: Sequence[str] = hosts
         self._four = four
-        self._prefix = f"{PREFIX}{os.getpid()}-{next(_numbers)}-"
+        self._spaces = Namespaces(f"{PREFIX}{os.getpid()}-{next(_numbers)}-")
+        self.namespace, self.inside = self._spaces.name, self._spaces.inside
+        self.ip = self._spaces.ip
         self._ear: socket.socket | None = None
         self.datagrams: list[Heard] = []
         self.frames: list[bytes] = []
         self.others: set[tuple[int, int]] = set()
 
-    def namespace(self, name: str) -> str:
-        return self._prefix + name
-
-    def inside(self, name: str) -> list[str]:
-        """What to put before a command so that it runs there."""
-        return ["ip", "netns", "exec", self.namespace(name)]
-
-    def ip(self, name: str, command: str) -> None:
-        run("ip", "-n", self.namespace(name), *command.split())
-
     def __enter__(self) -> Self:
         sweep()
         try:
             for name in ("switch", *self._hosts):
-                run("ip", "netns", "add", self.namespace(name))
-                self.ip(name, "link set lo up")
-                tune(self.namespace(name), ipv6__conf__default__accept_dad=0)
+                self._spaces.add(name)
             self.ip("switch", "link add lan type bridge mcast_snooping 0")
             self.ip("switch", "link set lan up promisc on")
             for number, name in enumerate(self._hosts, 1):
@@ -83,7 +76,7 @@ class Lan:
         if self._ear is not None:
             with contextlib.suppress(OSError):
                 self._ear.close()
-        remove(self._prefix)
+        self._spaces.remove()
 
     def _listen(self) -> None:
         with entered(self.namespace("switch")):
