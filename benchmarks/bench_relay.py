@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -276,18 +276,21 @@ def bothered(load: Load) -> None:
             late[noise].append(1e3 * quantile(delays, 0.99))
             idle[noise] += waited(load.pid) - before
     loss = {noise: round(1 - arrived[noise] / sent[noise], 6) for noise in late}
-    report(
-        "relay.strangers",
-        "ms",
-        late[True],
-        "quiet",
-        late[False],
-        loss=loss[True],
-        peer_loss=loss[False],
-        waited=round(idle[True] / TURNS / TURN, 3),
-        peer_waited=round(idle[False] / TURNS / TURN, 3),
-        strangers=STRANGE,
-    )
+    share = {noise: round(idle[noise] / TURNS / TURN, 3) for noise in late}
+    report_noise("relay.strangers", late, loss=loss, waited=share, strangers=STRANGE)
+
+
+def report_noise(
+    name: str, late: Mapping[bool, Sequence[float]], **extra: Mapping[bool, float] | int
+) -> None:
+    """Print milliseconds in noise (True) beside those in quiet; ``extra``: of both, or of all."""
+    line: dict[str, object] = {}
+    for key, value in extra.items():
+        if isinstance(value, Mapping):
+            line |= {key: value[True], f"peer_{key}": value[False]}
+        else:
+            line[key] = value
+    report(name, "ms", late[True], "quiet", late[False], **line)
 
 
 async def victims(server: Hit, at: Address) -> list[Hit]:
@@ -321,16 +324,7 @@ async def flooded(hosts: Sequence[LocalHost], server: Hit, at: Address, hits: li
                     except HipError:
                         failed[noise] += 1
     for name, found in (("relay.flood", reached), ("relay.refresh", refreshed)):
-        report(
-            name,
-            "ms",
-            found[True],
-            "quiet",
-            found[False],
-            failed=failed[True],
-            peer_failed=failed[False],
-            i1s=I1S,
-        )
+        report_noise(name, found, failed=failed, i1s=I1S)
 
 
 async def refresh(host: LocalHost, server: Hit) -> float:
