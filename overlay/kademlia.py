@@ -15,6 +15,7 @@ from overlay.acquaintances import Acquaintances
 from overlay.clock import CLOCKS, Clock
 from overlay.environment import Action, Environment, Finished, Joined, Learn, Remember, Settings
 from overlay.exploring import REFRESH_LOOK, Exploring
+from overlay.greeting import Greeting
 from overlay.knocking import KnockAt, Knocking
 from overlay.lookup import Candidate, Lookup
 from overlay.messages import Code, Field, Kind
@@ -28,7 +29,6 @@ from overlay.rpc import (
     Asked,
     Failed,
     Greeted,
-    Greeting,
     Late,
     Output,
     Refused,

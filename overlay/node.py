@@ -29,6 +29,7 @@ from hipctl import (
 from overlay.admission import Admitted, Credentials, admit
 from overlay.environment import Action, Environment, Finished, Joined, Learn, Remember, Settings
 from overlay.errors import LookupFailed, NotStored
+from overlay.greeting import Greeting
 from overlay.kademlia import Kademlia
 from overlay.knocking import KNOCK_SECONDS, KnockAt, Knocked, knocked
 from overlay.messages import OVERLAY_PORT, TAG_LENGTH, Field, Kind, overlay_tag
@@ -36,7 +37,7 @@ from overlay.operations import Outcome
 from overlay.overlayfile import OverlayInfo, Seed
 from overlay.reception import shown_for
 from overlay.records import Record, check_record, node_id
-from overlay.rpc import Greeting, Send
+from overlay.rpc import Send
 from overlay.storage import Forget, Persist
 from overlay.store import MemoryStore, Store
 

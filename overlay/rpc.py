@@ -10,12 +10,12 @@ admission is not believed.
 import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from hipctl import Hit
 from overlay.admission import Admitted
 from overlay.errors import CredentialsRefused, MalformedMessage
+from overlay.greeting import Greeting, Strangers, told_wall
 from overlay.messages import (
     VERSION,
     Code,
@@ -29,7 +29,7 @@ from overlay.messages import (
     encode_request,
     parse,
 )
-from overlay.session import Bucket, Session
+from overlay.session import Session
 
 TRIES: Final = 3
 SLOW: Final = {int(Kind.KNOCK): 1.0}  # seconds until it is asked again, for what takes its time
@@ -39,11 +39,8 @@ MAX_SESSIONS: Final = 4_096
 MAX_GREETS: Final = 2  # HELLOs that one request may cause
 REFUSED_FOR: Final = 60.0  # seconds during which who refused our HELLO isn't asked again
 _CREDENTIALS: Final = int(Field.CREDENTIALS)
-STRANGERS_RATE: Final = 100.0  # HELLOs and refusals a second, all strangers together …
-STRANGER_RATE, STRANGER_BURST = 5.0, 20.0  # … and one of them
 OVERTAXED: Final = "no answer to this"  # but to others
 TOO_MANY: Final = "too many pending"  # requests of ours
-MAX_STRANGERS: Final = 1_024  # that are told apart
 
 
 class Send(NamedTuple):
@@ -132,23 +129,6 @@ class _Pending:
         self.answer: dict[int, Any] | None = None  # it overtook the answer to our HELLO
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """What our HELLO says.
-
-    Attributes:
-        credentials: bytes of overlay.admission.Credentials.
-        boot: 8 bytes, random at each start.
-        since: when we started, Unix seconds.
-        features: our feature bits.
-    """
-
-    credentials: bytes
-    boot: bytes
-    since: int = 0
-    features: int = 0
-
-
 class Rpc:
     """Matches answers to requests.
 
@@ -194,8 +174,7 @@ class Rpc:
         self._ids = b""
         self._pending: dict[bytes, _Pending] = {}
         self._heap: list[tuple[float, bytes]] = []
-        self._strangers: OrderedDict[Hit, Bucket] = OrderedDict()
-        self._all_strangers = Bucket(STRANGERS_RATE, STRANGERS_RATE, 0.0)
+        self._strangers = Strangers()
 
     # --- asking
 
@@ -262,23 +241,8 @@ class Rpc:
     def _hello(self, session: Session, token: Any, now: float, wall: float) -> list[Output]:
         bare = session.bare and self._shows(session.hit)
         features = Feature.SPELL_OUT if session.asks else 0
-        fields = self._hello_fields(wall, bare, features)
+        fields = self.greeting.fields(self._contact(), wall, bare=bare, features=features)
         return [self._ask(session, Kind.HELLO, fields, token, now)]
-
-    def _hello_fields(self, wall: float, bare: bool, features: int = 0) -> dict[int, Any]:
-        greeting = self.greeting
-        fields: dict[int, Any] = {
-            int(Field.VERSION): VERSION,
-            int(Field.FEATURES): greeting.features | int(features),
-            int(Field.CONTACT): self._contact(),
-            int(Field.CREDENTIALS): greeting.credentials,
-            int(Field.WALL): int(wall),
-            int(Field.BOOT): greeting.boot,
-            int(Field.SINCE): greeting.since,
-        }
-        if bare:
-            del fields[_CREDENTIALS]
-        return fields
 
     # --- hearing
 
@@ -310,13 +274,7 @@ class Rpc:
         session = self.sessions.get(source)
         if session is not None and session.greeted:
             return session.spend(now)
-        bucket = self._strangers.get(source)
-        if bucket is None:
-            if len(self._strangers) >= MAX_STRANGERS:
-                self._strangers.popitem(last=False)
-            bucket = self._strangers[source] = Bucket(STRANGER_RATE, STRANGER_BURST, now)
-        self._strangers.move_to_end(source)
-        return bucket.spend(now) and self._all_strangers.spend(now)
+        return self._strangers.may(source, now)
 
     def _on_request(self, message: Message, source: Hit, now: float, wall: float) -> list[Output]:
         session = self.sessions.get(source)
@@ -348,7 +306,7 @@ class Rpc:
             refusal = encode_error(message.request_id, Code.VERSION, f"we speak {VERSION}")
             return [Send(source, refusal)]
         bare = not session.features & Feature.SPELL_OUT and self._shows(source)
-        fields = self._hello_fields(wall, bare)
+        fields = self.greeting.fields(self._contact(), wall, bare=bare)
         answer = encode_answer(Kind.HELLO, message.request_id, fields)
         return [Send(source, answer), Greeted(session)]
 
@@ -368,7 +326,7 @@ class Rpc:
         if session is None or not session.greeted or session.credentials != credentials:
             judged = wall + self.offset
             if not self.calibrated:  # a clock that was lost must not refuse everybody; a later
-                judged = max(wall, float(min(fields.get(Field.WALL, 0), 2**40)))  # is stricter
+                judged = max(wall, told_wall(fields))  # is stricter
             admitted = self._admit(credentials, source, judged)  # before any state is kept
             session = self.session(source, now)
             session.admitted, session.credentials = admitted, credentials
@@ -379,7 +337,7 @@ class Rpc:
         session.boot = fields.get(Field.BOOT, b"")
         session.since = fields.get(Field.SINCE, 0)
         if Field.WALL in fields:
-            session.offset = float(min(fields[Field.WALL], 2**40)) - wall
+            session.offset = told_wall(fields) - wall
         self.sessions.move_to_end(source)
         return session
 

@@ -12,11 +12,12 @@ from hipctl import Hit
 from overlay.admission import Credentials, admit
 from overlay.environment import Environment
 from overlay.errors import MalformedMessage
+from overlay.greeting import Greeting
 from overlay.kademlia import Kademlia
 from overlay.knocking import KnockAt
 from overlay.messages import Field, Kind, encode_answer, encode_request, parse
 from overlay.records import check_record, node_id
-from overlay.rpc import Greeting, Send
+from overlay.rpc import Send
 
 OVERLAY = overlay_info()
 HERE, FRIEND, STRANGER = (identity(number).hit for number in range(3))

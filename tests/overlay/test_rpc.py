@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hipctl import Hit
 from overlay.admission import Admitted
 from overlay.errors import CredentialsRefused
+from overlay.greeting import Greeting
 from overlay.messages import (
     Code,
     Feature,
@@ -22,7 +23,6 @@ from overlay.rpc import (
     Asked,
     Failed,
     Greeted,
-    Greeting,
     Late,
     Refused,
     Rpc,

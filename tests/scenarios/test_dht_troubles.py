@@ -16,11 +16,12 @@ from hipctl import Hit
 from overlay import LookupFailed, NotFound
 from overlay.admission import Admitted, Credentials
 from overlay.constants import FOREVER
+from overlay.greeting import Greeting
 from overlay.messages import Field, Kind, encode_answer
 from overlay.node import Node
 from overlay.overlayfile import Seed
 from overlay.records import Record, node_id
-from overlay.rpc import Asked, Greeting
+from overlay.rpc import Asked
 from overlay.storage import Limits
 from overlay.store import MemoryStore
 from sim.hits import HitNet
