@@ -1,0 +1,119 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hipctl import Hit
+from overlay.hiding import HEAD_START, HIDING, MOST_FRIENDS, UNSTEADY, Hiding, Sight, befriended
+from overlay.servers import RELAYS, RENDEZVOUS_SERVERS
+
+HITS = [Hit(bytes([0x20, 1, 0, 0x20]) + bytes([n]) * 12) for n in range(1, 20)]
+
+
+def sight(
+    *,
+    network: bool = True,
+    served: bool = False,
+    known: bool = False,
+    public: bool = True,
+    few: bool = False,
+) -> Sight:
+    return Sight(network, served, known, lambda: public, lambda: few)
+
+
+def hider(*, visible: bool = False, hides: bool = True) -> Hiding:
+    made = Hiding(visible=visible, hides=hides)
+    made.on_network(100.0, moved=False)
+    return made
+
+
+def test_who_does_not_hide_is_never_hidden() -> None:
+    open_one = hider(hides=False)
+    assert not open_one.hidden(sight(served=True), 100.0)
+    assert not open_one.hidden(sight(network=False), 101.0)
+
+
+def test_with_servers_the_address_is_hidden_and_when_they_go_told_after_a_while() -> None:
+    one = hider()
+    assert one.hidden(sight(served=True), 110.0)
+    assert one.hidden(sight(), 110.0 + HIDING - 0.1)
+    assert not one.hidden(sight(), 110.0 + HIDING)
+
+
+def test_a_public_address_is_hidden_at_first_as_long_as_servers_may_be_found() -> None:
+    one = hider()
+    assert one.hidden(sight(), 100.0 + HEAD_START - 0.1)
+    assert not one.hidden(sight(public=False), 100.0)
+    one.on_searched(one.since, somebody=True)
+    assert not one.hidden(sight(), 100.0)
+    assert one.hidden(sight(known=True), 100.0)
+
+
+def test_a_search_from_before_a_move_says_nothing_of_here() -> None:
+    one = hider()
+    before = one.since
+    one.on_network(101.0, moved=True)
+    one.on_searched(before, somebody=True)
+    assert one.hidden(sight(), 101.0)
+
+
+def test_without_a_network_nobody_is_told() -> None:
+    one = hider()
+    assert one.hidden(sight(network=False), 1_000.0)
+    assert one.hidden(sight(network=False, few=True), 1_000.0)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_few_whose_servers_come_and_go_are_told_for_an_hour_unless_we_move(moved: bool) -> None:
+    one = hider()
+    assert not one.hidden(sight(), 100.0 + HIDING)  # for so long there were none
+    if moved:
+        one.on_network(120.0, moved=True)
+    back = 100.0 + HIDING + UNSTEADY
+    assert one.hidden(sight(served=True, few=True), back - 1) is moved
+    assert one.hidden(sight(served=True), back - 1)
+    assert one.hidden(sight(served=True, few=True), back)
+
+
+def test_servers_are_wanted_unless_strangers_reach_us_anyway() -> None:
+    def yes() -> bool:
+        return True
+
+    later = 100.0 + HEAD_START
+    assert hider(hides=False).ways(True, yes, later) == ()
+    assert hider(hides=False).ways(None, yes, 100.0) == ()
+    assert hider(hides=False).ways(None, yes, later) == (RELAYS,)
+    assert hider(hides=False, visible=True).ways(False, yes, later) == (RENDEZVOUS_SERVERS, RELAYS)
+    assert hider().ways(True, yes, 100.0) == (RELAYS,)
+
+
+@given(st.lists(st.sampled_from(HITS), unique=True), st.booleans())
+def test_friends_are_the_last_met_and_none_in_a_crowd_that_is_served(
+    met: list[Hit], served: bool
+) -> None:
+    friends = befriended(met, served=served)
+    if len(met) > MOST_FRIENDS and served:
+        assert friends == ()
+    else:
+        assert set(friends) == set(met[:MOST_FRIENDS])
+        assert list(friends) == sorted(friends)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0.0, 20.0), st.booleans(), st.booleans(), st.booleans(), st.booleans()
+        ),
+        max_size=30,
+    )
+)
+def test_a_served_hider_among_many_is_hidden_whatever_was_before(
+    steps: list[tuple[float, bool, bool, bool, bool]],
+) -> None:
+    one, now = hider(), 100.0
+    for seconds, network, served, known, few in steps:
+        now += seconds
+        seen = sight(network=network, served=served, known=known, few=few)
+        hidden = one.hidden(seen, now)
+        assert hidden or network
+        if served and not few:
+            assert hidden
