@@ -156,49 +156,44 @@ class HitSuiteList:
 
 
 @dataclass(frozen=True, slots=True)
-class HipMac:
+class _Mac:
+    """A MAC, as long as its hash."""
+
+    mac: bytes
+
+    def content(self) -> bytes:
+        """See Parameter."""
+        return self.mac
+
+    @classmethod
+    def parse(cls, reader: Reader) -> Self:
+        """See Parameter."""
+        return cls(reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class HipMac(_Mac):
     """HIP_MAC (RFC 7401 §5.2.12)."""
 
     TYPE: ClassVar = ParameterType.HIP_MAC
-    mac: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.mac
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
 
 
 @dataclass(frozen=True, slots=True)
-class HipMac2:
+class HipMac2(_Mac):
     """HIP_MAC_2: a MAC that also covers the sender's HOST_ID (RFC 7401 §5.2.13)."""
 
     TYPE: ClassVar = ParameterType.HIP_MAC_2
-    mac: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.mac
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
 
 
 @dataclass(frozen=True, slots=True)
-class HipSignature:
-    """HIP_SIGNATURE (RFC 7401 §5.2.14).
+class _Signature:
+    """A signature.
 
     Attributes:
         algorithm: HI algorithm.
         signature: for ECDSA r‖s.
     """
 
-    TYPE: ClassVar = ParameterType.HIP_SIGNATURE
     algorithm: int
     signature: bytes
 
@@ -213,18 +208,14 @@ class HipSignature:
 
 
 @dataclass(frozen=True, slots=True)
-class HipSignature2:
+class HipSignature(_Signature):
+    """HIP_SIGNATURE (RFC 7401 §5.2.14)."""
+
+    TYPE: ClassVar = ParameterType.HIP_SIGNATURE
+
+
+@dataclass(frozen=True, slots=True)
+class HipSignature2(_Signature):
     """HIP_SIGNATURE_2: leaves out what varies between copies of one R1 (RFC 7401 §5.2.15)."""
 
     TYPE: ClassVar = ParameterType.HIP_SIGNATURE_2
-    algorithm: int
-    signature: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.algorithm.to_bytes(2, "big") + self.signature
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.uint(2), reader.rest())

@@ -97,68 +97,44 @@ class Solution:
 
 
 @dataclass(frozen=True, slots=True)
-class EchoRequestSigned:
+class _Echo:
+    """What comes back as it was sent."""
+
+    opaque: bytes
+
+    def content(self) -> bytes:
+        """See Parameter."""
+        return self.opaque
+
+    @classmethod
+    def parse(cls, reader: Reader) -> Self:
+        """See Parameter."""
+        return cls(reader.rest())
+
+
+@dataclass(frozen=True, slots=True)
+class EchoRequestSigned(_Echo):
     """ECHO_REQUEST_SIGNED: comes back in ECHO_RESPONSE_SIGNED (RFC 7401 §5.2.20)."""
 
     TYPE: ClassVar = ParameterType.ECHO_REQUEST_SIGNED
-    opaque: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.opaque
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
 
 
 @dataclass(frozen=True, slots=True)
-class EchoResponseSigned:
+class EchoResponseSigned(_Echo):
     """ECHO_RESPONSE_SIGNED (RFC 7401 §5.2.22)."""
 
     TYPE: ClassVar = ParameterType.ECHO_RESPONSE_SIGNED
-    opaque: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.opaque
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
 
 
 @dataclass(frozen=True, slots=True)
-class EchoRequestUnsigned:
+class EchoRequestUnsigned(_Echo):
     """ECHO_REQUEST_UNSIGNED: even a middlebox may have put it there (RFC 7401 §5.2.21)."""
 
     TYPE: ClassVar = ParameterType.ECHO_REQUEST_UNSIGNED
-    opaque: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.opaque
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
 
 
 @dataclass(frozen=True, slots=True)
-class EchoResponseUnsigned:
+class EchoResponseUnsigned(_Echo):
     """ECHO_RESPONSE_UNSIGNED (RFC 7401 §5.2.23)."""
 
     TYPE: ClassVar = ParameterType.ECHO_RESPONSE_UNSIGNED
-    opaque: bytes
-
-    def content(self) -> bytes:
-        """See Parameter."""
-        return self.opaque
-
-    @classmethod
-    def parse(cls, reader: Reader) -> Self:
-        """See Parameter."""
-        return cls(reader.rest())
