@@ -218,14 +218,6 @@ class Serving:
         """Whether the association is to stay though nobody uses it."""
         return self.registrar.of(pair) is not None
 
-    # -- from the network ----------------------------------------------------------------------
-
-    def on_foreign(
-        self, packet: Packet, source: Address, here: Address | None, now: float
-    ) -> list[Action]:
-        """Take a packet that is not for a HIT of ours; raises as ``Relay.on_packet``."""
-        return self.relay.on_packet(packet, source, here, now)
-
     # -- time ----------------------------------------------------------------------------------
 
     def deadline(self) -> float | None:
