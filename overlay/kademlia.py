@@ -13,18 +13,17 @@ from hipctl import Hit
 from hipctl.sansio import Timers
 from overlay.acquaintances import Acquaintances
 from overlay.clock import CLOCKS, Clock
-from overlay.environment import Action, Environment, Finished, Joined, Learn, Remember, Settings
+from overlay.environment import Action, Environment, Finished, Joined, Learn, Settings
 from overlay.exploring import REFRESH_LOOK, Exploring
 from overlay.greeting import Greeting
 from overlay.knocking import KnockAt, Knocking
 from overlay.lookup import Candidate, Lookup
 from overlay.messages import Code, Field, Kind
+from overlay.neighbourhood import Alarm, Neighbourhood
 from overlay.operations import SILENT, Ask, Get, Operation, Outcome, Put
 from overlay.records import Record
 from overlay.routing import Contact, Table
 from overlay.rpc import (
-    OVERTAXED,
-    TOO_MANY,
     Answered,
     Asked,
     Failed,
@@ -35,24 +34,15 @@ from overlay.rpc import (
     Rpc,
     Send,
 )
-from overlay.seeds import Seeds
 from overlay.serving import SPREAD, Serving
 from overlay.session import Session
 from overlay.storage import Storage
 from overlay.transfers import Transfers
 
 GET_WIDTH: Final = 8  # so many of the nearest must say no before nobody is found
-LIVENESS_TICK: Final = 10.0
-SUSPECT_TICK: Final = 2.0
-QUIET_EACH: Final = 12.0  # a contact is pinged after so many seconds times their number …
-QUIET_LEAST, QUIET_MOST = 60.0, 900.0  # … within these bounds: few datagrams when idle
-REJOIN_FIRST, REJOIN_MOST = 1.0, 30.0
-OFFER_GAP: Final = 10.0  # seconds until one without a place in the table is offered one again
 TRANSFER_PAUSE: Final = 0.02
 MAX_REPAIRED: Final = 4_096
-FEW: Final = 12  # neighbours that are asked at once, after sleep, whether they are there
 EXPIRE_PAUSE: Final = 0.02
-TOLD_BATCH: Final = 16  # neighbours that hear of our move at each tick
 
 
 class Kademlia:
@@ -98,10 +88,16 @@ class Kademlia:
         self._events: deque[Output] = deque()
         self._out: list[Action] = []
         self._known = Acquaintances(self.table, environment.node_id, self.rpc.sessions)
-        self._seeds = Seeds()
-        self._told = b""  # our contact, as our HELLOs said it
-        self._to_tell: deque[Hit] = deque()  # who knows an older one
-        self._rejoin = REJOIN_FIRST
+        self._neighbourhood = Neighbourhood(
+            self,
+            environment,
+            self.table,
+            self._known,
+            sessions=self.rpc.sessions,
+            exploring=self._exploring,
+            counters=self.counters,
+        )
+        self._seeds = self._neighbourhood.seeds
         self._transfers = Transfers(self.table, self.storage, self.settings.replicas)
         self._repaired: set[bytes] = set()
         self._now = 0.0
@@ -143,34 +139,18 @@ class Kademlia:
         time, and those whom we once met in turn.
         """
         self._enter(now, wall)
-        self._seeds.begin(seeds, known, self._local)
-        self._told = self._env.contact()
-        self._set("liveness", now + LIVENESS_TICK)
+        self._neighbourhood.begin(seeds, known, now)
         self._set("refresh", now + REFRESH_LOOK)
         if len(self._seeds):
-            self._knock()
+            self._neighbourhood.knock(now)
         else:
             self._out.append(Joined(0))
         return self._leave()
 
-    def _knock(self) -> None:
-        """Say HELLO to some of those who might let us in."""
-        for hit in self._seeds.turn():
-            self._greet_again(hit)
-        self._set("rejoin", self._now + self._rejoin)
-        self._rejoin = min(2 * self._rejoin, REJOIN_MOST)
-
-    def _greet_again(self, hit: Hit) -> None:
-        if contact := self._seeds.contact(hit):
-            self._out.append(Learn(hit, contact))
-        self._ask(SILENT, None, hit, Kind.HELLO, {})
-
     def relocate(self, hit: Hit, contact: bytes, now: float, wall: float) -> list[Action]:
         """A seed may be reached at ``contact`` now; it is asked at once if we know nobody."""
         self._enter(now, wall)
-        self._seeds.meet(hit, contact)
-        if not len(self.table):
-            self._greet_again(hit)
+        self._neighbourhood.relocate(hit, contact)
         return self._leave()
 
     def on_datagram(self, data: bytes, source: Hit, now: float, wall: float) -> list[Action]:
@@ -182,7 +162,7 @@ class Kademlia:
     def on_moved(self, now: float, wall: float) -> list[Action]:
         """Our contact is another one now: neighbours hear of it at once."""
         self._enter(now, wall)
-        self._tell()
+        self._neighbourhood.tell()
         return self._leave()
 
     def on_down(self, hit: Hit, now: float, wall: float) -> list[Action]:
@@ -194,21 +174,13 @@ class Kademlia:
     def on_up(self, hit: Hit, now: float, wall: float) -> list[Action]:
         """There is an association with ``hit``: perhaps it was silent, and is back."""
         self._enter(now, wall)
-        session, known = self.rpc.sessions.get(hit), self._known.get(hit)
-        here = known is not None and known.long_id in self.table.by_id
-        asked = session is not None and session.hello is not None
-        if self._seeds.contact(hit) and not here and not asked:
-            self._ask(SILENT, None, hit, Kind.HELLO, {})
+        self._neighbourhood.on_up(hit)
         return self._leave()
 
     def on_woke(self, now: float, wall: float) -> list[Action]:
         """We have slept: those whom we lost may be back, and those we know be gone."""
         self._enter(now, wall)
-        for contact in list(islice(self.table.contacts(), FEW)):
-            self._ask(SILENT, None, contact.hit, Kind.PING, {})
-        if len(self._seeds) and len(self.table) < FEW:
-            self._rejoin = REJOIN_FIRST
-            self._knock()
+        self._neighbourhood.on_woke(now)
         return self._leave()
 
     def get(self, handle: Any, kind: str, key: bytes, now: float, wall: float) -> list[Action]:
@@ -281,10 +253,10 @@ class Kademlia:
         for name in self._timers.expired(now):
             match name:
                 case "liveness":
-                    self._on_liveness()
+                    self._neighbourhood.on_liveness(now)
+                    self._expire()
                 case "rejoin":
-                    if not len(self.table) and len(self._seeds):
-                        self._knock()
+                    self._neighbourhood.on_rejoin(now)
                 case "refresh":
                     self._set("refresh", now + REFRESH_LOOK)
                     self._exploring.refresh(now)
@@ -397,117 +369,41 @@ class Kademlia:
             case Late((operation, what), hit):
                 operation.on_late(what, hit)
             case Failed((operation, what), hit, reason):
-                self._on_silence(hit, reason)
+                self._neighbourhood.on_silence(hit, reason, self._now)
                 operation.on_failed(what, hit, reason)
 
     def _on_answered(self, event: Answered) -> None:
         operation, what = event.token
-        self._heard(event.session)
+        self._neighbourhood.heard(event.session, self._now)
         operation.on_answered(what, event.session.hit, event.fields)
 
-    def _heard(self, session: Session) -> None:
-        node: Contact = session.node
-        if node.long_id in self.table.by_id:
-            self.table.heard(node, self._now)
-        elif self._now - session.offered >= OFFER_GAP:
-            session.offered = self._now
-            self._meet(node)
-
     def _on_greeted(self, session: Session) -> None:
-        node = self._known.introduce(session.hit, session.contact)
-        session.node = node
-        if session.contact and session.contact != node.contact:
-            node.contact = session.contact
-            if node.long_id in self.table.by_id:  # it moved
-                self._seeds.meet(node.hit, node.contact)
-                self._out.append(Remember(node.hit, node.contact))
-        node.groups = self._env.groups(node.contact)
-        if node.contact:
-            self._out.append(Learn(session.hit, node.contact))
-        self._meet(node)
+        self._neighbourhood.greeted(session, self._now)
         self._clock.correct(self.table.contacts())
         if self._seeds.find(session.hit):
             self._exploring.look_again(self._now)
 
-    def _meet(self, node: Contact) -> None:
-        """A proven node gave a sign of life: it may enter the table."""
-        node.failures = 0
-        heard, before = node.heard, len(self.table)
-        for ping in self.table.add_contact(node, self._now):
-            self._ask(SILENT, None, ping.contact.hit, Kind.PING, {})
-        if len(self.table) == before:
-            return
-        self._known.keep(node)
-        self._out.append(Remember(node.hit, node.contact))
-        self._seeds.meet(node.hit, node.contact)
-        self._transfer(node, heard)
-        self._rejoin = REJOIN_FIRST
-        self._timers.stop("rejoin")
-        if before == 0 and not self._exploring.joining:
-            self._exploring.look_around()
+    # --- what the neighbourhood asks (neighbourhood.Ground)
 
-    # --- the table's upkeep
+    def say(self, hit: Hit, kind: Kind) -> None:
+        """See Ground."""
+        self._ask(SILENT, None, hit, kind, {})
 
-    def _on_liveness(self) -> None:
-        """Ping whoever was quiet for longest, or is suspected; few datagrams when all is well."""
-        contacts = self.table.contacts()
-        suspects = [contact for contact in contacts if contact.failures][:4]
-        for contact in suspects:
-            self._ask(SILENT, None, contact.hit, Kind.PING, {})
-        if not suspects and len(self.table):
-            oldest = min(contacts, key=lambda contact: contact.heard)
-            quiet = min(max(QUIET_EACH * len(self.table), QUIET_LEAST), QUIET_MOST)
-            if self._now - oldest.heard >= quiet:
-                self._ask(SILENT, None, oldest.hit, Kind.PING, {})
-        tick = SUSPECT_TICK if suspects else LIVENESS_TICK
-        self._set("liveness", self._now + tick)
-        if len(self.table):
-            for hit in self._seeds.lost(self._now):
-                self._greet_again(hit)
-        self._tell()
-        self._expire()
+    def act(self, action: Action) -> None:
+        """See Ground."""
+        self._out.append(action)
 
-    def _tell(self) -> None:
-        """If our contact has changed: greet our neighbours anew, for they tell others of it."""
-        contact = self._env.contact()
-        if contact != self._told:
-            self._told = contact
-            self._to_tell = deque(c.hit for c in self.table.contacts())
-        for _ in range(min(TOLD_BATCH, len(self._to_tell))):
-            self._ask(SILENT, None, self._to_tell.popleft(), Kind.HELLO, {})
-
-    def _expire(self) -> None:
-        """Drop a slice of what has expired; the rest a moment later."""
-        self._out.extend(self.storage.expire(self._wall))
-        at = self.storage.expires()
-        if at is not None and at <= self._wall:
-            self._set("expire", self._now + EXPIRE_PAUSE)
-
-    def _on_silence(self, hit: Hit, reason: str) -> None:
-        """A request came to nothing after all its retransmissions."""
-        contact = self._known.get(hit)
-        if reason in (OVERTAXED, TOO_MANY):  # nothing that tells of its death
-            return
-        if contact is None or contact.long_id not in self.table.by_id:
-            self._seeds.lose(hit)
-            return
-        contact.failures += 1
-        if contact.failures >= 2 or reason == "refused us" or self.table.has_replacement(contact):
-            self.counters["contact removed"] += 1
-            self.table.remove_contact(contact)
-            self._seeds.lose(hit)
-            if hit in self.rpc.sessions:
-                self.rpc.sessions[hit].offered = float("-inf")  # welcome as soon as it is back
-            self._transfer(contact)
-            if not len(self.table):
-                self._set("rejoin", self._now + self._rejoin)
+    def set_alarm(self, alarm: Alarm, at: float | None) -> None:
+        """See Ground."""
+        if at is None:
+            self._timers.stop(alarm)
         else:
-            self._set("liveness", self._now + SUSPECT_TICK)
+            self._set(alarm, at)
 
     # --- records follow the nodes
 
-    def _transfer(self, node: Contact, heard: float | None = None) -> None:
-        """``node`` came, and was last ``heard`` before (0.0: never); or it left."""
+    def transfer(self, node: Contact, heard: float | None = None) -> None:
+        """See Ground."""
         since = lost = float("inf")
         session = self.rpc.sessions.get(node.hit)
         if heard is not None and session is not None and session.since:
@@ -515,6 +411,13 @@ class Kademlia:
             lost = self._wall - (self._now - heard) if heard else lost
         if self._transfers.begin(node, since, lost, came=heard is not None):
             self._set("transfer", self._now + TRANSFER_PAUSE)
+
+    def _expire(self) -> None:
+        """Drop a slice of what has expired; the rest a moment later."""
+        self._out.extend(self.storage.expire(self._wall))
+        at = self.storage.expires()
+        if at is not None and at <= self._wall:
+            self._set("expire", self._now + EXPIRE_PAUSE)
 
     def _on_transfer(self) -> None:
         for contact, record in self._transfers.step(self._wall):
@@ -525,7 +428,7 @@ class Kademlia:
     # --- serving
 
     def _on_asked(self, event: Asked) -> None:
-        self._heard(event.session)
+        self._neighbourhood.heard(event.session, self._now)
         if event.message.kind == Kind.KNOCK:
             self._on_knock(event)
             return

@@ -29,7 +29,7 @@ def turn(node: Node, evil: Evil) -> None:
     engine = node.engine
 
     def on_asked(event: Asked) -> None:
-        engine._heard(event.session)
+        engine._neighbourhood.heard(event.session, engine._now)
         engine._out.append(Send(event.session.hit, evil(event)))
 
     engine._on_asked = on_asked  # type: ignore[method-assign]
