@@ -102,6 +102,7 @@ class Callability:
         self._hidden = True
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.failures: Counter[str] = Counter()  # what broke in an unforeseen way, by its name
         self._since = 0.0  # when we came here, monotonic seconds
         self._asked = False  # somebody was asked for servers since
         self._gap = 0.0  # our wall clock minus the monotonic one
@@ -164,6 +165,7 @@ class Callability:
             "reach": self.reach.value,
             "why": [advice.to_json() for advice in self.why()],
             "servers": [_row(each, each.rtt) for each in self.keeper.serving(*NAMES)],
+            "failures": dict(self.failures),
         }
 
     async def check(self) -> dict[str, Any]:
@@ -267,12 +269,19 @@ class Callability:
             self._feed(lambda now: self.keeper.on_ended(event.server, event.type, now))
         if isinstance(event, Woke):
             self._examiner.feed(self.reachable.on_network)
-        self._look()
+        self._look_once()
 
     async def _look_on(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
+            self._look_once()
+
+    def _look_once(self) -> None:
+        """Look; whatever breaks then, the next look comes."""
+        try:
             self._look()
+        except Exception as error:
+            self._failed("look", error)
 
     def _look(self) -> None:
         """See where we are, and who is there."""
@@ -395,15 +404,33 @@ class Callability:
     def _on_keeper(self, action: keeper.Action) -> None:
         match action:
             case Search():
-                self._spawn(self._search(), "search")
+                self._ask(
+                    "search",
+                    self._search(),
+                    lambda now: self.keeper.on_found((), now, searched=True),
+                )
             case Try(hit):
-                self._spawn(self._test(hit), "test")
+                self._ask(
+                    "test", self._test(hit), lambda now: self.keeper.on_tested(hit, None, (), now)
+                )
             case Register(hit, types):
-                self._spawn(self._register(hit, types), "register")
+                self._ask(
+                    "register",
+                    self._register(hit, types),
+                    lambda now: self.keeper.on_refused(hit, None, "an error of ours", now),
+                )
             case Unregister(hit, types):
-                self._spawn(self._unregister(hit, types), "unregister")
-            case Probe(hit):
-                self._spawn(self._probe(hit), "probe")
+                self._ask(
+                    "unregister",
+                    self._unregister(hit, types),
+                    lambda now: self.keeper.on_unregistered(hit, now),
+                )
+            case Probe(hit):  # if it breaks, that says nothing of the server
+                self._ask(
+                    "probe",
+                    self._probe(hit),
+                    lambda now: self.keeper.on_probed(hit, self._rtt(hit), now),
+                )
             case Keep(hit):
                 server = self.keeper.servers.get(hit)
                 self._scout.keep(hit, server.types if server is not None else ())
@@ -411,22 +438,62 @@ class Callability:
     def _on_reachable(self, action: reachable.Action) -> None:
         match action:
             case Examine(count, round_):
-                self._spawn(self._examine(count, round_), "examine")
+                self._spawn(
+                    self._examine(count, round_),
+                    "examine",
+                    lambda: self._examined(
+                        lambda now: self.reachable.on_examined(round_, (), now)
+                    ),
+                )
             case Changed(reach):
                 if reach is Reach.NONE:
                     _log.warning("nobody can call %s; see: p2psip status", self._local)
                 else:
                     _log.info("%s can be called %s", self._local, reach.value)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _ask(
+        self,
+        name: str,
+        work: Coroutine[Any, Any, None],
+        otherwise: Callable[[float], list[keeper.Action]],
+    ) -> None:
+        """Do what the keeper asks for; if it breaks, the keeper is told otherwise."""
+        self._spawn(work, name, partial(self._feed, otherwise))
+
+    def _spawn(
+        self,
+        work: Coroutine[Any, Any, None],
+        name: str,
+        otherwise: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Do some work behind.
+
+        Args:
+            work: what to do.
+            name: for logs.
+            otherwise: tells the machine, which waits for an answer, that it broke; it tries again
+                with the gaps that it has for failures.
+        """
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, otherwise))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, otherwise: Callable[[], None], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s failed", task.get_name(), exc_info=error)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._failed(task.get_name(), error)
+            otherwise()
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Count what nobody has foreseen; say it, but ever more seldom."""
+        self.failures[name] += 1
+        times = self.failures[name]
+        if times.bit_count() == 1:
+            _log.error("%s failed (%d times)", name, times, exc_info=error)
+
+    def _rtt(self, hit: Hit) -> float | None:
+        server = self.keeper.servers.get(hit)
+        return None if server is None else server.rtt
 
     async def _search(self) -> None:
         since, somebody = self._since, bool(self._witnesses.neighbours())

@@ -97,6 +97,8 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
     for name, identity in value["identities"].items():
         yield f"identity {name}: {identity['hit']} at {', '.join(identity['listen'])}"
         yield from server_lines(identity.get("servers", ()))
+        if failures := identity.get("failures"):
+            yield f"  unforeseen errors, see the log: {_plain(failures)}"
     for name, overlay in value["overlays"].items():
         state = "joined" if overlay["joined"] else "not joined yet, goes on trying"
         yield (

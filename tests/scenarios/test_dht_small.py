@@ -11,9 +11,10 @@ from overlay import LookupFailed, NotFound
 from overlay.accounts import AccountKey, self_certifying_aor
 from overlay.admission import Account, Credentials
 from overlay.directory import Directory
+from overlay.kinds import NodeInfo
 from overlay.node import Node
 from overlay.overlayfile import OverlayInfo, Seed
-from overlay.publisher import Publisher
+from overlay.publisher import Draft, Publisher
 from overlay.store import MemoryStore, SqliteStore, Store
 from sim.hits import HitNet, SimHost
 from sim.loop import simulate
@@ -426,5 +427,50 @@ def test_a_clock_of_1970_is_corrected_by_the_neighbours() -> None:
         assert target.hit == tablet.identity.hit
         (target,) = await tablet.directory.resolve(everybody[2].aor)
         assert target.hit == everybody[2].identity.hit
+
+    simulate(main)
+
+
+def test_a_record_whose_maker_breaks_is_made_again_and_holds_up_no_other() -> None:
+    async def main() -> None:
+        device = await Device(HitNet(), 0).start()
+        good, tries = NodeInfo(b"good"), 0
+
+        def make(contact: bytes) -> Draft:
+            nonlocal tries
+            tries += 1
+            if tries < 4:
+                raise ZeroDivisionError
+            return Draft("NODE", good, b"")
+
+        device.publisher.publish("broken", make)
+        await asyncio.sleep(0.5)
+        await device.directory.publish(device.aor, 5060)
+        await asyncio.sleep(0.5)
+        assert device.publisher.held()[device.aor] == 1
+        assert device.publisher.held()["broken"] == 0
+        await asyncio.sleep(30)
+        assert tries >= 4
+        assert device.publisher.failures["broken"] == 3
+        assert device.publisher.held()["broken"] == 1
+        await device.stop()
+
+    simulate(main)
+
+
+def test_a_look_at_our_records_that_breaks_is_not_the_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        device = await Device(HitNet(), 0).start()
+        await asyncio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(device.publisher, "_is_due", lambda *_: 1 // 0)
+            await asyncio.sleep(20)
+        assert 2 < device.publisher.failures.total() < 9
+        await device.directory.publish(device.aor, 5060)
+        await asyncio.sleep(6)
+        assert device.directory.published() == {device.aor: 1}
+        await device.stop()
 
     simulate(main)
