@@ -310,7 +310,9 @@ class LocalPeer:
         """What answers on our LANs, and looks there for others; who is invited may come in."""
         from overlay.lan import LanPresence  # noqa: PLC0415  seldom needed
 
-        return LanPresence(self._profile.peer.state, self._reception, self._wall)
+        return LanPresence(
+            self._profile.peer.state, self._reception, self._wall, self._profile.host.lan_links
+        )
 
     def _serves(self, hit: Hit) -> bool:
         """Whether one of our HITs is a server whose address everybody learns."""
