@@ -136,12 +136,18 @@ def _invite_on_lan(hours: int, overlay: str, profile: Path | None, *, as_json: b
         make_token,
         read_token,
     )
+    from overlay.lobby import TOO_LONG, fits
 
     loaded, joined = pick(profile_path(profile), overlay)
     if not loaded.host.lan:
         raise ConfigError(
             "this peer does not answer on its LAN: say lan = true in [host] of its profile, start "
             "it anew, and invite then"
+        )
+    if not fits(joined.info):
+        raise ConfigError(
+            f"{joined.table.file}: {TOO_LONG}; take seeds out of it, or pass on the file itself: "
+            "p2psip overlay invite --at ADDRESS"
         )
     now, token = time.time(), make_token(os.urandom)
     expires = int(now) + hours * 3600

@@ -10,12 +10,14 @@ import pytest
 
 from hipctl import HostIdentity, LanPeer
 from hipctl.constants import RegistrationType
+from overlay import lobby
 from overlay.cli import main
 from overlay.commands import join
 from overlay.config import load_profile
 from overlay.control import control_path
 from overlay.invitations import INVITATIONS, InvitationBook, prove, read_token, write_token
 from overlay.joining import Around
+from overlay.lobby import TOO_LONG
 from overlay.overlayfile import certify_overlay, found_overlay, load_overlay
 from sim.people import CA, WALL, counted, identity
 
@@ -112,6 +114,22 @@ def test_where_nobody_knows_the_token_that_is_a_sentence(
     assert (status, out) == (1, "")
     assert said in err
     assert not (tmp_path / "p").exists()
+
+
+def test_a_file_that_is_too_long_for_the_lan_is_said_on_both_sides(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding(monkeypatch, Around([PEER], refusals={MEMBER: TOO_LONG}))
+    status, _, err = cli("join", TOKEN, tmp_path / "p")
+    assert status == 1
+    assert "longer than 32768 bytes" in err
+    assert "p2psip overlay invite --at ADDRESS" in err
+    made = json.loads(cli("init", tmp_path / "q", "--lan", "--json")[1])
+    monkeypatch.setattr(lobby, "MAX_FILE", 100)
+    status, out, err = cli("overlay", "invite", "--lan", "-p", made["profile"])
+    assert (status, out) == (1, "")
+    assert "overlay.toml: the overlay's file is longer" in err
+    assert not (load_profile(Path(made["profile"])).peer.state / INVITATIONS).exists()
 
 
 def test_join_asks_nobody_where_it_could_not_write_or_has_no_token(
