@@ -8,11 +8,11 @@ mum = "sip:alice@example.org"
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from overlay.accounts import canonical_aor
+from overlay.accounts import canonical_aor, why_nobodys
 from overlay.errors import ConfigError, MalformedAor
 from overlay.textfile import locked, parse_toml, replace_text
 
@@ -74,14 +74,19 @@ class ContactBook:
         self.reload()
         return aor in self._aors
 
-    def add(self, name: str, uri: str) -> str:
+    def add(self, name: str, uri: str, keys_only: Collection[str] = ()) -> str:
         """Add a petname, or point it elsewhere; return the canonical AoR.
+
+        Args:
+            name: the petname.
+            uri: whose it is.
+            keys_only: see ``why_nobodys``.
 
         Raises:
             ConfigError: the name or the URI cannot be used, or the file cannot be written.
         """
         name = _petname(name)
-        aor = _aor(uri)
+        aor = _somebodys(uri, keys_only)
         with self._changing():
             self._names[name.casefold()] = (name, aor)
         return aor
@@ -96,13 +101,17 @@ class ContactBook:
             if self._names.pop(name.casefold(), None) is None:
                 raise ConfigError(f"{name}: no such contact; list them with: p2psip contact list")
 
-    def block(self, uri: str) -> str:
+    def block(self, uri: str, keys_only: Collection[str] = ()) -> str:
         """Put an AoR (or the one behind a petname) on the block list; return it.
+
+        Args:
+            uri: the AoR, or the petname.
+            keys_only: see ``why_nobodys``.
 
         Raises:
             ConfigError: no AoR, or the file cannot be written.
         """
-        aor = self.uri(uri) or _aor(uri)
+        aor = self.uri(uri) or _somebodys(uri, keys_only)
         with self._changing():
             self._blocked |= {aor}
         return aor
@@ -212,6 +221,14 @@ def _petname(name: str) -> str:
             'none of them a space or one of @:;<>"?'
         )
     return name
+
+
+def _somebodys(uri: str, keys_only: Collection[str]) -> str:
+    """Check what somebody has typed; what stands in the file already is left as it is."""
+    aor = _aor(uri)
+    if why := why_nobodys(aor, keys_only):
+        raise ConfigError(f"{uri}: {why}")
+    return aor
 
 
 def _aor(uri: object) -> str:

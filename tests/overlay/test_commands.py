@@ -539,6 +539,29 @@ def test_contacts_are_added_listed_and_removed(cli: Any, peer: dict[str, Any]) -
     sentence(err)
 
 
+@pytest.mark.parametrize("command", [("add", "bob"), ("block",)])
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("sip:eaaq…@p2psip.internal", "is shortened"),
+        ("sip:eaaq...@example.org", "is shortened"),
+        ("sip:eaaqaixwgpzp@example.org", "but is none (12 of them)"),
+        ("sip:bob@p2psip.internal", "p2psip.internal has no CA"),
+    ],
+)
+def test_an_address_that_is_nobodys_is_refused_with_a_reason(
+    cli: Any, tmp_path: Path, command: tuple[str, ...], uri: str, why: str
+) -> None:
+    made = json.loads(cli("init", tmp_path / "p", "--domain", "p2psip.internal", "--json")[1])
+    where = ("-p", made["profile"])
+    status, out, err = cli("contact", *command, uri, *where)
+    assert (status, out) == (1, "")
+    assert why in sentence(err)
+    assert "p2psip account show" in err
+    for good in (made["aor"], "sip:bob@example.org", "sip:echo@p2psip.internal"):
+        assert cli("contact", *command, good, *where)[0] == 0
+
+
 def test_packages_can_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     class Point:
         name = "hello"
