@@ -60,6 +60,12 @@ class Directory:
             asking.cancel()
         self._revocations.close()
 
+    def use(self, account: Account) -> None:
+        """Our account has other delegations or certificates now: say so in what is published."""
+        self._account = account
+        for aor in self.published():
+            self._publisher.hurry(aor)
+
     # --- what the peer asks
 
     def names(self) -> Mapping[str, bytes | None]:

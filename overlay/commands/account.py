@@ -33,6 +33,8 @@ WordsOption = Annotated[
     Path | None, typer.Option("--words", help="File with the 24 words; default: ask, or stdin.")
 ]
 MAX_CERTIFICATE_FILE = 65_536  # bytes
+TAKEN_UP = "if the peer runs, it takes that up within seconds"
+RESTART = "restart the peer"
 
 
 @app.command()
@@ -183,7 +185,7 @@ def import_(
     _save(kept, found.delegations, found.certificates, _account_path(joined))
     emit(
         {"account": str(found.hit), "device": str(device)},
-        [f"account {found.hit} on this device; restart the peer"],
+        [f"account {found.hit} on this device; {TAKEN_UP if kept is old else RESTART}"],
         as_json=as_json,
     )
 
@@ -218,7 +220,7 @@ def add_certificate(
     _save(account, (), (der,), _account_path(joined))
     emit(
         {"aors": list(found.aors), "not_after": found.not_after},
-        [f"{' '.join(found.aors)} until {_day(found.not_after)}; restart the peer"],
+        [f"{' '.join(found.aors)} until {_day(found.not_after)}; {TAKEN_UP}"],
         as_json=as_json,
     )
 
