@@ -58,7 +58,7 @@ class Directory:
         """Stop asking; the publisher withdraws what is published."""
         for asking in self._asking.values():
             asking.cancel()
-        self._revocations.close()
+        await self._revocations.close()
 
     def use(self, account: Account) -> None:
         """Our account has other delegations or certificates now: say so in what is published."""

@@ -41,10 +41,12 @@ class Revocations:
         self._known: dict[str, tuple[tuple[_Void, ...], float]] = {}
         self._searches: dict[str, asyncio.Task[None]] = {}
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Search no more."""
-        for search in self._searches.values():
+        searches = list(self._searches.values())
+        for search in searches:
             search.cancel()
+        await asyncio.gather(*searches, return_exceptions=True)
 
     def seek(self, aor: str) -> None:
         """Begin to look for what is revoked of a canonical AoR, unless that is known."""
@@ -81,7 +83,7 @@ class Revocations:
         except LookupFailed:
             return  # the search for registrations tells
         finally:
-            del self._searches[aor]
+            self._searches.pop(aor, None)
         found = tuple(self._read(records, aor))
         before, _ = self._known.pop(aor, ((), 0.0))
         wall = self._node.wall()
