@@ -433,7 +433,10 @@ class Callability:
                 )
             case Keep(hit):
                 server = self.keeper.servers.get(hit)
-                self._scout.keep(hit, server.types if server is not None else ())
+                try:
+                    self._scout.keep(hit, server.types if server is not None else ())
+                except Exception as error:  # the disk's trouble is none of who calls us
+                    self._failed("keep", error)
 
     def _on_reachable(self, action: reachable.Action) -> None:
         match action:
