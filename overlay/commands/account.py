@@ -1,5 +1,6 @@
 """``p2psip account``: who you are, on which devices, under which names."""
 
+import contextlib
 import ssl
 import time
 from collections.abc import Sequence
@@ -264,8 +265,27 @@ def _save(
 
     Those of other devices that have ended go, too: the file has room for so many only.
     """
-    from overlay.admission import Account, save_account
+    from overlay.textfile import locked
 
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+        _save_alone(account, delegations, certificates, path)
+
+
+def _save_alone(
+    account: "Account",
+    delegations: "Sequence[Delegation]",
+    certificates: Sequence[bytes],
+    path: Path,
+) -> None:
+    from overlay.admission import Account, load_account, save_account
+
+    if account.delegations and path.exists():
+        there = load_account(path)  # another command may have added to it since we looked
+        account = there if there.hit == account.hit else account
     now = time.time()
     held = [d for d in account.delegations if d.not_after > now]
     newest = {d.device: d for d in sorted((*held, *delegations), key=lambda d: d.seq)} or {

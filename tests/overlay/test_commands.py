@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 import typer
 
 from hipctl import HostIdentity
+from overlay.admission import load_account
 from overlay.cli import main
 from overlay.commands import app as application
+from overlay.commands.account import _save
 from overlay.config import load_profile
 from overlay.control import control_path
 from overlay.overlayfile import load_overlay
@@ -360,6 +363,18 @@ def test_a_second_device_takes_up_what_the_first_delegated(
     shown = json.loads(cli("account", "show", "--json", "-p", tablet["profile"])[1])
     assert shown["account"] == peer["account"]
     assert {d["hit"] for d in shown["devices"]} == {peer["hit"], tablet["hit"]}
+
+
+def test_what_is_added_to_an_account_at_once_is_all_kept(
+    peer: dict[str, Any], tmp_path: Path
+) -> None:
+    path = Path(peer["profile"]).parent / "account.p2psip"
+    before = load_account(path)
+    ders = [bytes((number,)) * 9 for number in range(16)]
+    with ThreadPoolExecutor(16) as many:
+        done = list(many.map(lambda der: _save(before, (), (der,), path), ders))
+    assert len(done) == 16
+    assert set(load_account(path).certificates) == set(ders)
 
 
 def test_a_delegation_for_another_device_is_not_taken_up(
