@@ -110,7 +110,7 @@ class Callability:
 
     async def __aenter__(self) -> Self:
         """Begin; nothing is waited for."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._now, self._since = loop.time, loop.time()
         self._gap = self._wall() - self._since
         self._driver = Driver[keeper.Action](self.keeper, self._on_keeper)
@@ -477,7 +477,7 @@ class Callability:
             otherwise: tells the machine, which waits for an answer, that it broke; it tries again
                 with the gaps that it has for failures.
         """
-        task = asyncio.create_task(work, name=name)
+        task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, otherwise))
 

@@ -469,7 +469,7 @@ class Node:
             case Joined():
                 self._joined.set()
             case KnockAt():
-                task = asyncio.create_task(self._knock(action), name="knock")
+                task = self._loop.create_task(self._knock(action), name="knock")
                 self._knocks.add(task)
                 task.add_done_callback(self._knocks.discard)
             case Persist() | Forget():
