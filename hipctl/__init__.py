@@ -55,6 +55,7 @@ from hipctl.interface import (
     Shown,
     Woke,
 )
+from hipctl.links import absent_links
 from hipctl.settings import EngineConfig
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "Served",
     "Shown",
     "Woke",
+    "absent_links",
     "ask_control",
     "contact_from_addresses",
     "host_id_of_spki",

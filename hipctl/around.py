@@ -85,11 +85,11 @@ class Around:
         local, peer = packet.receiver, packet.sender
         if not self._asking.calling(local, now) or not packet.has(params.LanInfo):
             return None
-        if not self._asking.weigh(local, peer):
+        if not self._asking.weigh(local, peer, source, now):
             return None
         exchange.signed_r1(packet, self._shared.known_hosts)
         shown, _ = credentials.read(packet)
-        self._asking.take(local, peer)
+        self._asking.take(local, peer, source)
         info, mark = packet.get(params.RegInfo), packet.need(params.LanInfo).data
         services = info.types if info is not None else ()
         return LanAnswered(local, peer, source, services, shown.certificates, mark)

@@ -34,6 +34,37 @@ class Limiter:
         return bucket is not None and bucket[0] + (now - bucket[1]) * self._rate < 1.0
 
 
+class Damper:
+    """Lets something happen at once, but ever more seldom while it goes on.
+
+    Args:
+        first: seconds until the second time; they double with each time …
+        most: … up to so many. What has been quiet for so long after that begins anew.
+
+    Attributes:
+        until: when it may happen again, monotonic seconds.
+    """
+
+    __slots__ = ("_first", "_gap", "_most", "until")
+
+    def __init__(self, first: float, most: float) -> None:
+        self._first, self._most = first, most
+        self._gap, self.until = first, float("-inf")
+
+    def allow(self, now: float) -> bool:
+        """Whether it may happen now; then it counts as having happened."""
+        if now < self.until:
+            return False
+        quiet = now - self.until >= self._most
+        self._gap = self._first if quiet else min(2 * self._gap, self._most)
+        self.until = now + self._gap
+        return True
+
+    def calm(self) -> None:
+        """Begin anew."""
+        self._gap, self.until = self._first, float("-inf")
+
+
 class Allowance:
     """So many packets and bytes a second, at most a second's worth of them at once.
 

@@ -52,6 +52,12 @@ def lan_links(names: Collection[str] = ()) -> list[LanLink]:
     return found
 
 
+def absent_links(names: Collection[str]) -> list[str]:
+    """Those of these names that no interface of this machine has now."""
+    there = {name for _, name in socket.if_nameindex()}
+    return [name for name in names if name not in there]
+
+
 def _is_lan(flags: int, address: str | None) -> bool:
     return flags & _ASKED == _LAN and (
         address is None or not ipaddress.ip_address(address).is_global

@@ -6,6 +6,7 @@ shows. So it is off unless asked for, and nothing falls back to it.
 A call goes to link-local groups, and whoever is there may answer from wherever it is.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,6 +15,7 @@ from hipctl import params
 from hipctl.actions import Action, Address, Path, PeerFound, Transmit
 from hipctl.constants import PacketType
 from hipctl.identity import NULL_HIT, Hit
+from hipctl.limits import Limiter
 from hipctl.packet import build
 from hipctl.sansio import Timers
 from hipctl.settings import EngineConfig
@@ -21,9 +23,13 @@ from hipctl.settings import EngineConfig
 Question = tuple[Hit, Address]
 """(our HIT, where somebody is asked for theirs)."""
 
-CALL_GAPS: Final = (0.0, 0.2, 0.6)  # seconds after the beginning of a call at which it is repeated
-CALL_R1S: Final = 32  # R1s of one call that are looked at
-CALL_ANSWERS: Final = 8  # peers of one call
+# seconds after the beginning of a call at which it is repeated, while answers are taken
+CALL_GAPS: Final = (0.0, 0.2, 0.6, 1.4, 3.0, 6.2, 12.6)
+CALL_R1S, CALL_RATE = 32, 64.0  # R1s of a call whose signature is verified, at once and a second
+SOURCE_R1S, SOURCE_RATE = 8, 4.0  # the same from one address, which others are not to suffer from
+SOURCES: Final = 256  # addresses of a call that are told apart
+CALL_ANSWERS: Final = 16  # peers of one call …
+SOURCE_ANSWERS: Final = 8  # … and at one address
 
 
 @dataclass(slots=True)
@@ -38,8 +44,12 @@ class _Call:
     until: float
     paths: Sequence[Path]
     attempt: int = 0
-    patience: int = CALL_R1S
+    verified: Limiter = field(default_factory=lambda: Limiter(CALL_RATE, CALL_R1S, 1))
+    verified_from: Limiter = field(
+        default_factory=lambda: Limiter(SOURCE_RATE, SOURCE_R1S, SOURCES)
+    )
     answered: set[Hit] = field(default_factory=set)
+    answers: Counter[str] = field(default_factory=Counter)  # by address
 
 
 class Opportunist:
@@ -83,17 +93,23 @@ class Opportunist:
         call = self._calls.get(local)
         return call is not None and now < call.until
 
-    def weigh(self, local: Hit, peer: Hit) -> bool:
-        """An R1 of ``peer`` has come: whether it is worth a look."""
-        call = self._calls[local]
-        if peer in call.answered or len(call.answered) >= CALL_ANSWERS or not call.patience:
-            return False
-        call.patience -= 1  # a signature costs, and anybody may send such
-        return True
+    def weigh(self, local: Hit, peer: Hit, source: Address, now: float) -> bool:
+        """An R1 of ``peer`` has come: whether it is worth a look.
 
-    def take(self, local: Hit, peer: Hit) -> None:
+        A signature costs, and anybody may send such: so many a second are looked at and not more,
+        few from one address, until the call is over. What is forged takes nobody's place.
+        """
+        call, place = self._calls[local], source[0]
+        if peer in call.answered or len(call.answered) >= CALL_ANSWERS:
+            return False
+        if call.answers[place] >= SOURCE_ANSWERS or call.verified.exhausted("", now):
+            return False
+        return call.verified_from.allow(place, now) and call.verified.allow("", now)
+
+    def take(self, local: Hit, peer: Hit, source: Address) -> None:
         """Its R1 was good."""
         self._calls[local].answered.add(peer)
+        self._calls[local].answers[source[0]] += 1
 
     def done(self, local: Hit, address: Address) -> None:
         """What was asked is known."""

@@ -16,6 +16,7 @@ from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.crypto import Rng
 from hipctl.identity import Hit
 from hipctl.interface import Registered, RegistrationEnded
+from hipctl.limits import Damper
 from hipctl.packet import Packet
 from hipctl.params_registration import decode_lifetime, encode_lifetime
 from hipctl.registrar import EXCLUSIVE
@@ -29,6 +30,8 @@ BEHIND_NAT: Final = 60.0  # seconds between refreshs where a NAT may forget us w
 _FIRST_PAUSE: Final = 2.0  # seconds before a lost association is tried again; it doubles
 _LONGEST_PAUSE: Final = 300.0
 _DOUBLINGS: Final = 16
+MOVED_FIRST, MOVED_MOST = 5.0, 120.0  # seconds between two times that we believe one server that
+# sees us elsewhere, and let all others look: any may say so at any time
 _BUSY_PAUSE: Final = 60.0  # seconds after "insufficient resources" (RFC 8003 §4.5: not at once)
 
 Tell = Callable[[Pair, Sequence[params.Parameter], float], list[Action] | None]
@@ -68,6 +71,8 @@ class Wish:
         pauses: failures in a row.
         unanswered: requests in a row that nobody has answered.
         reflexive: where the server sees us.
+        told: where it saw us when we last let the others look.
+        moves: how often we do so on its word.
         relayed: what it has opened for us.
         lost: the association is gone since we looked last.
     """
@@ -81,6 +86,8 @@ class Wish:
     pauses: int = 0
     unanswered: int = 0
     reflexive: Address | None = None
+    told: Address | None = None
+    moves: Damper = field(default_factory=lambda: Damper(MOVED_FIRST, MOVED_MOST))
     relayed: Address | None = None
     lost: bool = False
 
@@ -263,6 +270,7 @@ class Requester:
         """We have slept: ask all servers anew, at once."""
         for wish in self._wishes.values():
             wish.pauses, wish.due = min(wish.pauses, 1), now
+            wish.moves.calm()
 
     def lost(self, pair: Pair) -> None:
         """There is no association any more."""
@@ -301,9 +309,12 @@ class Requester:
         for failed in packet.every(params.RegFailed):
             answered |= dict.fromkeys(wish.wanted & set(failed.types), failed.reason)
         if seen := packet.get(params.RegFrom):
-            if wish.reflexive not in (None, seen.address):
-                self._on_moved(pair[0])  # a NAT has: servers must not go by what we said before
+            if wish.reflexive is None:
+                wish.told = seen.address
             wish.reflexive = seen.address
+            if wish.told != seen.address and wish.moves.allow(now):
+                wish.told = seen.address
+                self._on_moved(pair[0])  # a NAT has: servers must not go by what we said before
         relayed = packet.get(params.RelayedAddress)
         if relayed is not None and RegistrationType.RELAY_UDP_ESP in wish.granted:
             wish.relayed = relayed.address
@@ -352,6 +363,8 @@ class Requester:
         after = max((ends - now) * share, REFRESH_LEAST)
         if wish.reflexive is None or wish.reflexive not in self.locators:
             after = min(after, BEHIND_NAT)
+        if wish.reflexive != wish.told:  # whether it still says so
+            after = min(after, max(wish.moves.until - now, REFRESH_LEAST))
         wish.due = now + after
 
     def _pause(self, wish: Wish, now: float, first: float) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final, Self
@@ -29,6 +29,8 @@ MAX_DELEGATION: Final = 320  # bytes; P-384 needs 252
 HIT_USER_LENGTH: Final = 26  # characters of base32 for 16 bytes
 
 _HIT_USER = re.compile(r"[A-Za-z2-7]{26}", re.ASCII)
+_BASE32 = re.compile(r"[A-Za-z2-7]*", re.ASCII)
+_HIT_BEGINS: Final = "eaaq"  # every HIT in base32 (2001:20::/28)
 _PLAIN_USER = re.compile(r"[A-Za-z0-9_.!~*'()&=+$,;?/#-]+", re.ASCII)
 _BAD_IN_USER = re.compile(r'[\s<>"@:%\\\[\]{}|^`]')
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -148,6 +150,32 @@ def hit_of_user(user: str) -> Hit | None:
         return None
     # the last character has two bits to spare: only one spelling names the HIT
     return hit if self_certifying_user(hit) == user.lower() else None
+
+
+def why_nobodys(aor: str, keys_only: Collection[str] = ()) -> str | None:
+    """Why a canonical AoR can be nobody's, as people mistype or shorten those; None: it may be.
+
+    Args:
+        aor: the AoR.
+        keys_only: domains of overlays without a CA, where every name certifies itself.
+    """
+    user, domain = split_aor(aor)
+    whole = "copy the whole address, which its owner sees with: p2psip account show"
+    if "…" in user or "..." in user:
+        return f"{user!r} is shortened, and nobody's name; {whole}"
+    if hit_of_user(user) is not None or is_reserved(user):
+        return None
+    if user.startswith(_HIT_BEGINS) and _BASE32.fullmatch(user):
+        return (
+            f"{user!r} begins like the name of a key, which has {HIT_USER_LENGTH} letters and "
+            f"digits, but is none ({len(user)} of them); {whole}"
+        )
+    if domain in keys_only:
+        return (
+            f"{domain} has no CA, so every name in it is that of a key, of {HIT_USER_LENGTH} "
+            f"letters and digits, and {user!r} is none; {whole}"
+        )
+    return None
 
 
 # --- delegations ------------------------------------------------------------------------------

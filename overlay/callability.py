@@ -97,12 +97,13 @@ class Callability:
         self._hidden = True
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.failures: Counter[str] = Counter()  # what broke in an unforeseen way, by its name
         self._gap = 0.0  # our wall clock minus the monotonic one
         self._running = False
 
     async def __aenter__(self) -> Self:
         """Begin; nothing is waited for."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._now = loop.time
         self._hiding.on_network(self._now(), moved=False)
         self._gap = self._wall() - self._now()
@@ -153,7 +154,7 @@ class Callability:
 
     def status(self) -> dict[str, Any]:
         """What ``p2psip status`` shows; JSON-ready."""
-        return self._netcheck.status()
+        return {**self._netcheck.status(), "failures": dict(self.failures)}
 
     async def check(self) -> dict[str, Any]:
         """What ``p2psip netcheck`` shows: asks neighbours and servers now. JSON-ready."""
@@ -168,12 +169,19 @@ class Callability:
             self._feed(lambda now: self.keeper.on_ended(event.server, event.type, now))
         if isinstance(event, Woke):
             self._examiner.feed(self.reachable.on_network)
-        self._look()
+        self._look_once()
 
     async def _look_on(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
+            self._look_once()
+
+    def _look_once(self) -> None:
+        """Look; whatever breaks then, the next look comes."""
+        try:
             self._look()
+        except Exception as error:
+            self._failed("look", error)
 
     def _look(self) -> None:
         """See where we are, and who is there."""
@@ -259,38 +267,99 @@ class Callability:
     def _on_keeper(self, action: keeper.Action) -> None:
         match action:
             case Search():
-                self._spawn(self._search(), "search")
+                self._ask(
+                    "search",
+                    self._search(),
+                    lambda now: self.keeper.on_found((), now, searched=True),
+                )
             case Try(hit):
-                self._spawn(self._test(hit), "test")
+                self._ask(
+                    "test", self._test(hit), lambda now: self.keeper.on_tested(hit, None, (), now)
+                )
             case Register(hit, types):
-                self._spawn(self._register(hit, types), "register")
+                self._ask(
+                    "register",
+                    self._register(hit, types),
+                    lambda now: self.keeper.on_refused(hit, None, "an error of ours", now),
+                )
             case Unregister(hit, types):
-                self._spawn(self._unregister(hit, types), "unregister")
-            case Probe(hit):
-                self._spawn(self._probe(hit), "probe")
+                self._ask(
+                    "unregister",
+                    self._unregister(hit, types),
+                    lambda now: self.keeper.on_unregistered(hit, now),
+                )
+            case Probe(hit):  # if it breaks, that says nothing of the server
+                self._ask(
+                    "probe",
+                    self._probe(hit),
+                    lambda now: self.keeper.on_probed(hit, self._rtt(hit), now),
+                )
             case Keep(hit):
                 server = self.keeper.servers.get(hit)
-                self._scout.keep(hit, server.types if server is not None else ())
+                try:
+                    self._scout.keep(hit, server.types if server is not None else ())
+                except Exception as error:  # the disk's trouble is none of who calls us
+                    self._failed("keep", error)
 
     def _on_reachable(self, action: reachable.Action) -> None:
         match action:
             case Examine(count, round_):
-                self._spawn(self._examine(count, round_), "examine")
+                self._spawn(
+                    self._examine(count, round_),
+                    "examine",
+                    lambda: self._examined(
+                        lambda now: self.reachable.on_examined(round_, (), now)
+                    ),
+                )
             case Changed(reach):
                 if reach is Reach.NONE:
                     _log.warning("nobody can call %s; see: p2psip status", self._local)
                 else:
                     _log.info("%s can be called %s", self._local, reach.value)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+    def _ask(
+        self,
+        name: str,
+        work: Coroutine[Any, Any, None],
+        otherwise: Callable[[float], list[keeper.Action]],
+    ) -> None:
+        """Do what the keeper asks for; if it breaks, the keeper is told otherwise."""
+        self._spawn(work, name, partial(self._feed, otherwise))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _spawn(
+        self,
+        work: Coroutine[Any, Any, None],
+        name: str,
+        otherwise: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Do some work behind.
+
+        Args:
+            work: what to do.
+            name: for logs.
+            otherwise: tells the machine, which waits for an answer, that it broke; it tries again
+                with the gaps that it has for failures.
+        """
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, otherwise))
+
+    def _ended(self, otherwise: Callable[[], None], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s failed", task.get_name(), exc_info=error)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._failed(task.get_name(), error)
+            otherwise()
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Count what nobody has foreseen; say it, but ever more seldom."""
+        self.failures[name] += 1
+        times = self.failures[name]
+        if times.bit_count() == 1:
+            _log.error("%s failed (%d times)", name, times, exc_info=error)
+
+    def _rtt(self, hit: Hit) -> float | None:
+        server = self.keeper.servers.get(hit)
+        return None if server is None else server.rtt
 
     async def _search(self) -> None:
         since, somebody = self._hiding.since, bool(self._witnesses.neighbours())

@@ -6,14 +6,15 @@ blocked = ["sip:mallory@example.org"]
 mum = "sip:alice@example.org"
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from overlay.accounts import canonical_aor
+from overlay.accounts import canonical_aor, why_nobodys
 from overlay.errors import ConfigError, MalformedAor
-from overlay.textfile import parse_toml, replace_text
+from overlay.textfile import locked, parse_toml, replace_text
 
 MAX_FILE: Final = 1_000_000  # bytes
 MAX_NAME: Final = 64  # characters
@@ -73,17 +74,21 @@ class ContactBook:
         self.reload()
         return aor in self._aors
 
-    def add(self, name: str, uri: str) -> str:
+    def add(self, name: str, uri: str, keys_only: Collection[str] = ()) -> str:
         """Add a petname, or point it elsewhere; return the canonical AoR.
+
+        Args:
+            name: the petname.
+            uri: whose it is.
+            keys_only: see ``why_nobodys``.
 
         Raises:
             ConfigError: the name or the URI cannot be used, or the file cannot be written.
         """
         name = _petname(name)
-        aor = _aor(uri)
-        self.reload()
-        self._names[name.casefold()] = (name, aor)
-        self._write()
+        aor = _somebodys(uri, keys_only)
+        with self._changing():
+            self._names[name.casefold()] = (name, aor)
         return aor
 
     def remove(self, name: str) -> None:
@@ -92,20 +97,23 @@ class ContactBook:
         Raises:
             ConfigError: there is none of that name, or the file cannot be written.
         """
-        self.reload()
-        if self._names.pop(name.casefold(), None) is None:
-            raise ConfigError(f"{name}: no such contact; list them with: p2psip contact list")
-        self._write()
+        with self._changing():
+            if self._names.pop(name.casefold(), None) is None:
+                raise ConfigError(f"{name}: no such contact; list them with: p2psip contact list")
 
-    def block(self, uri: str) -> str:
+    def block(self, uri: str, keys_only: Collection[str] = ()) -> str:
         """Put an AoR (or the one behind a petname) on the block list; return it.
+
+        Args:
+            uri: the AoR, or the petname.
+            keys_only: see ``why_nobodys``.
 
         Raises:
             ConfigError: no AoR, or the file cannot be written.
         """
-        aor = self.uri(uri) or _aor(uri)
-        self._blocked |= {aor}
-        self._write()
+        aor = self.uri(uri) or _somebodys(uri, keys_only)
+        with self._changing():
+            self._blocked |= {aor}
         return aor
 
     def unblock(self, uri: str) -> str:
@@ -115,11 +123,27 @@ class ContactBook:
             ConfigError: it is not on it, or the file cannot be written.
         """
         aor = self.uri(uri) or _aor(uri)
-        if aor not in self._blocked:
-            raise ConfigError(f"{aor} is not blocked; see: p2psip contact list")
-        self._blocked -= {aor}
-        self._write()
+        with self._changing():
+            if aor not in self._blocked:
+                raise ConfigError(f"{aor} is not blocked; see: p2psip contact list")
+            self._blocked -= {aor}
         return aor
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change what the file holds now, and nobody else meanwhile; then write it.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(self._path):
+                self.reload()
+                yield
+                self._write()
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from None
 
     def _stamp(self) -> tuple[int, int, int] | None:
         """What changes when the file does; None where there is none."""
@@ -197,6 +221,14 @@ def _petname(name: str) -> str:
             'none of them a space or one of @:;<>"?'
         )
     return name
+
+
+def _somebodys(uri: str, keys_only: Collection[str]) -> str:
+    """Check what somebody has typed; what stands in the file already is left as it is."""
+    aor = _aor(uri)
+    if why := why_nobodys(aor, keys_only):
+        raise ConfigError(f"{uri}: {why}")
+    return aor
 
 
 def _aor(uri: object) -> str:

@@ -13,6 +13,7 @@ from overlay.errors import LookupFailed, MalformedRecord, NotFound, RecordRefuse
 from overlay.node import Node
 from overlay.publisher import Draft, Publisher
 from overlay.records import NodeInfo, Record, Reg, aor_key, check_record, node_key
+from overlay.revocations import Revocations
 from overlay.services import Target
 
 OWNS_NOT: Final = 3.0  # seconds for which "no" is believed
@@ -43,6 +44,7 @@ class Directory:
         self._overlay = node.overlay
         self._publisher = publisher
         self._account = account
+        self._revocations = Revocations(node)
         self._owners: dict[tuple[str, Hit], tuple[bool, float]] = {}
         self._asking: dict[tuple[str, Hit], asyncio.Task[bool]] = {}
 
@@ -56,6 +58,13 @@ class Directory:
         """Stop asking; the publisher withdraws what is published."""
         for asking in self._asking.values():
             asking.cancel()
+        await self._revocations.close()
+
+    def use(self, account: Account) -> None:
+        """Our account has other delegations or certificates now: say so in what is published."""
+        self._account = account
+        for aor in self.published():
+            self._publisher.hurry(aor)
 
     # --- what the peer asks
 
@@ -70,7 +79,7 @@ class Directory:
         return {name: held for name, held in self._publisher.held().items() if name[:4] == "sip:"}
 
     async def resolve(self, aor: str) -> list[Target]:
-        """Find the devices behind a canonical AoR, verified, nearest expiry last.
+        """Find the devices behind a canonical AoR, verified, not revoked, nearest expiry last.
 
         ``node.learn`` was called for each.
 
@@ -81,12 +90,15 @@ class Directory:
         if split_aor(aor)[1] != self._overlay.domain:
             raise NotFound(f"{aor} is not of the domain {self._overlay.domain}")
         own = self._own_target(aor)
+        self._revocations.seek(aor)
         try:
             records = await self._node.get("REG", aor_key(self._overlay.id, aor))
         except LookupFailed:
             if own is None:
                 raise
             records = []
+        if any(record.owner_hit != self._node.local for record in records):
+            await self._revocations.settle(aor)
         targets = {target.hit: target for record in records if (target := self._target(record))}
         targets.pop(self._node.local, None)  # of ourselves we know better
         if own is not None:
@@ -100,7 +112,7 @@ class Directory:
             reg = check_record(record, self._overlay, self._node.wall())
         except RecordRefused:  # it has expired on the way
             return None
-        if not isinstance(reg, Reg) or reg.gone:
+        if not isinstance(reg, Reg) or reg.gone or self._revocations.voids(record, reg):
             return None
         if record.owner_hit not in self._host.hits and reg.contact:
             self._node.learn(record.owner_hit, reg.contact)

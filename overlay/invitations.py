@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from hipctl import Hit
 from overlay.constants import OVERLAY_ID_LENGTH
 from overlay.errors import ConfigError, CredentialsRefused
-from overlay.textfile import parse_toml, read_text, replace_text
+from overlay.textfile import locked, parse_toml, read_text, replace_text
 
 SECRET_LENGTH: Final = 15  # bytes: 24 characters
 ID_LENGTH: Final = 8
@@ -148,11 +148,19 @@ class InvitationBook:
         self.refused: Counter[str] = Counter()
 
     def add(self, invitation: Invitation, wall: float) -> None:
-        """Note one more, and forget what has expired.
+        """Note one more, and forget what has expired; others may do so at the same time.
 
         Raises:
             ConfigError: there are too many, or the file cannot be read or written.
         """
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(self._path):
+                self._add(invitation, wall)
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from None
+
+    def _add(self, invitation: Invitation, wall: float) -> None:
         try:
             held = [each for each in _read(self._path) if each.expires > wall]
         except CredentialsRefused as error:
@@ -170,11 +178,7 @@ class InvitationBook:
                 f"expires = {each.expires}",
                 "",
             ]
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_text(self._path, "\n".join(lines), 0o600)
-        except OSError as error:
-            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from None
+        replace_text(self._path, "\n".join(lines), 0o600)
 
     def check(self, proof: bytes, guest: Hit, member: Hit, wall: float) -> Invited | None:
         """Whether a proof holds, and what it invites to."""

@@ -8,11 +8,21 @@ nobody, and speak with those only who seem to be in it.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from hipctl import AssociationFailed, ContactChanged, Endpoint, Event, Hit, Host, LanPeer, Woke
+from hipctl import (
+    AssociationFailed,
+    ContactChanged,
+    Endpoint,
+    Event,
+    Hit,
+    Host,
+    LanPeer,
+    Woke,
+    absent_links,
+)
 from overlay.invitations import (
     INVITATIONS,
     MAX_MARKS,
@@ -31,6 +41,11 @@ _log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2.0  # for which one look takes answers
 LOOK_FIRST, LOOK_MOST = 5.0, 60.0  # seconds between looks while nobody is known
+ABSENT: Final = (
+    "lan in [host] of the profile names %s, and this machine has no such interface now: nobody is "
+    "answered or found there until it comes; if it never will, correct the name (ip link shows "
+    "all), or say lan = true for every LAN"
+)
 ROOM: Final = 480  # bytes of certificates for which an unfragmented R1 has room
 
 
@@ -41,9 +56,17 @@ class LanPresence:
         state: the peer's folder, with the invitations that were given away.
         reception: lets those in who show one, from now on.
         wall: Unix seconds.
+        links: the interfaces that the profile names; empty: each that leads to a LAN.
     """
 
-    def __init__(self, state: Path, reception: Reception, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        state: Path,
+        reception: Reception,
+        wall: Callable[[], float],
+        links: Collection[str] = (),
+    ) -> None:
+        self._links = links
         self._book = InvitationBook(state / INVITATIONS)
         self._wall = wall
         self._host: Host
@@ -65,6 +88,8 @@ class LanPresence:
     async def __aenter__(self) -> Self:
         """Answer from now on, and begin to look around."""
         self._loop = asyncio.get_running_loop()
+        if absent := absent_links(self._links):
+            _log.warning(ABSENT, ", ".join(absent))
         default = self._host.hits[0]  # who answers
         infos = [node.overlay for node in self._nodes.get(default, ())][:MAX_MARKS]
         mark = b"".join(mark_of(info.id, default) for info in infos)
@@ -93,6 +118,7 @@ class LanPresence:
             "met": self._counts["met"],
             "files": dict(sum((lobby.counts for lobby in self._lobbies), Counter[str]())),
             "refused": dict(self._book.refused),
+            "absent": absent_links(self._links),
         }
 
     # --- handing out files

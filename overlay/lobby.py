@@ -3,6 +3,7 @@
     [1, nonce]                          may I have it? (repeated until there is an answer)
     [2, nonce, file, proof]             here it is
     [3, nonce]                          no: you have shown no invitation of mine
+    [4, nonce]                          no: the file is too long to be handed out
 
 in canonical msgpack; the nonce has 8 bytes. Pure.
 """
@@ -27,7 +28,16 @@ MAX_ANSWER: Final = MAX_FILE + 128
 RATE, BURST = 2.0, 6.0  # answers a second to one guest
 MAX_GUESTS: Final = 256  # that are told apart
 
-_ASK, _WELCOME, _NO = 1, 2, 3
+TOO_LONG: Final = (
+    f"the overlay's file is longer than {MAX_FILE} bytes, the most that a LAN hands out"
+)
+
+_ASK, _WELCOME, _NO, _TOO_LONG = 1, 2, 3, 4
+
+
+def fits(info: OverlayInfo) -> bool:
+    """Whether an overlay's file can be handed out."""
+    return len(format_overlay(info).encode()) <= MAX_FILE
 
 
 class Lobby:
@@ -65,8 +75,11 @@ class Lobby:
         if invited is None or info is None:
             self.counts["refused"] += 1
             return encode([_NO, nonce])
-        self.counts["handed out"] += 1
         text = format_overlay(info).encode()
+        if len(text) > MAX_FILE:
+            self.counts["too long"] += 1
+            return encode([_TOO_LONG, nonce])
+        self.counts["handed out"] += 1
         proof = seal_welcome(invited.secret, guest, self._local, nonce + text)
         return encode([_WELCOME, nonce, text, proof])
 
@@ -106,6 +119,8 @@ class Request:
         Raises:
             CredentialsRefused: the answer is no, or not by one who knows the token.
         """
+        if len(data) > MAX_ANSWER:
+            raise CredentialsRefused(TOO_LONG)
         try:
             values = decode(data, MAX_ANSWER)
         except NotCanonical:
@@ -113,6 +128,8 @@ class Request:
         match values:
             case [int(kind), bytes(nonce)] if kind == _NO and nonce == self.nonce:
                 raise CredentialsRefused("this invitation is not known there, or has ended")
+            case [int(kind), bytes(nonce)] if kind == _TOO_LONG and nonce == self.nonce:
+                raise CredentialsRefused(TOO_LONG)
             case [int(kind), bytes(nonce), bytes(text), bytes(proof)] if (
                 kind == _WELCOME and nonce == self.nonce
             ):

@@ -5,6 +5,7 @@ switchboard per (host, HIT) hands it to the Node that registered that tag.
 """
 
 import asyncio
+import dataclasses
 import ipaddress
 import logging
 import os
@@ -130,7 +131,7 @@ class Node:
         self._seeds = tuple(dict.fromkeys((*overlay.seeds, *seeds)))
         self._clock = wall
         self._tag = overlay_tag(overlay.id)
-        shown = (credentials or Credentials()).encode()
+        self._shows = (credentials or Credentials()).encode()
         settings = settings or Settings(per_group=2 if overlay.admission == "open" else None)
         environment = Environment(
             local=local,
@@ -143,9 +144,9 @@ class Node:
             check=lambda record, wall: check_record(record, overlay, wall),
             rng=rng,
             shown=lambda hit: shown_for(self._tag, host.credentials(hit, local=local)),
-            shows=lambda hit: shown_for(self._tag, host.shows(hit, local=local)) == shown,
+            shows=lambda hit: shown_for(self._tag, host.shows(hit, local=local)) == self._shows,
         )
-        self.engine = Kademlia(environment, Greeting(shown, rng(8), int(wall())), settings)
+        self.engine = Kademlia(environment, Greeting(self._shows, rng(8), int(wall())), settings)
         self._learnt: OrderedDict[Hit, None] = OrderedDict()
         self._joined = asyncio.Event()
         self._handle: asyncio.TimerHandle | None = None
@@ -221,6 +222,12 @@ class Node:
     async def joined(self) -> None:
         """Return once the table is filled as far as it can be; at once in an overlay of one."""
         await self._joined.wait()
+
+    def show(self, credentials: Credentials) -> None:
+        """Show these from now on; who needs to know asks again (see ``greet``)."""
+        self._shows = credentials.encode()
+        rpc = self.engine.rpc
+        rpc.greeting = dataclasses.replace(rpc.greeting, credentials=self._shows)
 
     def meet(self, hit: Hit, contact: bytes) -> None:
         """``hit`` may be in this overlay: it is greeted, as long as we know nobody."""
@@ -463,7 +470,7 @@ class Node:
             case Joined():
                 self._joined.set()
             case KnockAt():
-                task = asyncio.create_task(self._knock(action), name="knock")
+                task = self._loop.create_task(self._knock(action), name="knock")
                 self._knocks.add(task)
                 task.add_done_callback(self._knocks.discard)
             case Persist() | Forget():

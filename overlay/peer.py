@@ -49,6 +49,7 @@ from overlay.policy import Evidence, Verdict
 from overlay.providers import Providers
 from overlay.publisher import Publisher
 from overlay.reception import Reception, shown_for
+from overlay.renewal import Renewal
 from overlay.scout import KINDS, Home
 from overlay.seat import Seat
 from overlay.services import Contacts, Provider, Service, Target, Trace, load_services
@@ -178,6 +179,7 @@ class LocalPeer:
         if self._lan is not None:
             self._lan.use(self._host, self._memberships.values())
             await self._layers.enter(self._lan, LEAST_STOP, "the LAN")
+        await self._watch_accounts()
         for joined in self._profile.overlays.values():
             await self._start_services(joined)
 
@@ -301,11 +303,24 @@ class LocalPeer:
         await self._layers.enter(kept, LEAST_STOP, f"what keeps {hit} callable")
         self._callable[hit] = kept
 
+    async def _watch_accounts(self) -> None:
+        """Let account files that are written while we run be shown."""
+
+        def renewed() -> None:
+            self._names_until = float("-inf")
+
+        renewal = Renewal(
+            self._memberships, self._identities, self._reception, self._wall, renewed
+        )
+        await self._layers.enter(renewal, LEAST_STOP, "what watches accounts")
+
     def _on_lan(self) -> "LanPresence":
         """What answers on our LANs, and looks there for others; who is invited may come in."""
         from overlay.lan import LanPresence  # noqa: PLC0415  seldom needed
 
-        return LanPresence(self._profile.peer.state, self._reception, self._wall)
+        return LanPresence(
+            self._profile.peer.state, self._reception, self._wall, self._profile.host.lan_links
+        )
 
     def _serves(self, hit: Hit) -> bool:
         """Whether one of our HITs is a server whose address everybody learns."""

@@ -61,8 +61,7 @@ class Providers:
         self._node = node
         self._overlay = node.overlay
         self._publisher = publisher
-        enrolled = node.overlay.admission == "enrolled" and credentials is not None
-        self._credentials = credentials.encode() if credentials and enrolled else b""
+        self._credentials = self._carried(credentials)
         self._now = node.now
         self._open = True
         self._id = node_id(node.overlay.id, node.local)
@@ -75,6 +74,17 @@ class Providers:
             for kind in self._advertised:
                 self._publisher.hurry(_root(kind))
                 self._publisher.hurry(_deep(kind))
+
+    def show(self, credentials: Credentials) -> None:
+        """Let our records carry these from now on."""
+        self._credentials = self._carried(credentials)
+        for kind in self._advertised if self._credentials else ():
+            self._publisher.hurry(_root(kind))
+            self._publisher.hurry(_deep(kind))
+
+    def _carried(self, credentials: Credentials | None) -> bytes:
+        enrolled = self._overlay.admission == "enrolled" and credentials is not None
+        return credentials.encode() if credentials and enrolled else b""
 
     def advertise(self, kind: str, port: int, capacity: Callable[[], int]) -> None:
         """Say in the overlay that we offer ``kind``, until ``unadvertise``; retried, refreshed.

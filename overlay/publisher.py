@@ -99,6 +99,9 @@ class Publisher:
     Args:
         node: our node there.
         identity: our device's, the one by which the node takes part.
+
+    Attributes:
+        failures: what broke in an unforeseen way, by the name of the record.
     """
 
     def __init__(self, node: Node, identity: HostIdentity) -> None:
@@ -108,6 +111,7 @@ class Publisher:
         self._identity = identity
         self._entries: dict[str, _Entry] = {}
         self._kick = asyncio.Event()
+        self.failures: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -193,17 +197,26 @@ class Publisher:
         async with asyncio.TaskGroup() as putting:
             while True:
                 self._kick.clear()
-                now = self._loop.time()
-                contact = self._host.contact(self._node.local)
-                for name, entry in self._entries.items():
-                    if not entry.busy and self._is_due(entry, contact, now):
-                        entry.busy = True
-                        putting.create_task(self._put(name, entry, contact), name="put")
                 try:
-                    async with asyncio.timeout(self._pause()):
+                    self._put_due(putting)
+                    pause = self._pause()
+                except Exception as error:  # the next look may be a better one
+                    self._failed("looking at records", error)
+                    pause = LOOK
+                try:
+                    async with asyncio.timeout(pause):
                         await self._kick.wait()
                 except TimeoutError:
                     pass
+
+    def _put_due(self, putting: asyncio.TaskGroup) -> None:
+        """Begin to put what is due."""
+        now = self._loop.time()
+        contact = self._host.contact(self._node.local)
+        for name, entry in self._entries.items():
+            if not entry.busy and self._is_due(entry, contact, now):
+                entry.busy = True
+                putting.create_task(self._put(name, entry, contact), name="put")
 
     def _is_due(self, entry: _Entry, contact: bytes, now: float) -> bool:
         moved = entry.record is not None and entry.contact != contact
@@ -227,10 +240,28 @@ class Publisher:
             _log.warning("%s could not be registered: %s", name, error)
             entry.failed, entry.due = True, entry.later(self._loop.time())
             if isinstance(error, NotStored) and entry.on_refused is not None:
-                entry.on_refused(error.reasons)
+                self._tell(name, entry.on_refused, error.reasons)
+        except Exception as error:
+            self._failed(name, error)
+            entry.failed, entry.due = True, entry.later(self._loop.time())
         finally:
             entry.busy = False
             self._kick.set()  # what was said meanwhile may be due
+
+    def _tell(
+        self, name: str, on_refused: Callable[[Counter[str]], None], reasons: Counter[str]
+    ) -> None:
+        try:
+            on_refused(reasons)
+        except Exception as error:
+            self._failed(name, error)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Count what nobody has foreseen; say it, but ever more seldom."""
+        self.failures[name] += 1
+        times = self.failures[name]
+        if times.bit_count() == 1:
+            _log.error("%s failed (%d times)", name, times, exc_info=error)
 
     async def _put_once(self, name: str, entry: _Entry, contact: bytes) -> None:
         old, entry.contact = entry.record, contact
@@ -296,3 +327,5 @@ class Publisher:
             )
         except (LookupFailed, RecordRefused) as error:
             _log.info("%s was not withdrawn: %s", name, error)
+        except Exception as error:
+            self._failed(name, error)

@@ -147,19 +147,36 @@ class Reception:
         Raises:
             HostConfigRefused: it fits no HIP packet; the message says what is too long.
         """
-        hit, tag = identity.hit, overlay_tag(info.id)
-        sizes = self._sizes.setdefault(hit, PacketSizes(identity, self._config))
+        door, fits = self._door(identity, info, credentials)
+        doors = self._doors.setdefault(identity.hit, [])
+        doors.append(door)
+        doors.sort(key=lambda door: door.info.admission == "open")  # who insists comes first
+        return fits or not door.carried
+
+    def renew(self, identity: HostIdentity, info: OverlayInfo, credentials: Credentials) -> None:
+        """Show other credentials in an overlay from now on; see ``open``.
+
+        Raises:
+            HostConfigRefused: they fit no HIP packet; the former ones are shown still.
+        """
+        made, _ = self._door(identity, info, credentials)
+        for door in self._doors.get(identity.hit, ()):
+            if door.tag == made.tag:
+                door.credentials, door.carried = made.credentials, made.carried
+
+    def _door(
+        self, identity: HostIdentity, info: OverlayInfo, credentials: Credentials
+    ) -> tuple[_Door, bool]:
+        """What is shown there, and whether exchanges stay unfragmented with it."""
+        tag = overlay_tag(info.id)
+        sizes = self._sizes.setdefault(identity.hit, PacketSizes(identity, self._config))
         shown = credentials
         for count in range(len(credentials.certificates), 0, -1):
             shown = Credentials(credentials.delegation, credentials.certificates[:count])
             if sizes.unfragmented(pack([(tag, shown)])):
                 break
         fits = sizes.check(pack([(tag, shown)]))
-        carried = fits or info.admission == "enrolled"
-        doors = self._doors.setdefault(hit, [])
-        doors.append(_Door(info, tag, shown, carried))
-        doors.sort(key=lambda door: door.info.admission == "open")  # who insists comes first
-        return fits or not carried
+        return _Door(info, tag, shown, fits or info.admission == "enrolled"), fits
 
     def attach(
         self,

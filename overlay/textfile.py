@@ -2,8 +2,11 @@
 
 import base64
 import binascii
+import contextlib
+import fcntl
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,6 +96,26 @@ def replace_text(path: Path, text: str, mode: int) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let nobody else change a file between our reading and writing it; waits for who does.
+
+    The lock is on the folder, for the file itself is replaced; it ends with its process.
+
+    Args:
+        path: the file, in a folder that exists.
+
+    Raises:
+        OSError: there is no such folder, or it can't be locked.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def from_base64(text: object) -> bytes:

@@ -1,5 +1,6 @@
 """``p2psip account``: who you are, on which devices, under which names."""
 
+import contextlib
 import ssl
 import time
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ WordsOption = Annotated[
     Path | None, typer.Option("--words", help="File with the 24 words; default: ask, or stdin.")
 ]
 MAX_CERTIFICATE_FILE = 65_536  # bytes
+TAKEN_UP = "if the peer runs, it takes that up within seconds"
+RESTART = "restart the peer"
 
 
 @app.command()
@@ -183,7 +186,7 @@ def import_(
     _save(kept, found.delegations, found.certificates, _account_path(joined))
     emit(
         {"account": str(found.hit), "device": str(device)},
-        [f"account {found.hit} on this device; restart the peer"],
+        [f"account {found.hit} on this device; {TAKEN_UP if kept is old else RESTART}"],
         as_json=as_json,
     )
 
@@ -218,7 +221,7 @@ def add_certificate(
     _save(account, (), (der,), _account_path(joined))
     emit(
         {"aors": list(found.aors), "not_after": found.not_after},
-        [f"{' '.join(found.aors)} until {_day(found.not_after)}; restart the peer"],
+        [f"{' '.join(found.aors)} until {_day(found.not_after)}; {TAKEN_UP}"],
         as_json=as_json,
     )
 
@@ -262,8 +265,27 @@ def _save(
 
     Those of other devices that have ended go, too: the file has room for so many only.
     """
-    from overlay.admission import Account, save_account
+    from overlay.textfile import locked
 
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+        _save_alone(account, delegations, certificates, path)
+
+
+def _save_alone(
+    account: "Account",
+    delegations: "Sequence[Delegation]",
+    certificates: Sequence[bytes],
+    path: Path,
+) -> None:
+    from overlay.admission import Account, load_account, save_account
+
+    if account.delegations and path.exists():
+        there = load_account(path)  # another command may have added to it since we looked
+        account = there if there.hit == account.hit else account
     now = time.time()
     held = [d for d in account.delegations if d.not_after > now]
     newest = {d.device: d for d in sorted((*held, *delegations), key=lambda d: d.seq)} or {

@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
+from overlay.commands.run import profile_path
 from overlay.commands.terminal import JsonOption, ProfileOption, emit, peer_table
 from overlay.contacts import ContactBook
+from overlay.errors import ConfigError
 
 app = typer.Typer(help="Names for people, which your client may dial, and whom to block.")
 
@@ -18,13 +20,24 @@ def _book(profile: ProfileOption) -> ContactBook:
     return ContactBook(peer_table(profile).contacts)
 
 
+def _keys_only(profile: ProfileOption) -> list[str]:
+    """Domains of the profile's overlays that have no CA; none while the profile is wrong."""
+    from overlay.config import load_profile
+
+    try:
+        loaded = load_profile(profile_path(profile), new_account=True)
+    except ConfigError:
+        return []
+    return [joined.info.domain for joined in loaded.overlays.values() if not joined.info.ca]
+
+
 @app.command()
 def add(name: Name, uri: Uri, profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """Give somebody a name; clients may dial it.
 
     Example: p2psip contact add mum sip:alice@example.org
     """
-    aor = _book(profile).add(name, uri)
+    aor = _book(profile).add(name, uri, _keys_only(profile))
     emit({"name": name, "aor": aor}, [f"{name} is {aor}"], as_json=as_json)
 
 
@@ -62,7 +75,7 @@ def block(uri: UriOrName, profile: ProfileOption = None, as_json: JsonOption = F
 
     Example: p2psip contact block sip:mallory@example.org
     """
-    aor = _book(profile).block(uri)
+    aor = _book(profile).block(uri, _keys_only(profile))
     emit({"blocked": aor}, [f"{aor} is blocked"], as_json=as_json)
 
 

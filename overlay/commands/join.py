@@ -115,10 +115,16 @@ def _found(value: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _why(around: "Around") -> str:
+    from overlay.lobby import TOO_LONG
+
     if not around.peers:
         return (
             "nobody answers on this LAN; the peer that invited you must run there, with the line "
             "lan = true in [host] of its profile"
         )
     reasons = ", ".join(dict.fromkeys(around.refusals.values())) or "none of them answers"
+    if TOO_LONG in around.refusals.values():
+        return (
+            f"{TOO_LONG}; let who invites you pass on the file: p2psip overlay invite --at ADDRESS"
+        )
     return f"who is on this LAN does not know the invitation: {reasons}"

@@ -14,7 +14,8 @@ from overlay.contacts import replace_file
 from overlay.errors import ConfigError
 
 if TYPE_CHECKING:
-    from overlay.overlayfile import Seed
+    from overlay.config import Profile
+    from overlay.overlayfile import OverlayInfo, Seed
 
 overlay_app = typer.Typer(help="Found an overlay, or invite others into yours.")
 ca_app = typer.Typer(help="Certify names, with the key of an overlay's CA.")
@@ -135,6 +136,7 @@ def _invite_on_lan(hours: int, overlay: str, profile: Path | None, *, as_json: b
         make_token,
         read_token,
     )
+    from overlay.lobby import TOO_LONG, fits
 
     loaded, joined = pick(profile_path(profile), overlay)
     if not loaded.host.lan:
@@ -142,18 +144,52 @@ def _invite_on_lan(hours: int, overlay: str, profile: Path | None, *, as_json: b
             "this peer does not answer on its LAN: say lan = true in [host] of its profile, start "
             "it anew, and invite then"
         )
+    if not fits(joined.info):
+        raise ConfigError(
+            f"{joined.table.file}: {TOO_LONG}; take seeds out of it, or pass on the file itself: "
+            "p2psip overlay invite --at ADDRESS"
+        )
     now, token = time.time(), make_token(os.urandom)
     expires = int(now) + hours * 3600
     book = InvitationBook(loaded.peer.state / INVITATIONS)
+    missing = _missing(loaded, joined.info)
     book.add(Invitation(read_token(token), joined.info.id, expires), now)
     emit(
-        {"token": token, "expires": expires, "domain": joined.info.domain},
+        {
+            "token": token,
+            "expires": expires,
+            "domain": joined.info.domain,
+            "missing": missing,
+        },
         [
             f"{token} invites to {joined.info.domain} for {hours} h; on this LAN somebody types:",
             f"  p2psip join {token}",
+            *([f"Before that: {missing}"] if missing else []),
         ],
         as_json=as_json,
     )
+
+
+def _missing(profile: "Profile", info: "OverlayInfo") -> str | None:
+    """What must be done before this peer lets in whom it invites to an overlay; None: nothing."""
+    from overlay.commands.running import readable
+    from overlay.control import ControlRefused, PeerNotRunning, ask, control_path
+
+    again = f"p2psip stop -p {profile.path}; p2psip run {profile.path}"
+    try:
+        status = ask(control_path(profile.peer.state), "status")
+    except PeerNotRunning:
+        return f"start the peer, for none answers on this LAN now: p2psip run {profile.path}"
+    except ControlRefused as error:
+        return f"see why the peer that runs cannot be asked: {error}"
+    with readable():
+        known = any(each["id"] == info.id.hex() for each in status["overlays"].values())
+        absent = status["lan"].get("absent", ()) if "lan" in status else None
+    if absent is None or not known:
+        return f"start the peer anew, for it began before its profile said all this: {again}"
+    if absent and len(absent) == len(profile.host.lan_links):
+        return f"correct lan in [host], for this machine has no interface {', '.join(absent)}"
+    return None
 
 
 @ca_app.command()

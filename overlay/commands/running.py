@@ -97,6 +97,8 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
     for name, identity in value["identities"].items():
         yield f"identity {name}: {identity['hit']} at {', '.join(identity['listen'])}"
         yield from server_lines(identity.get("servers", ()))
+        if failures := identity.get("failures"):
+            yield f"  unforeseen errors, see the log: {_plain(failures)}"
     for name, overlay in value["overlays"].items():
         state = "joined" if overlay["joined"] else "not joined yet, goes on trying"
         yield (
@@ -112,8 +114,7 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"service {name}: {shown}"
         for key, items in rows:
             yield from (f"  {key} {_plain(item)}" for item in items[:MAX_ROWS])
-    if lan := value.get("lan"):
-        yield "LAN: " + "  ".join(f"{key}={_plain(item)}" for key, item in lan.items())
+    yield from lan_lines(value.get("lan", {}))
     yield f"associations: {len(value['associations'])}"
     for row in value["associations"][:MAX_ROWS]:
         address, port = row["address"]
@@ -124,6 +125,16 @@ def status_lines(value: Mapping[str, Any]) -> Iterator[str]:
     busy = {key: count for key, count in value["counters"].items() if count}
     if busy:
         yield "counters: " + "  ".join(f"{key}={count}" for key, count in sorted(busy.items()))
+
+
+def lan_lines(value: Mapping[str, Any]) -> Iterator[str]:
+    """What happens on this peer's LANs; nothing where it does not answer there."""
+    counts = [f"{key}={_plain(item)}" for key, item in value.items() if key != "absent"]
+    if counts:
+        yield "LAN: " + "  ".join(counts)
+    if absent := value.get("absent"):
+        yield f"  this machine has no interface {', '.join(absent)} now;"
+        yield "    do: correct lan in [host] of the profile, if it will not come"
 
 
 def callable_lines(value: Mapping[str, Any]) -> Iterator[str]:

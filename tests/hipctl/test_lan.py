@@ -18,7 +18,7 @@ from hipctl.hostconfig import HostConfig
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
 from hipctl.interface import Admission, Offer
 from hipctl.lan import GROUP4, LAN_PORT, Lan
-from hipctl.opportunistic import CALL_ANSWERS, CALL_GAPS, CALL_R1S
+from hipctl.opportunistic import CALL_ANSWERS, CALL_GAPS, CALL_R1S, SOURCE_ANSWERS, SOURCE_R1S
 from hipctl.packet import Packet, build
 from hipctl.settings import EngineConfig
 from sim.engines import FAST, Net, Peer, Seen, both_ways, established, ups
@@ -188,7 +188,7 @@ def test_a_question_is_repeated_a_few_times_and_then_over() -> None:
     net.call(guest)
     net.run(10.0)
     asked = [seen.at for seen in net.sent(PacketType.I1)]
-    assert asked == pytest.approx(list(CALL_GAPS))
+    assert asked == pytest.approx([gap for gap in CALL_GAPS if gap < 2.0])
     assert guest.engine.deadline() is None
 
 
@@ -228,18 +228,54 @@ def test_answers_that_come_too_late_or_unasked_count_for_nothing() -> None:
     assert guest.engine.counters["R1 in UNASSOCIATED"] >= 1
 
 
-def test_forged_answers_are_no_answers_and_end_the_patience() -> None:
+def test_forged_answers_are_no_answers_and_few_are_looked_at() -> None:
     net = LanNet()
-    guest, member = net.add(), net.member()
+    guest, _ = net.add(), net.member()
     net.tamper = lambda seen: [forged(seen.data) if seen.kind == PacketType.R1 else seen.data]
     net.call(guest)
     net.run(0.05)
     assert net.answers == []
     r1 = net.sent(PacketType.R1)[0].data
-    for _ in range(CALL_R1S + 10):
-        guest.engine.on_control(forged(r1), member.address, net.now)
-    assert guest.engine.counters["wrong HIP_SIGNATURE_2"] <= CALL_R1S
+    for number in range(5 * CALL_R1S):
+        source = (f"192.0.2.{100 + number % 99}", 10500)
+        guest.engine.on_control(forged(r1), source, net.now)
+    assert SOURCE_R1S < guest.engine.counters["wrong HIP_SIGNATURE_2"] < CALL_R1S + 5
     assert guest.engine.associations() == []
+
+
+@pytest.mark.parametrize("sources", [1, 6])
+def test_forged_answers_keep_no_honest_one_from_being_heard(sources: int) -> None:
+    net = LanNet()
+    guest = net.add()
+    late = [net.member(), net.member()]
+    net.delay = 0.05
+    net.call(guest)
+    ((r1, *_),) = [[*late[0].engine.on_lan(question(guest.hit), guest.address, net.now)]]
+    assert isinstance(r1, Transmit)
+    for number in range(2_000):  # before anybody else can answer
+        source = (f"192.0.2.{200 + number % sources}", 10500)
+        guest.engine.on_control(forged(r1.data), source, net.now)
+    assert guest.engine.counters["wrong HIP_SIGNATURE_2"] <= CALL_R1S
+    net.run(2.0)
+    assert set(net.found(guest)) == {member.hit for member in late}
+
+
+def test_one_address_cannot_take_all_places() -> None:
+    net = LanNet()
+    guest, honest = net.add(), net.member()
+    liars = [net.member() for _ in range(CALL_ANSWERS + 2)]
+    net.delay = 0.3
+    net.call(guest)
+    heard = 0
+    for liar in liars:
+        (r1,) = liar.engine.on_lan(question(guest.hit), guest.address, net.now)
+        assert isinstance(r1, Transmit)
+        actions = guest.engine.on_control(r1.data, ("192.0.2.222", 10500), net.now)
+        heard += sum(isinstance(action, LanAnswered) for action in actions)
+        net.now += 0.01
+    assert heard == SOURCE_ANSWERS
+    net.run(2.0)
+    assert honest.hit in net.found(guest)
 
 
 def test_who_is_known_already_is_found_without_a_new_exchange() -> None:
@@ -263,9 +299,7 @@ def test_where_a_hit_is_known_to_be_no_answer_of_a_lan_changes() -> None:
     assert net.found(guest) == [member.hit]
     net.connect(guest, member)
     net.run(1.1)
-    assert {seen.to for seen in net.sent(PacketType.I1)[len(CALL_GAPS) :]} == {
-        ("198.51.100.9", 10500)
-    }
+    assert {seen.to for seen in net.sent(PacketType.I1)} - {GROUP} == {("198.51.100.9", 10500)}
 
 
 def test_a_late_answer_for_a_lan_does_not_disturb_an_exchange() -> None:

@@ -15,7 +15,14 @@ from hipctl.identity import Hit
 from hipctl.interface import RegistrationEnded
 from hipctl.packet import Packet, build
 from hipctl.params_registration import decode_lifetime, encode_lifetime
-from hipctl.requester import BEHIND_NAT, REFRESH_LEAST, SERVERS_MAX, OurServer, Requester
+from hipctl.requester import (
+    BEHIND_NAT,
+    MOVED_MOST,
+    REFRESH_LEAST,
+    SERVERS_MAX,
+    OurServer,
+    Requester,
+)
 from hipctl.sas import Outbound
 from hipctl.settings import EngineConfig
 
@@ -39,9 +46,14 @@ class World:
         self.connects = 0
         self.actions: list[Action] = []
         self.servers: dict[Pair, OurServer] = {}
+        self.moves: list[float] = []
         sa = OutboundSa.__new__(OutboundSa)
         self.requester = Requester(
-            EngineConfig(), bytes, self.servers, {PAIR: Outbound(sa, SERVER)}
+            EngineConfig(),
+            bytes,
+            self.servers,
+            {PAIR: Outbound(sa, SERVER)},
+            lambda _: self.moves.append(self.now),
         )
         self.requester.locators = (HOME,)
         self.now = 0.0
@@ -95,6 +107,59 @@ def registered(*types: RegistrationType, lifetime: int = TEN_MINUTES) -> World:
     w.answer(params.RegResponse(lifetime, types), params.RegFrom(HOME))
     assert w.granted() == set(types)
     return w
+
+
+def test_another_address_is_believed_at_once_and_at_each_refresh_no_more() -> None:
+    w = registered(HIP)
+    w.wait(30)
+    for _ in range(3):
+        w.answer(params.RegResponse(TEN_MINUTES, (HIP,)), params.RegFrom(("198.51.100.1", 7)))
+        w.wait(40)
+    assert w.moves == [30]
+
+
+def test_a_server_that_sees_us_elsewhere_all_the_time_is_believed_ever_more_seldom() -> None:
+    w = registered(HIP)
+    for number in range(3_600):
+        w.answer(
+            params.RegResponse(TEN_MINUTES, (HIP,)), params.RegFrom(("198.51.100.1", 1 + number))
+        )
+        w.wait(1)
+    gaps = [after - before for before, after in pairwise(w.moves)]
+    assert gaps[:6] == [5, 10, 20, 40, 80, 120]
+    assert set(gaps[6:]) == {MOVED_MOST}
+    assert len(w.asked) < 3_600
+    w.answer(params.RegFrom(("198.51.100.1", 1)))
+    before = len(w.moves)
+    w.wait(300)  # it comes to rest, and so do we
+    w.answer(params.RegFrom(("198.51.100.1", 9)))
+    assert len(w.moves) == before + 1
+    assert w.moves[-1] == w.now
+
+
+def test_a_nat_that_moves_us_twice_in_a_row_is_noticed_both_times() -> None:
+    w = registered(HIP)
+    w.wait(10)
+    w.answer(params.RegFrom(("198.51.100.1", 7)))
+    w.wait(1)
+    w.answer(params.RegResponse(TEN_MINUTES, (HIP,)), params.RegFrom(("198.51.100.1", 8)))
+    assert w.moves == [10]
+    asked = len(w.asked)
+    w.wait(6)  # it is asked again when it may be believed
+    assert len(w.asked) == asked + 1
+    w.answer(params.RegResponse(TEN_MINUTES, (HIP,)), params.RegFrom(("198.51.100.1", 8)))
+    assert w.moves == [10, 17]
+
+
+def test_who_has_slept_believes_every_server_at_once() -> None:
+    w = registered(HIP)
+    for number in range(60):
+        w.answer(params.RegFrom(("198.51.100.1", 1 + number)))
+        w.wait(5)
+    before = len(w.moves)
+    w.requester.hurry(w.now)
+    w.answer(params.RegFrom(("198.51.100.1", 500)))
+    assert len(w.moves) == before + 1
 
 
 def test_it_asks_once_for_all_in_one_request() -> None:

@@ -46,6 +46,27 @@ class Countdown:
         return []
 
 
+def test_an_action_that_breaks_does_not_stop_the_clock() -> None:
+    async def main() -> list[float]:
+        performed: list[float] = []
+
+        def perform(action: float) -> None:
+            performed.append(action)
+            if len(performed) == 1:
+                raise ZeroDivisionError
+
+        loop = asyncio.get_running_loop()
+        raised: list[object] = []
+        loop.set_exception_handler(lambda _, context: raised.append(context.get("exception")))
+        driver = Driver(Countdown(), perform)
+        driver.feed(driver._machine.start)  # type: ignore[attr-defined]
+        await asyncio.sleep(20)
+        assert [type(each) for each in raised] == [ZeroDivisionError]
+        return performed
+
+    assert simulate(main) == [1, 2, 3]
+
+
 def test_a_driver_performs_actions_at_their_deadlines_and_stops_when_closed() -> None:
     async def scenario(close_after: float) -> list[float]:
         performed: list[float] = []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 import typer
 
 from hipctl import HostIdentity
+from overlay.admission import load_account
 from overlay.cli import main
 from overlay.commands import app as application
+from overlay.commands.account import _save
 from overlay.config import load_profile
 from overlay.control import control_path
 from overlay.overlayfile import load_overlay
@@ -362,6 +365,18 @@ def test_a_second_device_takes_up_what_the_first_delegated(
     assert {d["hit"] for d in shown["devices"]} == {peer["hit"], tablet["hit"]}
 
 
+def test_what_is_added_to_an_account_at_once_is_all_kept(
+    peer: dict[str, Any], tmp_path: Path
+) -> None:
+    path = Path(peer["profile"]).parent / "account.p2psip"
+    before = load_account(path)
+    ders = [bytes((number,)) * 9 for number in range(16)]
+    with ThreadPoolExecutor(16) as many:
+        done = list(many.map(lambda der: _save(before, (), (der,), path), ders))
+    assert len(done) == 16
+    assert set(load_account(path).certificates) == set(ders)
+
+
 def test_a_delegation_for_another_device_is_not_taken_up(
     cli: Any, peer: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -537,6 +552,29 @@ def test_contacts_are_added_listed_and_removed(cli: Any, peer: dict[str, Any]) -
     status, _, err = cli("contact", "remove", "mum", *where)
     assert status == 1
     sentence(err)
+
+
+@pytest.mark.parametrize("command", [("add", "bob"), ("block",)])
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("sip:eaaq…@p2psip.internal", "is shortened"),
+        ("sip:eaaq...@example.org", "is shortened"),
+        ("sip:eaaqaixwgpzp@example.org", "but is none (12 of them)"),
+        ("sip:bob@p2psip.internal", "p2psip.internal has no CA"),
+    ],
+)
+def test_an_address_that_is_nobodys_is_refused_with_a_reason(
+    cli: Any, tmp_path: Path, command: tuple[str, ...], uri: str, why: str
+) -> None:
+    made = json.loads(cli("init", tmp_path / "p", "--domain", "p2psip.internal", "--json")[1])
+    where = ("-p", made["profile"])
+    status, out, err = cli("contact", *command, uri, *where)
+    assert (status, out) == (1, "")
+    assert why in sentence(err)
+    assert "p2psip account show" in err
+    for good in (made["aor"], "sip:bob@example.org", "sip:echo@p2psip.internal"):
+        assert cli("contact", *command, good, *where)[0] == 0
 
 
 def test_packages_can_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:

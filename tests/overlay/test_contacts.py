@@ -3,6 +3,7 @@
 import os
 import stat
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_a_file_that_gets_out_of_reach_does_not_unblock_anybody(tmp_path: Path) 
     assert book.problem
     with pytest.raises(ConfigError, match=r"c\.toml"):
         ContactBook(path)
+
+
+def test_contacts_that_are_changed_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    with ThreadPoolExecutor(16) as many:
+        done = list(many.map(lambda n: ContactBook(path).add(f"n{n}", MUM), range(16)))
+    assert len(done) == 16
+    assert len(ContactBook(path).names()) == 16
 
 
 def test_an_unwritable_place_is_a_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Invitations: tokens, proofs, marks, and the book of those that were given away."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,19 @@ def test_a_spoilt_file_invites_nobody_and_is_not_overwritten(tmp_path: Path, tex
     with pytest.raises(ConfigError, match="remove it"):
         made.add(GOOD, WALL)
     assert (tmp_path / INVITATIONS).read_text() == text
+
+
+def test_invitations_that_are_made_at_once_are_all_kept(tmp_path: Path) -> None:
+    made = [
+        Invitation(number.to_bytes(SECRET_LENGTH, "big"), OVERLAY.id, WALL + 9)
+        for number in range(16)
+    ]
+    with ThreadPoolExecutor(16) as many:
+        done = list(many.map(lambda each: book(tmp_path).add(each, WALL), made))
+    assert len(done) == 16
+    kept = book(tmp_path)
+    for each in made:
+        assert kept.check(prove(each.secret, GUEST, MEMBER), GUEST, MEMBER, WALL) is not None
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """``p2psip join`` and ``p2psip overlay invite --lan``: what they say and leave behind."""
 
 import json
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +10,14 @@ import pytest
 
 from hipctl import HostIdentity, LanPeer
 from hipctl.constants import RegistrationType
+from overlay import lobby
 from overlay.cli import main
 from overlay.commands import join
 from overlay.config import load_profile
+from overlay.control import control_path
 from overlay.invitations import INVITATIONS, InvitationBook, prove, read_token, write_token
 from overlay.joining import Around
+from overlay.lobby import TOO_LONG
 from overlay.overlayfile import certify_overlay, found_overlay, load_overlay
 from sim.people import CA, WALL, counted, identity
 
@@ -111,6 +116,22 @@ def test_where_nobody_knows_the_token_that_is_a_sentence(
     assert not (tmp_path / "p").exists()
 
 
+def test_a_file_that_is_too_long_for_the_lan_is_said_on_both_sides(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding(monkeypatch, Around([PEER], refusals={MEMBER: TOO_LONG}))
+    status, _, err = cli("join", TOKEN, tmp_path / "p")
+    assert status == 1
+    assert "longer than 32768 bytes" in err
+    assert "p2psip overlay invite --at ADDRESS" in err
+    made = json.loads(cli("init", tmp_path / "q", "--lan", "--json")[1])
+    monkeypatch.setattr(lobby, "MAX_FILE", 100)
+    status, out, err = cli("overlay", "invite", "--lan", "-p", made["profile"])
+    assert (status, out) == (1, "")
+    assert "overlay.toml: the overlay's file is longer" in err
+    assert not (load_profile(Path(made["profile"])).peer.state / INVITATIONS).exists()
+
+
 def test_join_asks_nobody_where_it_could_not_write_or_has_no_token(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +159,54 @@ def test_an_invitation_is_a_token_for_who_has_a_peer_on_the_lan(cli: Cli, tmp_pa
     assert found is not None
     assert found.overlay == joined.info.id
     assert book.check(proof, GUEST, MEMBER, expires + 60) is None
+
+
+def answering(profile: str, value: object) -> None:
+    """Let a peer answer once at its control socket."""
+    listening = socket.socket(socket.AF_UNIX)
+    path = control_path(load_profile(Path(profile)).peer.state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listening.bind(str(path))
+    listening.listen()
+
+    def answer() -> None:
+        client, _ = listening.accept()
+        with listening, client, client.makefile("rb") as file:
+            file.readline()
+            client.sendall(json.dumps(value).encode() + b"\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def test_a_token_that_no_peer_honours_yet_is_said_to_be_one(cli: Cli, tmp_path: Path) -> None:
+    made = json.loads(cli("init", tmp_path / "p", "--lan", "--json")[1])
+    profile = Path(made["profile"])
+    (joined,) = load_profile(profile).overlays.values()
+    overlays = {"main": {"id": joined.info.id.hex()}}
+    invite = ("overlay", "invite", "--lan", "-p", profile, "--json")
+
+    def missing(value: object) -> str | None:
+        answering(made["profile"], value)
+        said: str | None = json.loads(cli(*invite)[1])["missing"]
+        return said
+
+    assert "start the peer, for none answers" in json.loads(cli(*invite)[1])["missing"]
+    assert (
+        f"Before that: start the peer, for none answers on this LAN now: p2psip run {profile}"
+        in (cli(*invite[:-1])[1].splitlines())
+    )
+    assert missing({"ok": {"overlays": overlays, "lan": {"absent": []}}}) is None
+    assert "start the peer anew" in str(missing({"ok": {"overlays": overlays}}))
+    others = {"main": {"id": "00"}}
+    assert "start the peer anew" in str(missing({"ok": {"overlays": others, "lan": {}}}))
+    assert "cannot be asked: busy" in str(missing({"error": "busy"}))
+    text = profile.read_text()
+    profile.write_text(text.replace("lan = true", 'lan = ["nosuch0"]'))
+    gone = {"ok": {"overlays": overlays, "lan": {"absent": ["nosuch0"]}}}
+    assert "no interface nosuch0" in str(missing(gone))
+    answering(made["profile"], {"ok": {"overlays": 5}})
+    assert "cannot be read" in cli(*invite)[2]
 
 
 def test_an_invitation_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:

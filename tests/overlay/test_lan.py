@@ -12,6 +12,7 @@ import pytest
 
 from hipctl import Hit, HostIdentity, LanPeer
 from overlay.commands.init import make
+from overlay.commands.running import status_lines
 from overlay.config import load_profile
 from overlay.errors import ConfigError
 from overlay.invitations import INVITATIONS, Invitation, InvitationBook, has_mark
@@ -52,6 +53,7 @@ class Town:
         *,
         site: str | None = "home",
         lan: bool = True,
+        links: str = "true",
         invites: Invitation | None = None,
         more: str = "",
     ) -> LocalPeer:
@@ -67,7 +69,7 @@ class Town:
             private=True,
             lan=lan,
         )
-        text = made.profile.read_text()
+        text = made.profile.read_text().replace("lan = true", f"lan = {links}")
         at = text.index("[overlay.main.services.sip]")  # no sockets here
         made.profile.write_text(text[:at] + more)
         of = load_profile(made.profile)
@@ -315,6 +317,27 @@ def test_the_profile_says_on_which_links(tmp_path: Path) -> None:
         made.profile.write_text(text.replace("lan = true", f"lan = {bad}"))
         with pytest.raises(ConfigError, match="lan"):
             load_profile(made.profile)
+
+
+def test_an_interface_that_is_not_there_is_said_at_the_start_and_in_the_status(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with town(tmp_path) as here:
+            caplog.clear()
+            alice = await here.peer("alice", links='["lo", "nosuch0"]')
+            (said,) = [text for text in caplog.messages if "interface" in text]
+            assert "names nosuch0, and" in said
+            assert "correct the name" in said
+            assert alice.status()["lan"]["absent"] == ["nosuch0"]
+            lines = "\n".join(status_lines(alice.status()))
+            assert "this machine has no interface nosuch0 now" in lines
+            caplog.clear()
+            bob = await here.peer("bob", links='["lo"]')
+            assert not [text for text in caplog.messages if "interface" in text]
+            assert "no interface" not in "\n".join(status_lines(bob.status()))
+
+    simulate(main)
 
 
 def test_a_machine_out_of_files_looks_at_its_lan_again_later(

@@ -10,7 +10,7 @@ from hipctl import Hit
 from overlay.canonical import encode
 from overlay.errors import CredentialsRefused
 from overlay.invitations import Invited, seal_welcome
-from overlay.lobby import BURST, MAX_GUESTS, NONCE_LENGTH, Lobby, Request
+from overlay.lobby import BURST, MAX_GUESTS, NONCE_LENGTH, Lobby, Request, fits
 from overlay.overlayfile import OverlayInfo, Seed, certify_overlay, format_overlay
 from sim.people import ALICE, BOB, CA, OVERLAY, WALL, counted, identity
 
@@ -52,6 +52,33 @@ def test_who_was_not_invited_or_elsewhere_gets_no_byte_of_it(
     assert room.counts == {"refused": 1}
     with pytest.raises(CredentialsRefused, match="not known there, or has ended"):
         REQUEST.read(answer)
+
+
+LONG = replace(
+    INFO,
+    seeds=tuple(
+        Seed(identity(number).hit, ".".join(["x" * 60] * 4 + [f"h{number}"]), 10500)
+        for number in range(64)
+    ),
+    ca=INFO.ca * 16,
+    successions=(bytes(700),) * 15,
+)
+
+
+def test_a_file_that_is_too_long_is_not_sent_and_the_guest_hears_why() -> None:
+    assert fits(INFO)
+    assert not fits(LONG)
+    room = lobby(LONG)
+    answer = room.on_datagram(REQUEST.question(), GUEST, 0.0)
+    assert answer is not None
+    assert len(answer) <= len(REQUEST.question())
+    assert room.counts == {"too long": 1}
+    with pytest.raises(CredentialsRefused, match="longer than 32768 bytes"):
+        REQUEST.read(answer)
+    text = format_overlay(LONG).encode()  # from a member that sends it all the same
+    proof = seal_welcome(SECRET, GUEST, MEMBER, REQUEST.nonce + text)
+    with pytest.raises(CredentialsRefused, match="longer than 32768 bytes"):
+        REQUEST.read(encode([2, REQUEST.nonce, text, proof]))
 
 
 def test_answers_are_few_a_guest_and_guests_are_bounded() -> None:
@@ -97,7 +124,7 @@ def test_a_file_that_is_none_is_refused_in_a_sentence(text: bytes) -> None:
         encode([3]),
         encode([3, bytes(8)]),  # answers another question
         encode([2, bytes(8), b"", b""]),
-        encode([4, REQUEST.nonce]),
+        encode([5, REQUEST.nonce]),
         encode([2, REQUEST.nonce, "text", b""]),
         encode([None, REQUEST.nonce]),
         REQUEST.question(),

@@ -510,3 +510,41 @@ def test_idle_peers_behind_nats_send_little() -> None:
         assert len(sent) / 10 <= 12 + 12
 
     scenario(main)
+
+
+@pytest.mark.parametrize("broken", ["search", "ping", "register", "probe", "look"])
+def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(town: Town) -> None:
+        relay = town.relay()
+        (home,) = town.homes(1)
+        await town.wake()
+        await asyncio.sleep(30)
+        kept, host = home.callability, home.host
+        assert kept.reach is Reach.SERVED
+
+        def breaks(*_args: object, **_more: object) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            where: tuple[object, str] = {
+                "search": (kept._scout, "search"),
+                "ping": (kept._scout, "node"),
+                "register": (host, "register"),
+                "probe": (kept, "_passes"),
+                "look": (host, "reachability"),
+            }[broken]
+            patch.setattr(*where, breaks)
+            if broken != "probe":
+                await relay.sleep()
+                await asyncio.sleep(60)
+                await relay.wake()
+            await asyncio.sleep(60)
+            if broken == "probe":  # a server that serves is not given up
+                assert kept.reach is Reach.SERVED
+        assert 0 < kept.failures.total() < 200
+        await until(lambda: kept.reach is Reach.SERVED, 90)
+        assert kept.status()["failures"] == dict(kept.failures)
+
+    scenario(main)

@@ -11,9 +11,13 @@ from overlay import LookupFailed, NotFound
 from overlay.accounts import AccountKey, self_certifying_aor
 from overlay.admission import Account, Credentials
 from overlay.directory import Directory
+from overlay.keys import aor_key
+from overlay.kinds import NodeInfo, Revoke
 from overlay.node import Node
 from overlay.overlayfile import OverlayInfo, Seed
-from overlay.publisher import Publisher
+from overlay.publisher import Draft, Publisher
+from overlay.records import sign_record
+from overlay.revocations import FRESH
 from overlay.store import MemoryStore, SqliteStore, Store
 from sim.hits import HitNet, SimHost
 from sim.loop import simulate
@@ -119,6 +123,68 @@ def test_everybody_finds_everybody_in_a_small_overlay(count: int) -> None:
             assert device.directory.published() == {device.aor: count} or device is everybody[0]
             # REG and NODE of everybody, but for one put that may have crossed a join
             assert len(device.node.engine.storage) >= 2 * count - 1
+
+    simulate(main)
+
+
+async def revoke(by: Device, of: Device, seq: int, account: AccountKey) -> None:
+    """Put into the overlay that an account has revoked a device."""
+    created = int(by.node.wall())
+    end = created + 100 * 86_400
+    key = aor_key(by.overlay.id, of.aor)
+    said = Revoke(of.aor, of.identity.hit, b"", seq, end, None)
+    await by.node.put(
+        sign_record(
+            account._identity,
+            by.overlay.id,
+            "REVOKE",
+            key,
+            of.identity.hit,
+            1,
+            created,
+            end,
+            said.encode(),
+        )
+    )
+
+
+@pytest.mark.parametrize("seq", [0, 1, 2])
+def test_a_device_whose_delegation_was_revoked_answers_for_nobody(seq: int) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        net = HitNet(latency=(0.05, 0.05))
+        everybody = await devices(net, 4)
+        one, stolen = everybody[:2]
+        kept = await Device(net, 9, (one.identity.hit,), account=1).start()
+        await kept.directory.publish(kept.aor, 5060)
+        await asyncio.sleep(5)
+        assert kept.aor == stolen.aor
+        both = {kept.identity.hit, stolen.identity.hit}
+        assert {target.hit for target in await one.directory.resolve(kept.aor)} == both
+        await revoke(everybody[2], stolen, seq, account_key(1))
+        await asyncio.sleep(FRESH)
+        began = loop.time()
+        found = {target.hit for target in await one.directory.resolve(kept.aor)}
+        assert loop.time() - began < 1.0
+        # the delegation's seq is 1; what was delegated anew after that holds
+        assert found == ({kept.identity.hit} if seq else both)
+        assert await one.directory.owns(kept.aor, kept.identity.hit)
+        for device in (*everybody, kept):
+            await device.stop()
+
+    simulate(main)
+
+
+def test_a_name_of_which_all_is_revoked_is_not_found_by_whoever_asks_first() -> None:
+    async def main() -> None:
+        everybody = await devices(HitNet(latency=(0.05, 0.05)), 4)
+        one, stolen = everybody[:2]
+        await revoke(everybody[2], stolen, 1, account_key(1))
+        await asyncio.sleep(1)
+        with pytest.raises(NotFound, match="nobody is registered"):
+            await one.directory.resolve(stolen.aor)
+        for device in everybody:
+            await device.stop()
 
     simulate(main)
 
@@ -426,5 +492,50 @@ def test_a_clock_of_1970_is_corrected_by_the_neighbours() -> None:
         assert target.hit == tablet.identity.hit
         (target,) = await tablet.directory.resolve(everybody[2].aor)
         assert target.hit == everybody[2].identity.hit
+
+    simulate(main)
+
+
+def test_a_record_whose_maker_breaks_is_made_again_and_holds_up_no_other() -> None:
+    async def main() -> None:
+        device = await Device(HitNet(), 0).start()
+        good, tries = NodeInfo(b"good"), 0
+
+        def make(contact: bytes) -> Draft:
+            nonlocal tries
+            tries += 1
+            if tries < 4:
+                raise ZeroDivisionError
+            return Draft("NODE", good, b"")
+
+        device.publisher.publish("broken", make)
+        await asyncio.sleep(0.5)
+        await device.directory.publish(device.aor, 5060)
+        await asyncio.sleep(0.5)
+        assert device.publisher.held()[device.aor] == 1
+        assert device.publisher.held()["broken"] == 0
+        await asyncio.sleep(30)
+        assert tries >= 4
+        assert device.publisher.failures["broken"] == 3
+        assert device.publisher.held()["broken"] == 1
+        await device.stop()
+
+    simulate(main)
+
+
+def test_a_look_at_our_records_that_breaks_is_not_the_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        device = await Device(HitNet(), 0).start()
+        await asyncio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(device.publisher, "_is_due", lambda *_: 1 // 0)
+            await asyncio.sleep(20)
+        assert 2 < device.publisher.failures.total() < 9
+        await device.directory.publish(device.aor, 5060)
+        await asyncio.sleep(6)
+        assert device.directory.published() == {device.aor: 1}
+        await device.stop()
 
     simulate(main)
