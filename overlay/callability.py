@@ -51,6 +51,7 @@ LOOK: Final = 2.0  # seconds between looks at the host
 JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
 HEAD_START: Final = 3.0  # seconds for which a public address needs no servers before it is proven
 HIDING: Final = 10.0  # seconds in which other servers may be found before our address is told
+CUT_OFF: Final = 180.0  # seconds in which silence of all may be our own network's
 UNSTEADY: Final = 3600.0  # seconds after which few may rely on their servers again
 MOST_FRIENDS: Final = 8  # of whom the host counts no more
 DISCOVERED: Final = 2  # servers that must say where they see us
@@ -91,6 +92,7 @@ class Callability:
         self._homes = tuple(homes)
         self._visible, self._hides = visible, hides
         self._hid_at: float | None = None  # when servers last made us callable while we hide
+        self._silent_at = 0.0  # when we last seemed to be cut off from everybody
         self._wall, self._rng = wall, rng
         self.keeper = Keeper()
         self.reachable = Reachable()
@@ -100,6 +102,7 @@ class Callability:
         self._place: Reachability | None = None
         self._lacked_at: float | None = None  # when there last were no servers for a while, here
         self._hidden = True
+        self._many = False  # there were more than we can befriend; tables forget who falls silent
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._since = 0.0  # when we came here, monotonic seconds
@@ -304,15 +307,19 @@ class Callability:
         """
         if self.reachable.proven or self._hidden:
             return ()
-        met = self._met()
-        if len(met) > MOST_FRIENDS and self.keeper.serving(*THROUGH):
+        if self._many and self.keeper.serving(*THROUGH):
             return ()
-        return tuple(sorted(met[:MOST_FRIENDS]))
+        return tuple(sorted(self._met()[:MOST_FRIENDS]))
 
     def _met(self) -> list[Hit]:
         """Everybody in our overlays of whom we know, the latest first."""
         met = (hit for home in self._homes for hit in home.node.engine.met())
         return [hit for hit in dict.fromkeys(met) if hit not in self._host.hits]
+
+    def _are_many(self) -> bool:
+        """Whether our overlays have more others than we can befriend, as far as we have seen."""
+        told = {hit for home in self._homes for hit in home.node.engine.told_of()}
+        return len(told.union(self._met()).difference(self._host.hits)) > MOST_FRIENDS
 
     def _heard(self, hit: Hit) -> float:
         """When a server last gave a sign of life in an overlay, monotonic seconds."""
@@ -336,6 +343,7 @@ class Callability:
     def _settle(self) -> None:
         """Let each machine know what the other has found."""
         place = self._place or Reachability()
+        self._many = self._many or self._are_many()
         hidden = self._hidden = self._is_hidden(place)
         self._host.hide(self._local, hidden=hidden)
         facts = Facts(
@@ -363,7 +371,7 @@ class Callability:
             return False
         if self._must_hide(place, now):
             lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
-            return not (lacked and place.addresses and len(self._met()) <= MOST_FRIENDS)
+            return not (lacked and place.addresses and not self._many)
         if now >= max(self._since, self._hid_at or self._since) + HIDING:
             self._lacked_at = now
         return False
@@ -376,10 +384,19 @@ class Callability:
             self._hid_at = None if self._hid_at is None else now
             return True
         if self._hid_at is not None:
-            return now < self._hid_at + HIDING
+            if self._is_cut_off(self._hid_at, now):
+                self._silent_at = now
+            return now < max(self._hid_at, self._silent_at) + HIDING
         likely = bool(self.keeper.servers) or not self._asked
         looking = likely and now < self._since + HEAD_START
         return looking and bool(self._host.groups(place.direct))
+
+    def _is_cut_off(self, since: float, now: float) -> bool:
+        """Whether nobody of many has said anything since: servers may be back when we are."""
+        if now >= since + CUT_OFF or not self._many:
+            return False
+        contacts = (each for home in self._homes for each in home.node.engine.table.contacts())
+        return all(contact.heard <= since for contact in contacts)
 
     def _ways(self) -> tuple[Wants, ...]:
         proven, place = self.reachable.proven, self._place
