@@ -43,6 +43,7 @@ from overlay.servers import (
     Server,
     Wants,
 )
+from overlay.whereabouts import Whereabouts
 from overlay.witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Callability:
         self.reachable = Reachable()
         self._scout = Scout(host, local, self._homes, rng)
         self._witnesses = Witnesses(host, self._homes)
+        self._whereabouts = Whereabouts(host, self._homes, wall)
         self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on, or might
         self._place: Reachability | None = None
         self._lacked_at: float | None = None  # when there last were no servers for a while, here
@@ -120,6 +122,7 @@ class Callability:
         self._unwatch = self._host.watch(self._on_event)
         self._running = True
         self._place = self._host.reachability()
+        self._whereabouts.recall()
         self._driver.feed(
             lambda now: self.keeper.on_found(self._scout.recall(), now, searched=False)
         )
@@ -294,6 +297,7 @@ class Callability:
             if server.retry > now and self._heard(server.hit) > server.failed:
                 self._feed(partial(self.keeper.on_seen, server.hit))
         self._settle()
+        self._whereabouts.keep(self._met()[:MOST_FRIENDS])
         friends = self._whom_to_befriend()
         if friends != self._friends:
             self._friends = friends
