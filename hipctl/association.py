@@ -246,6 +246,8 @@ class Association:
             return self.standing.refuse(error, source, now)
         done = initiation.conclude(spi_out, listed)
         shown = self.pair not in self._shared.hidden
+        if not shown:  # as long as this association lasts, not only for a while after the last
+            self._shared.hide(self.pair, hidden=True)
         self.standing.install(done.inbound, done.agreed, now, begun=True, disclosed=shown)
         shared, path = self._shared, Path(None, self.standing.address)
         shared.serving.keyed(self.pair, done.agreed.keys, path, now, began=True)

@@ -157,6 +157,15 @@ class Engine:
         """Remember where I1 may find ``peer``; see ``Shared.learn``."""
         self._shared.learn(peer, addresses, through)
 
+    def last_seen(self, peer: Hit) -> Address | None:
+        """Where ``peer`` was when we last spoke with it directly."""
+        return self._shared.recent.get(peer)
+
+    def recall(self, peer: Hit, address: Address) -> None:
+        """Remember where ``peer`` was, unless that is known."""
+        if peer not in self._shared.recent:
+            self._shared.remember(peer, address)
+
     def connect(self, local: Hit, peer: Hit, now: float) -> list[Action]:
         """Start a base exchange unless one runs or the association is there."""
         association, actions = self._table.to((local, peer), now)

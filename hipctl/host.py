@@ -234,6 +234,22 @@ class LocalHost:
         if entries and hit not in self._hits:
             self.engine.learn(hit, own, through)
 
+    def last_seen(self, peer: Hit) -> bytes:
+        """See ``interface.Host``."""
+        address = self.engine.last_seen(peer)
+        return contacts.compose([address], ()) if address is not None else b""
+
+    def recall(self, peer: Hit, contact: bytes) -> None:
+        """See ``interface.Host``."""
+        try:
+            entries = contacts.parse_contact(contact)
+        except MalformedPacket as error:
+            self._counters[error.reason] += 1
+            return
+        for entry in entries:
+            if isinstance(entry, contacts.Locator) and peer not in self._hits:
+                self.engine.recall(peer, entry.address)
+
     def contact(self, hit: Hit) -> bytes:
         """See ``interface.Host``."""
         return self._announcing.contact(hit)

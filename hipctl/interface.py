@@ -300,6 +300,15 @@ class Host(Protocol):
         A malformed contact is counted and ignored: it came from a record or an RPC.
         """
 
+    def last_seen(self, peer: Hit) -> bytes:
+        """A contact of where ``peer`` was when last we spoke directly; empty if unknown."""
+
+    def recall(self, peer: Hit, contact: bytes) -> None:
+        """Take back what ``last_seen`` told before this start, for want of newer knowledge.
+
+        A malformed contact is counted and ignored.
+        """
+
     def contact(self, hit: Hit) -> bytes:
         """How others may reach our ``hit``: opaque, at most 80 bytes, for records and RPCs."""
 

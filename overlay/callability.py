@@ -30,6 +30,7 @@ from overlay.advice import Advice
 from overlay.hiding import MOST_FRIENDS, Hiding, Sight, befriended
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
 from overlay.knocking import Knocked
+from overlay.lastseen import LastSeen
 from overlay.netcheck import Netcheck
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
 from overlay.scout import Home, Scout
@@ -92,9 +93,11 @@ class Callability:
             place=lambda: self._place or Reachability(),
             forget=lambda hit, types: self._spawn(self._cancel(hit, types), "unregister"),
         )
+        self._last_seen = LastSeen(host, self._homes, wall)
         self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on, or might
         self._place: Reachability | None = None
         self._hidden = True
+        self._many = False  # there were more than we can befriend; tables forget who falls silent
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: Counter[str] = Counter()  # what broke in an unforeseen way, by its name
@@ -112,6 +115,7 @@ class Callability:
         self._unwatch = self._host.watch(self._on_event)
         self._running = True
         self._place = self._host.reachability()
+        self._last_seen.recall()
         self._driver.feed(
             lambda now: self.keeper.on_found(self._scout.recall(), now, searched=False)
         )
@@ -198,6 +202,7 @@ class Callability:
             if server.retry > now and self._heard(server.hit) > server.failed:
                 self._feed(partial(self.keeper.on_seen, server.hit))
         self._settle()
+        self._last_seen.keep(self._met()[:MOST_FRIENDS])
         friends = self._whom_to_befriend()
         if friends != self._friends:
             self._friends = friends
@@ -207,12 +212,17 @@ class Callability:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""
         if self.reachable.proven or self._hidden:
             return ()
-        return befriended(self._met(), served=bool(self.keeper.serving(*THROUGH)))
+        return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
 
     def _met(self) -> list[Hit]:
         """Everybody in our overlays of whom we know, the latest first."""
         met = (hit for home in self._homes for hit in home.node.engine.met())
         return [hit for hit in dict.fromkeys(met) if hit not in self._host.hits]
+
+    def _are_many(self) -> bool:
+        """Whether our overlays have more others than we can befriend, as far as we have seen."""
+        told = {hit for home in self._homes for hit in home.node.engine.told_of()}
+        return len(told.union(self._met()).difference(self._host.hits)) > MOST_FRIENDS
 
     def _heard(self, hit: Hit) -> float:
         """When a server last gave a sign of life in an overlay, monotonic seconds."""
@@ -236,12 +246,14 @@ class Callability:
     def _settle(self) -> None:
         """Let each machine know what the other has found."""
         place = self._place or Reachability()
+        self._many = self._many or self._are_many()
         sight = Sight(
             network=bool(place.addresses),
             served=bool(self.keeper.serving(*THROUGH)),
             known=bool(self.keeper.servers),
             public=self._is_public,
-            few=lambda: len(self._met()) <= MOST_FRIENDS,
+            many=self._many,
+            silent=self._is_silent,
         )
         hidden = self._hidden = self._hiding.hidden(sight, self._now())
         self._host.hide(self._local, hidden=hidden)
@@ -261,6 +273,11 @@ class Callability:
     def _is_public(self) -> bool:
         """Whether we have an address that others could be told."""
         return self._place is not None and bool(self._host.groups(self._place.direct))
+
+    def _is_silent(self, since: float) -> bool:
+        """Whether none of those whom we know has said anything since."""
+        contacts = (each for home in self._homes for each in home.node.engine.table.contacts())
+        return all(contact.heard <= since for contact in contacts)
 
     # --- what the machines want
 

@@ -9,6 +9,7 @@ from overlay.servers import RELAYS, RENDEZVOUS_SERVERS, Wants
 
 HEAD_START: Final = 3.0  # seconds for which a public address needs no servers before it is proven
 HIDING: Final = 10.0  # seconds in which other servers may be found before our address is told
+CUT_OFF: Final = 180.0  # seconds in which silence of all may be our own network's
 UNSTEADY: Final = 3600.0  # seconds after which few may rely on their servers again
 MOST_FRIENDS: Final = 8  # of whom the host counts no more
 
@@ -22,14 +23,16 @@ class Sight:
         served: servers make us callable.
         known: any server is known.
         public: asked for whether we have an address that others could be told.
-        few: asked for whether we know only so few others that all could be friends.
+        many: there were more others than could all be friends.
+        silent: asked for whether none of those whom we know has said anything since a time.
     """
 
     network: bool
     served: bool
     known: bool
     public: Callable[[], bool]
-    few: Callable[[], bool]
+    many: bool
+    silent: Callable[[float], bool]
 
 
 class Hiding:
@@ -48,6 +51,7 @@ class Hiding:
         self.since = 0.0
         self._asked = False  # somebody was asked for servers since
         self._hid_at: float | None = None  # when servers last made us callable while we hide
+        self._silent_at = 0.0  # when we last seemed to be cut off from everybody
         self._lacked_at: float | None = None  # when there last were no servers for a while, here
 
     def on_network(self, now: float, *, moved: bool) -> None:
@@ -76,7 +80,7 @@ class Hiding:
             return False
         if self._must_hide(sight, now):
             lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
-            return not (lacked and sight.network and sight.few())
+            return not (lacked and sight.network and not sight.many)
         if now >= max(self.since, self._hid_at or self.since) + HIDING:
             self._lacked_at = now
         return False
@@ -89,7 +93,9 @@ class Hiding:
             self._hid_at = None if self._hid_at is None else now
             return True
         if self._hid_at is not None:
-            return now < self._hid_at + HIDING
+            if sight.many and now < self._hid_at + CUT_OFF and sight.silent(self._hid_at):
+                self._silent_at = now  # servers may be back when we are
+            return now < max(self._hid_at, self._silent_at) + HIDING
         likely = sight.known or not self._asked
         looking = likely and now < self.since + HEAD_START
         return looking and sight.public()
@@ -112,7 +118,7 @@ class Hiding:
         return (RENDEZVOUS_SERVERS, RELAYS) if self._visible else (RELAYS,)
 
 
-def befriended(met: Sequence[Hit], *, served: bool) -> tuple[Hit, ...]:
+def befriended(met: Sequence[Hit], *, many: bool, served: bool) -> tuple[Hit, ...]:
     """With whom a way is kept open by ourselves, for whom strangers don't reach.
 
     In an overlay of few that is everybody: no server need be awake when two of them are. In a
@@ -120,8 +126,9 @@ def befriended(met: Sequence[Hit], *, served: bool) -> tuple[Hit, ...]:
 
     Args:
         met: everybody of whom we know, the latest first.
+        many: there were more than could all be befriended.
         served: servers make us callable.
     """
-    if len(met) > MOST_FRIENDS and served:
+    if many and served:
         return ()
     return tuple(sorted(met[:MOST_FRIENDS]))

@@ -232,6 +232,10 @@ class Kademlia:
         heard = sorted(self.table.contacts(), key=lambda contact: -contact.heard)
         return list(dict.fromkeys((*(contact.hit for contact in heard), *self._seeds.all())))
 
+    def told_of(self) -> list[Hit]:
+        """Whom we spoke with or wanted to, also those for whom the table has no place."""
+        return list(self.rpc.sessions)
+
     def restore(self, records: Iterable[bytes], wall: float) -> None:
         """Take back what the disk kept; each is judged anew."""
         for raw in records:

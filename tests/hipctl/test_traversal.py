@@ -155,6 +155,23 @@ def test_who_may_not_learn_where_we_are_hears_through_relays_only(friend: bool) 
     assert address(a, b) == b.address
 
 
+def test_who_hides_and_begins_anew_itself_hides_for_as_long_as_that_association_lasts() -> None:
+    net, a, b, _server = met()
+    b.engine.disclose_by(lambda local, peer, shown: False)
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 3)
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    net.run(net.now + 3)
+    b.engine.learn(a.hit, [a.address])
+    net.send(b, a.hit, UDP, b"again")  # its overlay asks, say
+    for _ in range(9):
+        net.run(net.now + 20)
+        both_ways(net, a, b)
+        assert b.engine.hides(a.hit, net.now)  # or it would knock directly
+    between = {a.address, b.address}
+    assert not [seen for seen in net.wire if {seen.source, seen.to} == between]
+
+
 def test_without_a_common_path_the_attempt_fails_in_words() -> None:
     net, a, b, server = met(walls=True)
     net.register(b, server, [HIP])

@@ -1,9 +1,20 @@
+"""When a HIT hides, and whom it befriends."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hipctl import Hit
-from overlay.hiding import HEAD_START, HIDING, MOST_FRIENDS, UNSTEADY, Hiding, Sight, befriended
+from overlay.hiding import (
+    CUT_OFF,
+    HEAD_START,
+    HIDING,
+    MOST_FRIENDS,
+    UNSTEADY,
+    Hiding,
+    Sight,
+    befriended,
+)
 from overlay.servers import RELAYS, RENDEZVOUS_SERVERS
 
 HITS = [Hit(bytes([0x20, 1, 0, 0x20]) + bytes([n]) * 12) for n in range(1, 20)]
@@ -16,8 +27,9 @@ def sight(
     known: bool = False,
     public: bool = True,
     few: bool = False,
+    silent: bool = False,
 ) -> Sight:
-    return Sight(network, served, known, lambda: public, lambda: few)
+    return Sight(network, served, known, lambda: public, not few, lambda since: silent)
 
 
 def hider(*, visible: bool = False, hides: bool = True) -> Hiding:
@@ -37,6 +49,17 @@ def test_with_servers_the_address_is_hidden_and_when_they_go_told_after_a_while(
     assert one.hidden(sight(served=True), 110.0)
     assert one.hidden(sight(), 110.0 + HIDING - 0.1)
     assert not one.hidden(sight(), 110.0 + HIDING)
+
+
+def test_who_is_cut_off_from_many_hides_on_for_it_is_not_the_servers_that_are_gone() -> None:
+    one, alone = hider(), hider()
+    for each, few in ((one, False), (alone, True)):
+        assert each.hidden(sight(served=True, few=few), 110.0)
+        for at in range(111, 111 + int(CUT_OFF), 2):
+            hidden = each.hidden(sight(silent=True, few=few), float(at))
+            assert hidden or (few and at >= 110 + HIDING)
+    assert one.hidden(sight(), 110.0 + CUT_OFF + 1)  # who is back finds servers first
+    assert not one.hidden(sight(silent=True), 110.0 + CUT_OFF + HIDING)
 
 
 def test_a_public_address_is_hidden_at_first_as_long_as_servers_may_be_found() -> None:
@@ -86,12 +109,12 @@ def test_servers_are_wanted_unless_strangers_reach_us_anyway() -> None:
     assert hider().ways(True, yes, 100.0) == (RELAYS,)
 
 
-@given(st.lists(st.sampled_from(HITS), unique=True), st.booleans())
+@given(st.lists(st.sampled_from(HITS), unique=True), st.booleans(), st.booleans())
 def test_friends_are_the_last_met_and_none_in_a_crowd_that_is_served(
-    met: list[Hit], served: bool
+    met: list[Hit], many: bool, served: bool
 ) -> None:
-    friends = befriended(met, served=served)
-    if len(met) > MOST_FRIENDS and served:
+    friends = befriended(met, many=many, served=served)
+    if many and served:
         assert friends == ()
     else:
         assert set(friends) == set(met[:MOST_FRIENDS])

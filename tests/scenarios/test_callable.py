@@ -235,6 +235,37 @@ def test_who_hides_and_comes_back_to_a_network_tells_nobody_where_it_is(began: b
     scenario(main)
 
 
+@pytest.mark.parametrize("seconds", [15, 40, 120])
+def test_who_hides_among_many_tells_nobody_where_it_is_when_its_own_network_was_cut_off(
+    seconds: float,
+) -> None:
+    """Its router starts anew, say: what it sees is that no server answers, and nobody else."""
+
+    async def main(town: Town) -> None:
+        relays = [town.relay(group=bytes((n,))) for n in range(2)]
+        hider = town.add(hides=True, site="home")
+        others = town.homes(9)
+        told: list[tuple[float, bytes]] = []
+        for other in (*relays, *others):
+            other.host.learnt = Noting(hider.hit, told)
+        await town.wake()
+        await asyncio.sleep(60)
+        assert hider.callability.hidden
+        town.net.reaches = lambda a, b: hider.hit not in (a, b)
+        for second in range(int(seconds) + 60):
+            if second == seconds:
+                town.net.reaches = None
+            await asyncio.sleep(1)
+            assert hider.callability.hidden
+            assert not hider.host.friends
+        assert hider.reach is Reach.SERVED
+        assert max(told)[0] > 60
+        where = hider.host._direct(hider.hit)
+        assert not [at for at, contact in told if at > 60 and contact == where]
+
+    scenario(main)
+
+
 @pytest.mark.parametrize("others", [0, 8])
 def test_who_hides_tells_where_it_is_when_nothing_else_makes_it_callable(others: int) -> None:
     """Among few for an hour, in which the relay may be away again."""

@@ -51,6 +51,14 @@ def test_a_family_behind_nats_of_which_one_maps_ports_call_each_other(size: int)
     assert outcome.success(reachable=False) >= SUCCESS  # while that one sleeps, too
 
 
+def test_a_family_whose_programs_end_and_start_again_call_each_other_while_its_relay_is_away() -> (
+    None
+):
+    outcome = measured(Plan(kinds=family(5), seconds=3_600, quits=1.0))
+    check(outcome)
+    assert outcome.success(reachable=False) >= SUCCESS
+
+
 def test_few_who_are_no_contacts_find_each_other_when_their_relay_has_been_away_before() -> None:
     outcome = measured(Plan(kinds=family(5), seconds=7_200, acquainted=False))
     check(outcome)

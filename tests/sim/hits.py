@@ -226,6 +226,12 @@ class SimHost:
         else:
             self.counts["malformed contact"] += 1
 
+    def last_seen(self, peer: Hit) -> bytes:
+        return b""
+
+    def recall(self, peer: Hit, contact: bytes) -> None:
+        """Nobody moves here."""
+
     def contact(self, hit: Hit) -> bytes:
         through = self.registry.through()
         named = through or hit in self.hidden
