@@ -14,6 +14,7 @@ from hipctl.actions import Action, Address, Flush, KeyLog, Pair, Path, Relayed, 
 from hipctl.attempt import Attempt
 from hipctl.closing import Closing
 from hipctl.constants import CALL_OUT_PATIENCE, NotifyType
+from hipctl.credentials import NOTHING
 from hipctl.crypto import Keys
 from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import Hit, HostId, HostIdentity
@@ -104,7 +105,7 @@ class Association:
         if anew:
             attempt.anew()
             return self._retransmit(now)
-        return [attempt.say(attempt.address(self.standing.address), now)]
+        return [*attempt.say(attempt.address(self.standing.address), now)]
 
     def adopt(self, address: Address, asked_at: float) -> None:
         """An I1 without receiver was sent to ``address`` at that time: an R1 is awaited."""
@@ -123,6 +124,25 @@ class Association:
             return actions
         self.standing.wait(next_header, payload)
         return actions
+
+    def go_on(self, now: float) -> list[Action]:
+        """What waits for a relay of ours need perhaps not do so any more; see ``reveal``."""
+        if self.state is State.I1_SENT and self._attempt.held:
+            return self._want(now) if self._shared.called(self.pair) else []
+        return self.reveal(now)
+
+    def reveal(self, now: float) -> list[Action]:
+        """Tell the peer where we are, if we begin to hide no more, or it shows who it is."""
+        upkeep, shared = self.standing.upkeep, self._shared
+        if upkeep is None or self.pair not in shared.veiled or self.pair in shared.hidden:
+            return []
+        theirs = shared.desk.theirs.get(self.pair, NOTHING)
+        if shared.hides(self.pair) and not shared.discloses(self.pair, theirs):
+            return []
+        if shared.spares(self.pair):  # to be a server of ours it has to hear us without any other
+            return self.close(now)
+        shared.veiled.discard(self.pair)
+        return upkeep.disclose(now)
 
     def close(self, now: float) -> list[Action]:
         """Send CLOSE if there is something to close; the SAs are gone at once."""
@@ -201,7 +221,7 @@ class Association:
         # came, or be where we don't know, and the next I1 be seconds away
         if self._initiation.working or self._attempt.crossed(now):
             raise Rejected("I1 crossed ours")
-        return [self._attempt.say(source, now)]
+        return [*self._attempt.say(source, now)]
 
     def _on_r1(self, packet: Packet, source: Address, now: float) -> list[Action]:
         ask = self._initiation.read_r1(packet, source, now)
@@ -245,17 +265,17 @@ class Association:
         except Rejected as error:
             return self.standing.refuse(error, source, now)
         done = initiation.conclude(spi_out, listed)
-        shown = self.pair not in self._shared.hidden
-        if not shown:  # as long as this association lasts, not only for a while after the last
-            self._shared.hide(self.pair, hidden=True)
-        self.standing.install(done.inbound, done.agreed, now, begun=True, disclosed=shown)
         shared, path = self._shared, Path(None, self.standing.address)
+        shown = not shared.hides(self.pair)
+        if self.pair in shared.hidden:  # as long as this lasts, not for a while after the last
+            shared.hide(self.pair, hidden=True)
+        self.standing.install(done.inbound, done.agreed, now, begun=True, disclosed=shown)
         shared.serving.keyed(self.pair, done.agreed.keys, path, now, began=True)
         shared.requester.concluded(self.pair, done.offer.info, packet, now)
         shared.forget_permissions(self.pair)
         desk.keep(self.pair, done.shown, theirs)
         self._acceptance.superseded(now)
-        return [*self._establish(now), *self._take_early(now)]
+        return [*self._establish(now), *self._take_early(now), *self.reveal(now)]
 
     def _on_i2_in_i2_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:
         if self.pair[0] < self.pair[1]:  # both began: the peer will answer our I2 (§6.9)
@@ -413,7 +433,7 @@ class Association:
         self._timers.set(Timer.RETRANSMIT, attempt.again(now))
         last = self.standing.address
         if self.state is State.I1_SENT:
-            return [attempt.say(attempt.address(last), now)]
+            return [*attempt.say(attempt.address(last), now)]
         if self.state is State.CLOSING:  # along the path in use, then through relays too
             ways = self._closing.ways[: 1 if attempt.count == 1 else None]
             return [Transmit(attempt.packet, way.to, way.source) for way in ways]
@@ -472,9 +492,11 @@ class Association:
         return self.standing.down("closed", always=True)
 
     def _send_first_i1(self, now: float) -> list[Action]:
-        hides = self._shared.hides(self.pair, now)
-        addresses = self._shared.called(self.pair)
-        if not addresses:
+        shared, pair = self._shared, self.pair
+        shared.veil(pair, now)
+        addresses = shared.called(pair)
+        hides = shared.hides(pair)
+        if not addresses and (pair in shared.hidden or not hides):
             self._drop(State.E_FAILED)
             why = "it may not learn where we are" if hides else "no contact known"
             return self.standing.down(why, always=True)

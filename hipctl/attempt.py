@@ -3,7 +3,7 @@
 from typing import Final
 
 from hipctl import exchange
-from hipctl.actions import Address, Pair, Transmit
+from hipctl.actions import Address, Pair, Relayed, Transmit
 from hipctl.constants import I1_ADDRESSES_MAX
 from hipctl.state import Shared
 
@@ -17,14 +17,15 @@ class Attempt:
         packet: what is sent.
         count: how often it was.
         quiet: nobody waits for it.
+        held: nothing was sent yet, for want of a relay of ours.
     """
 
-    __slots__ = ("_pair", "_said_at", "_shared", "count", "packet", "quiet")
+    __slots__ = ("_pair", "_said_at", "_shared", "count", "held", "packet", "quiet")
 
     def __init__(self, pair: Pair, shared: Shared) -> None:
         self.packet = b""
         self.count = 0
-        self.quiet = False
+        self.quiet = self.held = False
         self._pair = pair
         self._shared = shared
         self._said_at = 0.0  # when the last I1 was sent
@@ -34,9 +35,9 @@ class Attempt:
         self.packet, self.count = self.i1(), 1
 
     def begin(self, addresses: tuple[Address, ...], now: float) -> list[Transmit]:
-        """Send I1 to all these."""
+        """Send I1 to all these; if there are none, as soon as we have a relay."""
         self.packet, self.count = self.i1(), 1
-        self.quiet, self._said_at = False, now
+        self.quiet, self.held, self._said_at = False, not addresses, now
         return [Transmit(self.packet, address) for address in addresses[:I1_ADDRESSES_MAX]]
 
     def go_on(self, packet: bytes) -> None:
@@ -68,14 +69,16 @@ class Attempt:
         addresses = self._shared.called(self._pair) or (otherwise,)
         return addresses[(self.count - 1) % len(addresses)]
 
-    def say(self, to: Address, now: float) -> Transmit:
-        """Send it to one address, whatever is due."""
-        self._said_at = now
-        return Transmit(self.packet, to)
+    def say(self, to: Address, now: float) -> list[Transmit]:
+        """Send it to one address, whatever is due; to nobody from whom we could not hide so."""
+        if self._shared.hides(self._pair) and not isinstance(to, Relayed):
+            return []
+        self.held, self._said_at = False, now
+        return [Transmit(self.packet, to)]
 
     def hurried(self, now: float) -> bool:
         """Whether I1 was sent a moment ago, so that whoever wants an answer has to wait."""
-        return not self.quiet and now < self._said_at + _I1_PAUSE
+        return not (self.quiet or self.held) and now < self._said_at + _I1_PAUSE
 
     def crossed(self, now: float) -> bool:
         """Whether an I1 of the peer's is no reason to send it again: they have crossed."""

@@ -119,6 +119,24 @@ class Engine:
         self._shared.disclose((local, peer))
         return self._edge.pass_out(self._whereabouts.show((local, peer), now), now)
 
+    def seclude(self, local: Hit, spared: Collection[Hit] | None, now: float) -> list[Action]:
+        """See ``interface.Host``."""
+        shared, before = self._shared, self._shared.secluded.get(local)
+        if spared is None:
+            shared.secluded.pop(local, None)
+        else:
+            shared.secluded[local] = frozenset(spared)
+        waiting = {pair for pair in self._table.exchanging if pair[0] == local}
+        if shared.secluded.get(local) != before:
+            waiting |= {pair for pair in shared.veiled if pair[0] == local}
+        actions: list[Action] = []
+        for pair in sorted(waiting):
+            association = self._associations.get(pair)
+            if association is not None:
+                actions += association.go_on(now)
+                self._settle(association)
+        return self._edge.pass_out(actions, now)
+
     def hides(self, peer: Hit, now: float) -> bool:
         """Whether ``peer`` may not learn where we are."""
         return any(self._shared.hides((local, peer), now) for local in self._identities)

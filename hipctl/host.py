@@ -262,6 +262,11 @@ class LocalHost:
         """See ``interface.Host``."""
         self._announcing.hide(hit, hidden=hidden)
 
+    def seclude(self, hit: Hit, spared: Collection[Hit] | None) -> None:
+        """See ``interface.Host``."""
+        if self._open:
+            self._driver.feed(lambda now: self.engine.seclude(hit, spared, now))
+
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """See ``interface.Host``."""
         return contacts.groups(contact)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hipctl import credentials, esp, exchange, hop, params
-from hipctl.actions import Address, Pair, SolvePuzzle
+from hipctl.actions import Address, Pair, Relayed, SolvePuzzle
 from hipctl.constants import NatTraversalMode, NotifyType
 from hipctl.credentials import NOTHING
 from hipctl.crypto import RHASH_LENGTH, Keys
@@ -139,6 +139,8 @@ class Initiation:
             Rejected: it is not authentic, repeated, or we have nothing in common.
         """
         work, shared = self._work, self._shared
+        if shared.hides(self._pair) and not isinstance(source, Relayed):
+            raise Rejected("R1 past our relays")
         counter = packet.get(params.R1Counter)
         if work is not None and not self._newer(packet, counter, work.offer):
             raise Rejected("R1 repeated")
@@ -218,7 +220,7 @@ class Initiation:
         """Our candidates, or in other modes our control relays, as far as they fit into I2."""
         room = I2_ROOM - len(params.encode(hidden))
         ice = offer.mode == _ICE
-        shown = self._pair not in self._shared.hidden
+        shown = not self._shared.hides(self._pair)
         return self._shared.listed(self._pair, spi, room, ice=ice, disclosed=shown)
 
     def on_notify(self, packet: Packet) -> None:
@@ -329,6 +331,8 @@ class Initiation:
 
 def _preferred(listed: params.LocatorSet | None, source: Address) -> Address:
     """Where I2 goes: to the preferred locator of R1, if there is one (RFC 8047 §4.2.8)."""
+    if isinstance(source, Relayed):  # nothing goes past our relay
+        return source
     for locator in listed.locators if listed is not None else ():
         if locator.preferred and locator.ip:
             return usable(locator, source[1], source) or source

@@ -321,6 +321,19 @@ class Host(Protocol):
         It tells strangers who know a name where its owner is, or doesn't.
         """
 
+    def seclude(self, hit: Hit, spared: Collection[Hit] | None) -> None:
+        """From now on our ``hit`` hides also from those with whom it begins an association.
+
+        It does so through control relays of ours; as long as there is none, it waits. To be said
+        again when there may be one.
+
+        Args:
+            hit: ours.
+            spared: from whom it doesn't hide, beside those of ``disclose`` and ``befriend``: its
+                servers above all; None: from nobody any more, and who was spoken with through
+                relays is told where we are.
+        """
+
     def groups(self, contact: bytes) -> frozenset[bytes]:
         """Opaque labels of where a contact is (its /24, /48 or server), empty on a LAN.
 

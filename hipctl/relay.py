@@ -167,7 +167,7 @@ class Relay:
         Each I1 makes the client compute; what follows a base exchange comes at the pace of calls.
         """
         limiter = self._i1s if packet.type is PacketType.I1 else self._networks
-        if not limiter.allow(network(source[0]), now):
+        if not self._data.lent(source) and not limiter.allow(network(source[0]), now):
             account.dropped += 1
             raise Rejected("relayed packets of one network")
         if not self._strangers.allow(f"{packet.type is PacketType.I1}{client.hit.hex()}", now):
@@ -230,13 +230,15 @@ class Relay:
     def may_send(self, client: Client, to: Address, now: float) -> bool:
         """Whether a client may have us send there, control packets or data.
 
-        Not to ourselves, groups and nobody; nor, for clients on the public Internet, to addresses
-        that mean something on our side of a NAT or firewall only, unless from there somebody has
-        asked for the client.
+        Not to ourselves, groups and nobody, but to what another client was lent; nor, for clients
+        on the public Internet, to addresses that mean something on our side of a NAT or firewall
+        only, unless from there somebody has asked for the client.
         """
         ip, port = to
-        if not port or not one_host(ip) or to in self.ours or self._data.lent(to):
+        if not port or not one_host(ip) or to in self.ours:
             return False
+        if self._data.lent(to):  # both may hide: neither hears the other but there
+            return client.relayed is not None and to != client.relayed
         known = self._seen.get(client.hit, _NOBODY).get(to)
         if known is not None and now - known[0] < SEEN_SECONDS:
             return True

@@ -11,6 +11,7 @@ from typing import Final
 from hipctl.actions import Address, Pair, Relayed
 from hipctl.candidates import Candidate, fits, gather, to_locators
 from hipctl.constants import SPI_RESERVED, RegistrationType
+from hipctl.contact import is_public
 from hipctl.credentials import Desk
 from hipctl.crypto import Rng
 from hipctl.exchange import KnownHosts
@@ -120,6 +121,8 @@ class Shared:
         disclosed: peers that may, whatever ``may_learn`` says.
         hidden: peers that have begun with us and may not, and until when that matters: if we
             begin with them, it is through relays of ours.
+        secluded: HITs of ours that hide also from those with whom they begin, and from whom not.
+        veiled: those with whom we have begun so.
         forgotten: how often a relay of ours may have forgotten whom it is to let through, by
             its address.
         errands: what an association asks of another one, which the engine passes on.
@@ -152,6 +155,8 @@ class Shared:
     may_learn: Discloses | None = None
     disclosed: OrderedDict[Pair, None] = field(default_factory=OrderedDict)
     hidden: OrderedDict[Pair, float] = field(default_factory=OrderedDict)
+    secluded: dict[Hit, frozenset[Hit]] = field(default_factory=dict)
+    veiled: set[Pair] = field(default_factory=set)
     forgotten: Counter[Address] = field(default_factory=Counter)
     errands: list[Errand] = field(default_factory=list)
     servers: dict[Pair, OurServer] = field(default_factory=dict)
@@ -270,6 +275,7 @@ class Shared:
     def hide(self, pair: Pair, *, hidden: bool) -> None:
         """A peer has begun an association with us; ``hidden``: it may not learn where we are."""
         self.hidden.pop(pair, None)
+        self.veiled.discard(pair)
         if hidden:
             self.hidden[pair] = inf
         if len(self.hidden) > _HIDDEN_SHARE * self.config.max_associations:
@@ -279,18 +285,44 @@ class Shared:
 
     def hide_on(self, pair: Pair, since: float) -> None:
         """That association has ended; what its owner still answers must not show where we are."""
+        self.veiled.discard(pair)
         if pair in self.hidden:
             self.hidden[pair] = since + _HIDING
 
-    def hides(self, pair: Pair, now: float) -> bool:
-        """Whether we still hide from that peer."""
+    def veil(self, pair: Pair, now: float) -> None:
+        """We begin with that peer, and see whether we hide from it until this has ended.
+
+        Not on our own LAN: who has private addresses only hears us there or not at all.
+        """
         if now > self.hidden.get(pair, inf):
             del self.hidden[pair]
-        return pair in self.hidden
+        self.veiled.discard(pair)
+        if self._secludes(pair) and any(is_public(ip) for ip, _ in self.addresses(pair[1])):
+            self.veiled.add(pair)
+
+    def hides(self, pair: Pair, now: float = -inf) -> bool:
+        """Whether we hide from that peer, with whom there is an association, or was until lately.
+
+        Args:
+            pair: of the association.
+            now: monotonic seconds, where that may have been long ago.
+        """
+        if now > self.hidden.get(pair, inf):
+            del self.hidden[pair]
+        return pair in self.hidden or (pair in self.veiled and self._secludes(pair))
+
+    def spares(self, pair: Pair) -> bool:
+        """Whether we hide from others, but never from that peer."""
+        return pair[1] in self.secluded.get(pair[0], ())
+
+    def _secludes(self, pair: Pair) -> bool:
+        wanted = pair in self.disclosed or pair in self.friends
+        return pair[0] in self.secluded and not self.spares(pair) and not wanted
 
     def disclose(self, pair: Pair) -> None:
         """The peer may learn where we are from now on."""
         self.hidden.pop(pair, None)
+        self.veiled.discard(pair)
         self.disclosed[pair] = None
         self.disclosed.move_to_end(pair)
         if len(self.disclosed) > self.config.max_associations:
@@ -345,8 +377,9 @@ class Shared:
     def called(self, pair: Pair) -> tuple[Address, ...]:
         """Where to send I1s of that association: if we hide, through control relays of ours."""
         there = self.addresses(pair[1])
-        if pair not in self.hidden:
+        if not self.hides(pair):
             return there
+        there = tuple(each for each in there if is_public(each[0])) or there
         return tuple(Relayed(to, relay) for to in there for relay in self.relays(pair[0]))
 
     def direct(self, peer: Hit) -> tuple[Address, ...]:

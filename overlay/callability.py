@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from hipctl import (
     AssociationFailed,
+    AssociationUp,
     Event,
     HipError,
     Hit,
@@ -34,7 +35,7 @@ from overlay.lastseen import LastSeen
 from overlay.netcheck import Netcheck
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
 from overlay.scout import Home, Scout
-from overlay.servers import CONTROL, RENDEZVOUS, THROUGH
+from overlay.servers import CONTROL, DATA, RENDEZVOUS, THROUGH
 from overlay.witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Callability:
         self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on, or might
         self._place: Reachability | None = None
         self._hidden = True
+        self.secluded = hides
         self._many = False  # there were more than we can befriend; tables forget who falls silent
         self._friends: tuple[Hit, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -171,6 +173,9 @@ class Callability:
             return
         if isinstance(event, RegistrationEnded) and event.local == self._local:
             self._feed(lambda now: self.keeper.on_ended(event.server, event.type, now))
+        if isinstance(event, AssociationUp) and event.local == self._local and self.secluded:
+            found = self._scout.seed(event.peer)
+            self._feed(lambda now: self.keeper.on_found(found, now, searched=False))
         if isinstance(event, Woke):
             self._examiner.feed(self.reachable.on_network)
         self._look_once()
@@ -212,6 +217,8 @@ class Callability:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""
         if self.reachable.proven or self._hidden:
             return ()
+        if self.secluded:
+            return self._friends
         return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
 
     def _met(self) -> list[Hit]:
@@ -250,16 +257,20 @@ class Callability:
         sight = Sight(
             network=bool(place.addresses),
             served=bool(self.keeper.serving(*THROUGH)),
+            relayed=bool(self.keeper.serving(DATA)),
             known=bool(self.keeper.servers),
             public=self._is_public,
             many=self._many,
             silent=self._is_silent,
         )
         hidden = self._hidden = self._hiding.hidden(sight, self._now())
-        self._host.hide(self._local, hidden=hidden)
+        self.secluded = self._hiding.secluded(sight, self._now(), hidden=hidden)
+        untold = hidden or (self.secluded and self._is_abroad())
+        self._host.hide(self._local, hidden=untold)
+        self._seclude()
         facts = Facts(
             network=bool(place.addresses),
-            direct=bool(place.direct) and not hidden,
+            direct=bool(place.direct) and not untold,
             neighbours=len(self._witnesses.neighbours()),
             through=len(self.keeper.serving(*THROUGH)),
         )
@@ -269,6 +280,18 @@ class Callability:
             home.providers.open(self.reachable.proven is not False)
         ways = self._hiding.ways(self.reachable.proven, self._is_public, self._now())
         self._driver.feed(lambda now: self.keeper.want(ways, now))
+
+    def _is_abroad(self) -> bool:
+        """Whether our overlays begin elsewhere than on this LAN, as far as we know."""
+        seeds = ((home, seed) for home in self._homes for seed in home.node.seeds)
+        known = (home.node.engine.contact(seed.hit) for home, seed in seeds)
+        return any(not contact or self._host.groups(contact) for contact in known)
+
+    def _seclude(self) -> None:
+        """Hide from those with whom we begin, or don't; never from servers and seeds."""
+        tried = (each.hit for each in self.keeper.servers if each.good or each.task or each.held)
+        seeds = (seed.hit for home in self._homes for seed in home.node.seeds)
+        self._host.seclude(self._local, {*seeds, *tried} if self.secluded else None)
 
     def _is_public(self) -> bool:
         """Whether we have an address that others could be told."""
@@ -290,6 +313,7 @@ class Callability:
                     lambda now: self.keeper.on_found((), now, searched=True),
                 )
             case Try(hit):
+                self._seclude()
                 self._ask(
                     "test", self._test(hit), lambda now: self.keeper.on_tested(hit, None, (), now)
                 )

@@ -21,6 +21,7 @@ class Sight:
     Attributes:
         network: this machine has an address.
         served: servers make us callable.
+        relayed: data of ours goes through servers where that is wanted.
         known: any server is known.
         public: asked for whether we have an address that others could be told.
         many: there were more others than could all be friends.
@@ -29,6 +30,7 @@ class Sight:
 
     network: bool
     served: bool
+    relayed: bool
     known: bool
     public: Callable[[], bool]
     many: bool
@@ -53,6 +55,7 @@ class Hiding:
         self._hid_at: float | None = None  # when servers last made us callable while we hide
         self._silent_at = 0.0  # when we last seemed to be cut off from everybody
         self._lacked_at: float | None = None  # when there last were no servers for a while, here
+        self._relayed_at = float("-inf")  # when servers last carried data of ours
 
     def on_network(self, now: float, *, moved: bool) -> None:
         """We begin, have slept, or are somewhere else: only then is it ``moved``."""
@@ -79,11 +82,33 @@ class Hiding:
         if not self._hides:
             return False
         if self._must_hide(sight, now):
-            lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
-            return not (lacked and sight.network and not sight.many)
+            return not self._are_unsteady(sight, now)
         if now >= max(self.since, self._hid_at or self.since) + HIDING:
             self._lacked_at = now
         return False
+
+    def secluded(self, sight: Sight, now: float, *, hidden: bool) -> bool:
+        """Whether we hide also from whom we begin with; there must be relays for it, or soon be.
+
+        Args:
+            sight: see there.
+            now: monotonic seconds.
+            hidden: whether strangers don't learn our address otherwise.
+        """
+        if sight.relayed:
+            self._relayed_at = now
+        if not self._hides:
+            return False
+        if hidden:
+            return now < max(self.since, self._relayed_at) + HIDING
+        likely = sight.known or not self._asked
+        looking = likely and not sight.served and now < self.since + HEAD_START
+        return looking and not self._are_unsteady(sight, now)
+
+    def _are_unsteady(self, sight: Sight, now: float) -> bool:
+        """Whether we are few, whose servers were away lately."""
+        lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
+        return lacked and sight.network and not sight.many
 
     def _must_hide(self, sight: Sight, now: float) -> bool:
         """Whether servers make us callable, or may do so in a moment."""

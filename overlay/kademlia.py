@@ -227,6 +227,10 @@ class Kademlia:
         """Whether anybody else is known who may be in the overlay."""
         return len(self._seeds) + len(self.table) > 0
 
+    def contact(self, hit: Hit) -> bytes:
+        """How somebody through whom we come in may be reached; empty if that isn't known."""
+        return self._seeds.contact(hit)
+
     def met(self) -> list[Hit]:
         """Everybody whom we know to be in the overlay, awake or not, the latest first."""
         heard = sorted(self.table.contacts(), key=lambda contact: -contact.heard)

@@ -99,6 +99,9 @@ class Switchboard:
 class Node:
     """Our node in one overlay.
 
+    Attributes:
+        seeds: those of the overlay file, and the profile's.
+
     Args:
         host: the HIP host.
         local: which of its HITs takes part.
@@ -128,7 +131,7 @@ class Node:
         self.local = local
         self.overlay = overlay
         self.store: Store = store or MemoryStore()
-        self._seeds = tuple(dict.fromkeys((*overlay.seeds, *seeds)))
+        self.seeds = tuple(dict.fromkeys((*overlay.seeds, *seeds)))
         self._clock = wall
         self._tag = overlay_tag(overlay.id)
         self._shows = (credentials or Credentials()).encode()
@@ -194,7 +197,7 @@ class Node:
             self.engine.restore(raw[start : start + RESTORE_SLICE], self._clock())
             await asyncio.sleep(0)  # a signature costs 0.1 ms: let others in between
         known = dict(self.store.contacts(self.overlay.id))
-        others = [seed for seed in self._seeds if seed.hit not in self.host.hits]
+        others = [seed for seed in self.seeds if seed.hit not in self.host.hits]
         named = [seed for seed in others if not _is_address(seed.host)]
         seeds = {
             seed.hit: known.get(seed.hit, b"") if seed in named else _contact_at(seed, [seed.host])

@@ -172,6 +172,7 @@ class LocalPeer:
         store = given_store or self._open_store()
         if store is not given_store:
             self._layers.callback(store.close)
+        self._lie_low()
         for joined in self._profile.overlays.values():
             await self._join(joined, store, credentials[joined.name])
         for hit in dict.fromkeys(member.hit for member in self._memberships.values()):
@@ -236,7 +237,8 @@ class LocalPeer:
         call or ask ourselves learns them anyway.
         """
         kept = self._callable.get(local)
-        if self._profile.host.visible or (kept is not None and not kept.hidden):
+        told = kept is not None and not (kept.hidden or kept.secluded)
+        if self._profile.host.visible or told:
             return True  # what is published tells it, too
         for member in self._memberships.values():
             data = shown_for(overlay_tag(member.joined.info.id), shown)
@@ -288,6 +290,17 @@ class LocalPeer:
             joined, identity.hit, node, directory, providers
         )
 
+    def _lie_low(self) -> None:
+        """Nobody but seeds learns where we are, until what keeps us callable knows more."""
+        seeds: dict[Hit, set[Hit]] = {}
+        for joined in self._profile.overlays.values():
+            found = seeds.setdefault(self._identities[joined.table.identity].hit, set())
+            found.update(seed.hit for seed in (*joined.info.seeds, *joined.seeds))
+        for hit, spared in seeds.items():
+            if self._hides(hit):
+                self._host.hide(hit, hidden=True)
+                self._host.seclude(hit, spared)
+
     async def _keep_callable(self, hit: Hit) -> None:
         """Let one of our HITs be called, by whatever way there is."""
         members = [member for member in self._memberships.values() if member.hit == hit]
@@ -296,7 +309,7 @@ class LocalPeer:
             hit,
             [Home(member.node, member.providers) for member in members],
             visible=self._profile.host.visible,
-            hides=not self._profile.host.visible and not self._serves(hit),
+            hides=self._hides(hit),
             wall=self._wall,
             rng=self._rng,
         )
@@ -322,10 +335,12 @@ class LocalPeer:
             self._profile.peer.state, self._reception, self._wall, self._profile.host.lan_links
         )
 
-    def _serves(self, hit: Hit) -> bool:
-        """Whether one of our HITs is a server whose address everybody learns."""
-        members = self._memberships.values()
-        return any(m.joined.table.services.keys() & KINDS for m in members if m.hit == hit)
+    def _hides(self, hit: Hit) -> bool:
+        """Whether one of our HITs is no server, whose address everybody learns, nor meant to."""
+        overlays = self._profile.overlays.values()
+        ours = [j.table for j in overlays if self._identities[j.table.identity].hit == hit]
+        serves = any(table.services.keys() & KINDS for table in ours)
+        return not self._profile.host.visible and not serves
 
     async def _start_services(self, joined: JoinedOverlay) -> None:
         """Construct the services of one overlay, then start them in the profile's order."""

@@ -106,6 +106,17 @@ class Scout:
                 found.append(Found(contact.hit, types, contact.groups, proven=True))
         return found
 
+    def seed(self, hit: Hit) -> list[Found]:
+        """One of the profile's seeds, if it has said in the exchange that it serves others."""
+        types = self.offered(hit)
+        for home in self._homes:
+            for seed in home.node.seeds:
+                if seed.hit == hit and types and hit not in self._host.hits:
+                    contact = home.node.engine.contact(hit)
+                    self._know(hit, home.node, contact)
+                    return [Found(hit, types, self._host.groups(contact), proven=True)]
+        return []
+
     def _know(self, hit: Hit, node: Node, contact: bytes) -> None:
         self._known.pop(hit, None)
         self._known[hit] = node, contact

@@ -29,7 +29,7 @@ def sight(
     few: bool = False,
     silent: bool = False,
 ) -> Sight:
-    return Sight(network, served, known, lambda: public, not few, lambda since: silent)
+    return Sight(network, served, served, known, lambda: public, not few, lambda since: silent)
 
 
 def hider(*, visible: bool = False, hides: bool = True) -> Hiding:
@@ -140,3 +140,35 @@ def test_a_served_hider_among_many_is_hidden_whatever_was_before(
         assert hidden or network
         if served and not few:
             assert hidden
+
+
+def test_who_hides_begins_through_relays_or_waits_for_them_a_while() -> None:
+    one = hider()
+    relayed = sight(served=True)
+    assert one.secluded(relayed, 105.0, hidden=one.hidden(relayed, 105.0))
+    lost = sight()
+    assert one.secluded(lost, 105.0 + HIDING - 0.1, hidden=True)
+    assert not one.secluded(lost, 105.0 + HIDING, hidden=True)  # though it seems cut off
+
+
+def test_at_the_start_relays_are_waited_for_even_where_no_address_is_to_be_told() -> None:
+    one = hider()
+    alone = sight(public=False)
+    for at, waits in (
+        (100.0, True),
+        (100.0 + HEAD_START - 0.1, True),
+        (100.0 + HEAD_START, False),
+    ):
+        hidden = one.hidden(alone, at)
+        assert not hidden
+        assert one.secluded(alone, at, hidden=hidden) is waits
+
+
+def test_who_has_searched_in_vain_waits_for_no_relays() -> None:
+    one = hider()
+    one.on_searched(one.since, somebody=True)
+    assert not one.secluded(sight(public=False), 101.0, hidden=False)
+
+
+def test_who_does_not_hide_begins_directly() -> None:
+    assert not hider(hides=False).secluded(sight(served=True), 101.0, hidden=False)

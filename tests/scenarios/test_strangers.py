@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -42,10 +43,29 @@ class Person:
         self.hit = identity.hit
         self.got: list[tuple[Address, bytes]] = []
         self.told: list[bytes] = []
+        self.identity = identity
+        self.profile: Path
+        self.store = MemoryStore()
+        self.host: LocalHost
         self.peer: LocalPeer
         self.end: Endpoint
+        self.stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Run, with what the disk has kept."""
         config = HostConfig(announce_private=True)  # as of what init makes
-        self.host = LocalHost([identity], config, open_port=self._open, watch=machine.watch)
+        open_port, watch = self._open, self.machine.watch
+        self.host = LocalHost([self.identity], config, open_port=open_port, watch=watch)
+        await self.stack.enter_async_context(self.host)
+        loop = asyncio.get_running_loop()
+        self.peer = LocalPeer(
+            load_profile(self.profile),
+            host=self.host,
+            store=self.store,
+            wall=lambda: WALL + loop.time(),
+            now=loop.time,
+        )
+        await self.stack.enter_async_context(self.peer)
 
     async def _open(
         self, address: Address, on_datagram: OnDatagram, counters: Counter[str]
@@ -96,19 +116,12 @@ class Village:
         at = text.index("[overlay.main.services.sip]")  # no sockets here
         made.profile.write_text(text[:at] + more)
         person = Person(machine, identity)
-        host = await self.stack.enter_async_context(person.host)
+        person.profile = made.profile
+        self.stack.push_async_callback(person.stack.aclose)
         if not self.seed:
             self.info = load_overlay(self.folder / name / "overlay.toml")
             self.seed = f"{identity.hit}@{machine.ips[0]}:10500"
-        loop = asyncio.get_running_loop()
-        person.peer = LocalPeer(
-            load_profile(made.profile),
-            host=host,
-            store=MemoryStore(),
-            wall=lambda: WALL + loop.time(),
-            now=loop.time,
-        )
-        await self.stack.enter_async_context(person.peer)
+        await person.start()
         return person
 
 
@@ -207,5 +220,65 @@ def test_a_stranger_who_knows_a_name_learns_no_address_of_its_owner(
             owner.host.disclose(stranger.hit)  # as when its user answers a call
             await reaches(stranger, owner)
             assert knows(stranger, owner) != []
+
+    simulate(main)
+
+
+async def crowd(there: Village, strangers: int) -> tuple[list[Person], list[Person]]:
+    """Two relays; public strangers, all in one overlay."""
+    relays = [await there.add(name, Kind.PUBLIC, n, more=RELAY) for n, name in RELAYS]
+    others = [await there.add(f"s{n}", Kind.PUBLIC, 20 + n) for n in range(strangers)]
+    await asyncio.sleep(30)
+    return relays, others
+
+
+@pytest.mark.parametrize(
+    ("kind", "pause", "strangers"),
+    [
+        *product([Kind.PUBLIC, Kind.PORT_RESTRICTED, Kind.SYMMETRIC], [5, 120], [2]),
+        (Kind.PUBLIC, 5, 11),
+        (Kind.PORT_RESTRICTED, 120, 11),
+    ],
+)
+def test_neighbours_of_a_peer_that_begins_with_them_learn_no_address_of_it(
+    tmp_path: Path, kind: Kind, pause: int, strangers: int
+) -> None:
+    async def main() -> None:
+        async with village(tmp_path, "4") as there:
+            relays, others = await crowd(there, strangers)
+            owner = await there.add("owner", kind, 11)
+            await asyncio.sleep(120)
+            assert [knows(other, owner) for other in others] == [[]] * strangers
+            await owner.stack.aclose()
+            await asyncio.sleep(pause)
+            await owner.start()
+            await asyncio.sleep(60)
+            assert owner.peer.status()["callable"] is True
+            assert [knows(other, owner) for other in others] == [[]] * strangers
+            (member,) = owner.peer._memberships.values()
+            sessions = [member.node.engine.session(other.hit) for other in others]
+            assert all(sessions)  # yet they speak with each other
+            assert any(knows(relay, owner) for relay in relays)  # this test would notice
+
+    simulate(main)
+
+
+def test_strangers_near_what_a_peer_looks_up_and_stores_learn_no_address_of_it(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with village(tmp_path, "4") as there:
+            _, others = await crowd(there, 8)
+            owner = await there.add("owner", Kind.PORT_RESTRICTED, 11)
+            await asyncio.sleep(10)
+            await owner.peer.publish(owner.aor, PORT)
+            (member,) = owner.peer._memberships.values()
+            for n in range(60):
+                for other in others:
+                    key = aor_key(there.info.id, f"{n}.{other.aor}")
+                    await member.node.get("REG", key)
+                await asyncio.sleep(10)
+                await owner.peer.publish(owner.aor, PORT)
+            assert [knows(other, owner) for other in others] == [[]] * len(others)
 
     simulate(main)

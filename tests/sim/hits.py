@@ -284,6 +284,9 @@ class SimHost:
             return self.showed.get((local, peer))
         return self._show(local, peer) or None
 
+    def seclude(self, hit: Hit, spared: Collection[Hit] | None) -> None:
+        pass
+
     def disclose_by(self, discloses: Discloses) -> None:
         self.discloses = discloses
 

@@ -1,0 +1,111 @@
+"""Who hides also from those with whom it begins, and what becomes of that."""
+
+from hipctl.constants import PacketType
+from sim.engines import UDP, Peer, both_ways
+from sim.servers import ESP, HIP, RELAYS, ServerNet, address
+
+
+def between(net: ServerNet, one: Peer, other: Peer) -> list[object]:
+    """What went from one to the other without a relay."""
+    places = {one.address, other.address}
+    return [seen for seen in net.wire if {seen.source, seen.to} == places]
+
+
+def secluded() -> tuple[ServerNet, Peer, Peer, Peer]:
+    """Somebody, whoever hides from it, and the relay of the latter."""
+    net = ServerNet()
+    a, b = net.add(name="45.0.1.1"), net.add(name="45.0.2.1")
+    server = net.serve(RELAYS, name="45.0.3.1")
+    for peer in (a, b):
+        peer.engine.set_hosts([peer.address])
+    b.engine.disclose_by(lambda local, peer, shown: False)
+    net.register(b, server, [HIP, ESP])
+    b.engine.learn(a.hit, [a.address])
+    net.perform(b, b.engine.seclude(b.hit, [server.hit], net.now))
+    net.wire.clear()
+    return net, a, b, server
+
+
+def test_who_is_secluded_begins_through_its_relays_and_tells_nobody_where_it_is() -> None:
+    net, a, b, _server = secluded()
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    both_ways(net, a, b)
+    net.run(net.now + 60)
+    assert not between(net, a, b)
+    assert b.engine.hides(a.hit, net.now)  # nor would it knock
+    net.perform(b, b.engine.disclose(b.hit, a.hit, net.now))
+    net.run(net.now + 3)
+    assert address(a, b) == b.address
+
+
+def test_who_is_secluded_and_finds_a_contact_speaks_with_it_directly() -> None:
+    net, a, b, _server = secluded()
+    b.engine.disclose_by(lambda local, peer, shown: peer == a.hit)
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    assert address(a, b) == b.address
+
+
+def test_who_is_secluded_waits_for_a_relay_or_for_its_end() -> None:
+    net, a, b, server = secluded()
+    b.engine.requester.unregister((b.hit, server.hit), None, net.now)
+    net.run(net.now + 1)
+    net.wire.clear()
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 2)
+    assert not between(net, a, b)
+    net.register(b, server, [HIP, ESP])
+    net.perform(b, b.engine.seclude(b.hit, [server.hit], net.now))
+    net.run(net.now + 2)
+    assert (UDP, b"first") in a.datagrams
+    assert not between(net, a, b)
+    net.perform(b, b.engine.seclude(b.hit, None, net.now))
+    net.run(net.now + 3)
+    assert address(a, b) == b.address
+
+
+def test_two_who_hide_at_one_relay_reach_each_other_there() -> None:
+    net, a, b, server = secluded()
+    net.register(a, server, [HIP, ESP])
+    a.engine.disclose_by(lambda local, peer, shown: False)
+    net.perform(a, a.engine.seclude(a.hit, [server.hit], net.now))
+    b.engine.learn(a.hit, [], [server.address])
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    both_ways(net, a, b)
+    assert not between(net, a, b)
+
+
+def test_on_a_lan_nobody_is_secluded() -> None:
+    net, a, b, _server = secluded()
+    b.engine.learn(a.hit, [("10.0.0.7", 10500)])
+    net.wire.clear()
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 0.1)
+    (i1,) = net.sent(PacketType.I1)[:1]
+    assert i1.to == ("10.0.0.7", 10500)
+
+
+def test_a_peer_whose_contact_changes_meanwhile_learns_no_more() -> None:
+    net, a, b, _server = secluded()
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 0.01)
+    b.engine.learn(a.hit, [("10.0.0.7", 10500)])  # as others may say on its behalf
+    net.run(net.now + 10)
+    both_ways(net, a, b)
+    assert not between(net, a, b)
+
+
+def test_an_answer_that_comes_past_our_relays_is_none() -> None:
+    net, a, b, server = secluded()
+    net.send(b, a.hit, UDP, b"first")
+    net.walls = lambda source, to: to != b.address or source != server.address
+    net.run(net.now + 0.2)
+    (i1,) = [seen for seen in net.sent(PacketType.I1) if seen.to == a.address]
+    net.perform(b, b.engine.on_control(i1.data, a.address, net.now))  # nor is our own packet
+    r1 = next(seen for seen in net.sent(PacketType.R1) if seen.to == server.address)
+    net.perform(b, b.engine.on_control(r1.data, a.address, net.now))
+    net.run(net.now + 1)
+    assert b.engine.counters["R1 past our relays"] == 1
+    assert not between(net, a, b)
