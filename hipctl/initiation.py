@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hipctl import credentials, esp, exchange, hop, params
-from hipctl.actions import Address, Pair, SolvePuzzle
+from hipctl.actions import Address, Pair, Relayed, SolvePuzzle
 from hipctl.constants import NatTraversalMode, NotifyType
 from hipctl.credentials import NOTHING
 from hipctl.crypto import RHASH_LENGTH, Keys
@@ -139,6 +139,8 @@ class Initiation:
             Rejected: it is not authentic, repeated, or we have nothing in common.
         """
         work, shared = self._work, self._shared
+        if self._pair in shared.hidden and not isinstance(source, Relayed):
+            raise Rejected("R1 past our relays")
         counter = packet.get(params.R1Counter)
         if work is not None and not self._newer(packet, counter, work.offer):
             raise Rejected("R1 repeated")
@@ -329,6 +331,8 @@ class Initiation:
 
 def _preferred(listed: params.LocatorSet | None, source: Address) -> Address:
     """Where I2 goes: to the preferred locator of R1, if there is one (RFC 8047 §4.2.8)."""
+    if isinstance(source, Relayed):  # nothing goes past our relay
+        return source
     for locator in listed.locators if listed is not None else ():
         if locator.preferred and locator.ip:
             return usable(locator, source[1], source) or source

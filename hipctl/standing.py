@@ -144,8 +144,9 @@ class Standing:
             return actions
         if not self._up:
             self._up = True
-            if not isinstance(self.address, Relayed):
-                self._shared.remember(peer, self.address)
+            to, upkeep = self._shared.outbound[self._pair].address, self.upkeep
+            if not isinstance(to, Relayed) and not (upkeep is not None and upkeep.relayed):
+                self._shared.remember(peer, to)  # and not where relays of its are
             actions.append(AssociationUp(local, peer, now - self.began))
         if self._waiting.datagrams:
             actions.append(Flush(local, peer, self._waiting.release()))

@@ -149,8 +149,13 @@ class Callability:
 
     @property
     def hidden(self) -> bool:
-        """Whether strangers don't learn our address now."""
+        """Whether what we publish doesn't name our address now."""
         return self._hidden
+
+    @property
+    def told(self) -> bool:
+        """Whether whoever begins an association with us may learn our address now."""
+        return self._hiding.told
 
     def why(self) -> list[Advice]:
         """What is missing where nobody can call us; empty where somebody can."""
@@ -210,7 +215,7 @@ class Callability:
 
     def _whom_to_befriend(self) -> tuple[Hit, ...]:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""
-        if self.reachable.proven or self._hidden:
+        if self.reachable.proven or not self._hiding.told:
             return ()
         return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
 

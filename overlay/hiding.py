@@ -40,6 +40,8 @@ class Hiding:
 
     Attributes:
         since: when we came here, monotonic seconds.
+        told: whoever begins with us may learn our address, too: we don't hide, and not only for
+            the moment in which servers have not been found yet.
 
     Args:
         visible: whether strangers may see our address: rendezvous servers will do.
@@ -49,6 +51,7 @@ class Hiding:
     def __init__(self, *, visible: bool, hides: bool) -> None:
         self._visible, self._hides = visible, hides
         self.since = 0.0
+        self.told = not hides
         self._asked = False  # somebody was asked for servers since
         self._hid_at: float | None = None  # when servers last made us callable while we hide
         self._silent_at = 0.0  # when we last seemed to be cut off from everybody
@@ -78,11 +81,12 @@ class Hiding:
         """
         if not self._hides:
             return False
+        lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
+        self.told = lacked and sight.network and not sight.many
         if self._must_hide(sight, now):
-            lacked = self._lacked_at is not None and now < self._lacked_at + UNSTEADY
-            return not (lacked and sight.network and not sight.many)
+            return not self.told
         if now >= max(self.since, self._hid_at or self.since) + HIDING:
-            self._lacked_at = now
+            self._lacked_at, self.told = now, True
         return False
 
     def _must_hide(self, sight: Sight, now: float) -> bool:

@@ -48,7 +48,9 @@ def test_with_servers_the_address_is_hidden_and_when_they_go_told_after_a_while(
     one = hider()
     assert one.hidden(sight(served=True), 110.0)
     assert one.hidden(sight(), 110.0 + HIDING - 0.1)
+    assert not one.told
     assert not one.hidden(sight(), 110.0 + HIDING)
+    assert one.told
 
 
 def test_who_is_cut_off_from_many_hides_on_for_it_is_not_the_servers_that_are_gone() -> None:
@@ -66,6 +68,7 @@ def test_a_public_address_is_hidden_at_first_as_long_as_servers_may_be_found() -
     one = hider()
     assert one.hidden(sight(), 100.0 + HEAD_START - 0.1)
     assert not one.hidden(sight(public=False), 100.0)
+    assert not one.told  # nobody learns more than private addresses
     one.on_searched(one.since, somebody=True)
     assert not one.hidden(sight(), 100.0)
     assert one.hidden(sight(known=True), 100.0)
@@ -138,5 +141,6 @@ def test_a_served_hider_among_many_is_hidden_whatever_was_before(
         seen = sight(network=network, served=served, known=known, few=few)
         hidden = one.hidden(seen, now)
         assert hidden or network
+        assert not (hidden and one.told)
         if served and not few:
             assert hidden
