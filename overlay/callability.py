@@ -207,7 +207,10 @@ class Callability:
             if server.retry > now and self._heard(server.hit) > server.failed:
                 self._feed(partial(self.keeper.on_seen, server.hit))
         self._settle()
-        self._last_seen.keep(self._met()[:MOST_FRIENDS])
+        try:
+            self._last_seen.keep(self._met()[:MOST_FRIENDS])
+        except Exception as error:  # as in ``_on_keeper``
+            self._failed("keep", error)
         friends = self._whom_to_befriend()
         if friends != self._friends:
             self._friends = friends

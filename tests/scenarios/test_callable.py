@@ -543,7 +543,7 @@ def test_idle_peers_behind_nats_send_little() -> None:
     scenario(main)
 
 
-@pytest.mark.parametrize("broken", ["search", "ping", "register", "probe", "look"])
+@pytest.mark.parametrize("broken", ["search", "ping", "register", "probe", "look", "seen"])
 def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
     broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,6 +565,7 @@ def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
                 "register": (host, "register"),
                 "probe": (kept, "_passes"),
                 "look": (host, "reachability"),
+                "seen": (kept._last_seen, "keep"),
             }[broken]
             patch.setattr(*where, breaks)
             if broken != "probe":
@@ -572,6 +573,9 @@ def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
                 await asyncio.sleep(60)
                 await relay.wake()
             await asyncio.sleep(60)
+            if broken == "seen":  # the disk's trouble is none of who calls us: all else was seen to
+                assert kept.reach is Reach.SERVED
+                assert set(kept.failures) == {"keep"}
             if broken == "probe":  # a server that serves is not given up
                 assert kept.reach is Reach.SERVED
         assert 0 < kept.failures.total() < 200
