@@ -573,7 +573,7 @@ def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
                 await asyncio.sleep(60)
                 await relay.wake()
             await asyncio.sleep(60)
-            if broken == "seen":  # the disk's trouble is none of who calls us: all else was seen to
+            if broken == "seen":  # the disk's trouble: all else was seen to
                 assert kept.reach is Reach.SERVED
                 assert set(kept.failures) == {"keep"}
             if broken == "probe":  # a server that serves is not given up
