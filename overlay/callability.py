@@ -27,7 +27,7 @@ from hipctl import (
 from hipctl.sansio import Driver
 from overlay import keeper, reachable
 from overlay.advice import Advice
-from overlay.hiding import MOST_FRIENDS, Hiding, Sight, befriended
+from overlay.hiding import MOST_FRIENDS, Hiding, Sight, befriended, in_turn
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
 from overlay.knocking import Knocked
 from overlay.lastseen import LastSeen
@@ -223,9 +223,9 @@ class Callability:
         return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
 
     def _met(self) -> list[Hit]:
-        """Everybody in our overlays of whom we know, the latest first."""
-        met = (hit for home in self._homes for hit in home.node.engine.met())
-        return [hit for hit in dict.fromkeys(met) if hit not in self._host.hits]
+        """Everybody in our overlays of whom we know, the latest of each overlay first."""
+        met = in_turn([home.node.engine.met() for home in self._homes])
+        return [hit for hit in met if hit not in self._host.hits]
 
     def _are_many(self) -> bool:
         """Whether our overlays have more others than we can befriend, as far as we have seen."""

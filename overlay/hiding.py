@@ -1,7 +1,8 @@
 """Whether strangers learn our address, and what takes its place: servers, friends. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 from hipctl import Hit
@@ -122,6 +123,16 @@ class Hiding:
         return (RENDEZVOUS_SERVERS, RELAYS) if self._visible else (RELAYS,)
 
 
+def in_turn(met: Iterable[Iterable[Hit]]) -> list[Hit]:
+    """Those whom we met in each overlay, from each in turn: a large one leaves a small its share.
+
+    Args:
+        met: by overlay, in whatever order counts there.
+    """
+    turns = (hit for turn in zip_longest(*met) for hit in turn if hit is not None)
+    return list(dict.fromkeys(turns))
+
+
 def befriended(met: Sequence[Hit], *, many: bool, served: bool) -> tuple[Hit, ...]:
     """With whom a way is kept open by ourselves, for whom strangers don't reach.
 
@@ -129,7 +140,7 @@ def befriended(met: Sequence[Hit], *, many: bool, served: bool) -> tuple[Hit, ..
     larger one it is those whom we heard last, as long as no server makes us callable.
 
     Args:
-        met: everybody of whom we know, the latest first.
+        met: everybody of whom we know, see ``in_turn``, the latest first.
         many: there were more than could all be befriended.
         served: servers make us callable.
     """

@@ -14,6 +14,7 @@ from overlay.hiding import (
     Hiding,
     Sight,
     befriended,
+    in_turn,
 )
 from overlay.servers import RELAYS, RENDEZVOUS_SERVERS
 
@@ -144,3 +145,14 @@ def test_a_served_hider_among_many_is_hidden_whatever_was_before(
         assert not (hidden and one.told)
         if served and not few:
             assert hidden
+
+
+@given(st.lists(st.lists(st.sampled_from(HITS), unique=True), max_size=3))
+def test_each_overlay_has_its_share_of_friends(met: list[list[Hit]]) -> None:
+    one_by_one = in_turn(met)
+    assert sorted(one_by_one) == sorted({hit for each in met for hit in each})
+    for each in met:
+        first = [one_by_one.index(hit) for hit in each[: MOST_FRIENDS // max(len(met), 1)]]
+        assert all(place < MOST_FRIENDS for place in first)
+    if len(met) == 1:
+        assert one_by_one == met[0]
