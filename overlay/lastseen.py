@@ -43,7 +43,8 @@ class LastSeen:
             if not contact or contact == self._kept.get(hit):
                 continue
             for home in self._homes:
-                home.node.store.remember(_place(home), hit, contact, self._wall())
+                if hit in home.node.engine.met():  # no overlay's rows tell of another's members
+                    home.node.store.remember(_place(home), hit, contact, self._wall())
             self._note(hit, contact)
 
     def _note(self, hit: Hit, contact: bytes) -> None:
