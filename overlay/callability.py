@@ -213,8 +213,8 @@ class Callability:
             self._failed("keep", error)
         friends = self._whom_to_befriend()
         if friends != self._friends:
-            self._friends = friends
             self._host.befriend(friends, local=self._local)
+            self._friends = friends
 
     def _whom_to_befriend(self) -> tuple[Hit, ...]:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""

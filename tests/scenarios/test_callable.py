@@ -1,7 +1,7 @@
 """Peers that can always be called: servers are found and kept, and where none are, it is said."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
@@ -539,6 +539,34 @@ def test_idle_peers_behind_nats_send_little() -> None:
         sent = [entry for entry in town.net.log[since:] if entry[1] == home.hit]
         # two servers' probes are 12 a minute; the overlay's own upkeep beside them
         assert len(sent) / 10 <= 12 + 12
+
+    scenario(main)
+
+
+def test_friends_whom_the_host_did_not_take_are_named_to_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(town: Town) -> None:
+        relay = town.relay()
+        (home,) = town.homes(1, visible=True)
+        named: list[Hit] = []
+        befriend = home.host.befriend
+
+        def takes(peers: Sequence[Hit], *, local: Hit | None = None) -> None:
+            befriend(peers, local=local)
+            named.extend(peers)
+
+        def breaks(_peers: Sequence[Hit], *, local: Hit | None = None) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(home.host, "befriend", breaks)
+        await town.wake(relay)
+        await town.wake(home)
+        await asyncio.sleep(60)
+        assert home.callability.failures["look"]
+        monkeypatch.setattr(home.host, "befriend", takes)
+        await asyncio.sleep(60)
+        assert relay.hit in named
 
     scenario(main)
 
