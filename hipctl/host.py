@@ -56,6 +56,7 @@ from hipctl.interface import (
 )
 from hipctl.interfaces import Interfaces, OnChange
 from hipctl.keylog import KeyLogFile
+from hipctl.locators import announceable
 from hipctl.portmap import OnChange as OnMapped
 from hipctl.portmap import PortMapper
 from hipctl.ports import ANYWHERE, Ports
@@ -237,7 +238,9 @@ class LocalHost:
     def last_seen(self, peer: Hit) -> bytes:
         """See ``interface.Host``."""
         address = self.engine.last_seen(peer)
-        return contacts.compose([address], ()) if address is not None else b""
+        if address is None or not announceable(address[0]):  # no contact says on which link
+            return b""
+        return contacts.compose([address], ())
 
     def recall(self, peer: Hit, contact: bytes) -> None:
         """See ``interface.Host``."""

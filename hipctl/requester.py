@@ -363,7 +363,7 @@ class Requester:
         after = max((ends - now) * share, REFRESH_LEAST)
         if wish.reflexive is None or wish.reflexive not in self.locators:
             after = min(after, BEHIND_NAT)
-        if wish.reflexive != wish.told:  # whether it still says so
+        if wish.reflexive != wish.told and now < wish.moves.until:  # whether it still says so
             after = min(after, max(wish.moves.until - now, REFRESH_LEAST))
         wish.due = now + after
 

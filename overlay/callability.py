@@ -28,7 +28,7 @@ from hipctl import (
 from hipctl.sansio import Driver
 from overlay import keeper, reachable
 from overlay.advice import Advice
-from overlay.hiding import MOST_FRIENDS, Hiding, Sight, befriended
+from overlay.hiding import MOST_FRIENDS, Hiding, Sight, befriended, in_turn
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
 from overlay.knocking import Knocked
 from overlay.lastseen import LastSeen
@@ -151,8 +151,13 @@ class Callability:
 
     @property
     def hidden(self) -> bool:
-        """Whether strangers don't learn our address now."""
+        """Whether what we publish doesn't name our address now."""
         return self._hidden
+
+    @property
+    def told(self) -> bool:
+        """Whether whoever begins an association with us may learn our address now."""
+        return self._hiding.told
 
     def why(self) -> list[Advice]:
         """What is missing where nobody can call us; empty where somebody can."""
@@ -207,24 +212,27 @@ class Callability:
             if server.retry > now and self._heard(server.hit) > server.failed:
                 self._feed(partial(self.keeper.on_seen, server.hit))
         self._settle()
-        self._last_seen.keep(self._met()[:MOST_FRIENDS])
+        try:
+            self._last_seen.keep(self._met()[:MOST_FRIENDS])
+        except Exception as error:  # as in ``_on_keeper``
+            self._failed("keep", error)
         friends = self._whom_to_befriend()
         if friends != self._friends:
-            self._friends = friends
             self._host.befriend(friends, local=self._local)
+            self._friends = friends
 
     def _whom_to_befriend(self) -> tuple[Hit, ...]:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""
-        if self.reachable.proven or self._hidden:
+        if self.reachable.proven or not self._hiding.told:
             return ()
         if self.secluded:
             return self._friends
         return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
 
     def _met(self) -> list[Hit]:
-        """Everybody in our overlays of whom we know, the latest first."""
-        met = (hit for home in self._homes for hit in home.node.engine.met())
-        return [hit for hit in dict.fromkeys(met) if hit not in self._host.hits]
+        """Everybody in our overlays of whom we know, the latest of each overlay first."""
+        met = in_turn([home.node.engine.met() for home in self._homes])
+        return [hit for hit in met if hit not in self._host.hits]
 
     def _are_many(self) -> bool:
         """Whether our overlays have more others than we can befriend, as far as we have seen."""

@@ -134,12 +134,14 @@ class ContactBook:
         """Change what the file holds now, and nobody else meanwhile; then write it.
 
         Raises:
-            ConfigError: it cannot be written.
+            ConfigError: it cannot be written, or read: what somebody mistyped there is not lost.
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(self._path):
                 self.reload()
+                if self.problem is not None:
+                    raise ConfigError(self.problem)
                 yield
                 self._write()
         except OSError as error:

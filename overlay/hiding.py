@@ -1,7 +1,8 @@
 """Whether strangers learn our address, and what takes its place: servers, friends. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 from hipctl import Hit
@@ -42,6 +43,8 @@ class Hiding:
 
     Attributes:
         since: when we came here, monotonic seconds.
+        told: whoever begins with us may learn our address, too: we don't hide, and not only for
+            the moment in which servers have not been found yet.
 
     Args:
         visible: whether strangers may see our address: rendezvous servers will do.
@@ -51,6 +54,7 @@ class Hiding:
     def __init__(self, *, visible: bool, hides: bool) -> None:
         self._visible, self._hides = visible, hides
         self.since = 0.0
+        self.told = not hides
         self._asked = False  # somebody was asked for servers since
         self._hid_at: float | None = None  # when servers last made us callable while we hide
         self._silent_at = 0.0  # when we last seemed to be cut off from everybody
@@ -81,10 +85,11 @@ class Hiding:
         """
         if not self._hides:
             return False
+        self.told = self._are_unsteady(sight, now)
         if self._must_hide(sight, now):
-            return not self._are_unsteady(sight, now)
+            return not self.told
         if now >= max(self.since, self._hid_at or self.since) + HIDING:
-            self._lacked_at = now
+            self._lacked_at, self.told = now, True
         return False
 
     def secluded(self, sight: Sight, now: float, *, hidden: bool) -> bool:
@@ -143,6 +148,16 @@ class Hiding:
         return (RENDEZVOUS_SERVERS, RELAYS) if self._visible else (RELAYS,)
 
 
+def in_turn(met: Iterable[Iterable[Hit]]) -> list[Hit]:
+    """Those whom we met in each overlay, from each in turn: a large one leaves a small its share.
+
+    Args:
+        met: by overlay, in whatever order counts there.
+    """
+    turns = (hit for turn in zip_longest(*met) for hit in turn if hit is not None)
+    return list(dict.fromkeys(turns))
+
+
 def befriended(met: Sequence[Hit], *, many: bool, served: bool) -> tuple[Hit, ...]:
     """With whom a way is kept open by ourselves, for whom strangers don't reach.
 
@@ -150,7 +165,7 @@ def befriended(met: Sequence[Hit], *, many: bool, served: bool) -> tuple[Hit, ..
     larger one it is those whom we heard last, as long as no server makes us callable.
 
     Args:
-        met: everybody of whom we know, the latest first.
+        met: everybody of whom we know, see ``in_turn``, the latest first.
         many: there were more than could all be befriended.
         served: servers make us callable.
     """

@@ -5,11 +5,13 @@ told us more. A program that starts anew would know nothing of that.
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from hipctl import Hit, Host
 from overlay.scout import Home
+from overlay.store import MAX_CONTACTS
 
 _LABEL: Final = b"last seen"  # these contacts lie in the store beside those that are published
 
@@ -25,13 +27,13 @@ class LastSeen:
 
     def __init__(self, host: Host, homes: Sequence[Home], wall: Callable[[], float]) -> None:
         self._host, self._homes, self._wall = host, homes, wall
-        self._kept: dict[Hit, bytes] = {}
+        self._kept: OrderedDict[Hit, bytes] = OrderedDict()  # the latest last
 
     def recall(self) -> None:
         """Let the host know what an earlier start has kept."""
         for home in self._homes:
-            for hit, contact in home.node.store.contacts(_place(home)):
-                self._kept[hit] = contact
+            for hit, contact in reversed(home.node.store.contacts(_place(home))):
+                self._note(hit, contact)
                 self._host.recall(hit, contact)
 
     def keep(self, peers: Iterable[Hit]) -> None:
@@ -40,9 +42,16 @@ class LastSeen:
             contact = self._host.last_seen(hit)
             if not contact or contact == self._kept.get(hit):
                 continue
-            self._kept[hit] = contact
             for home in self._homes:
-                home.node.store.remember(_place(home), hit, contact, self._wall())
+                if hit in home.node.engine.met():  # no overlay's rows tell of another's members
+                    home.node.store.remember(_place(home), hit, contact, self._wall())
+            self._note(hit, contact)
+
+    def _note(self, hit: Hit, contact: bytes) -> None:
+        self._kept[hit] = contact
+        self._kept.move_to_end(hit)
+        if len(self._kept) > MAX_CONTACTS:
+            self._kept.popitem(last=False)
 
 
 def _place(home: Home) -> bytes:

@@ -237,8 +237,7 @@ class LocalPeer:
         call or ask ourselves learns them anyway.
         """
         kept = self._callable.get(local)
-        told = kept is not None and not (kept.hidden or kept.secluded)
-        if self._profile.host.visible or told:
+        if self._profile.host.visible or (kept is not None and kept.told):
             return True  # what is published tells it, too
         for member in self._memberships.values():
             data = shown_for(overlay_tag(member.joined.info.id), shown)

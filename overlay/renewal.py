@@ -52,9 +52,7 @@ class Renewal:
         self._seen: dict[str, _Stamp] = {}
 
     async def __aenter__(self) -> Self:
-        """Begin to look; what is there now was read already."""
-        for domain, member in self._members.items():
-            self._seen[domain] = _stamp(member.joined.table.account)
+        """Begin to look: first at all, for the start has taken a while since they were read."""
         self._task = asyncio.create_task(self._look_on(), name="renewal")
         return self
 
@@ -67,7 +65,7 @@ class Renewal:
             await asyncio.sleep(LOOK)
             for domain, member in list(self._members.items()):
                 stamp = _stamp(member.joined.table.account)
-                if stamp is None or stamp == self._seen[domain]:
+                if stamp is None or stamp == self._seen.get(domain):
                     continue
                 self._seen[domain] = stamp
                 try:

@@ -20,6 +20,7 @@ PATIENCE: Final = 0.5  # seconds that a search may go on when the registrations 
 FRESH: Final = 60.0  # seconds for which what was found is not looked for again
 MAX_NAMES: Final = 512  # that are remembered
 MAX_SEARCHES: Final = 128  # at a time
+MAX_VOIDS: Final = 256  # of one name: as many as one search finds; its owner may make ever more
 
 
 class _Void(NamedTuple):
@@ -40,9 +41,11 @@ class Revocations:
         self._node = node
         self._known: dict[str, tuple[tuple[_Void, ...], float]] = {}
         self._searches: dict[str, asyncio.Task[None]] = {}
+        self._open = True
 
     async def close(self) -> None:
         """Search no more."""
+        self._open = False
         searches = list(self._searches.values())
         for search in searches:
             search.cancel()
@@ -52,7 +55,8 @@ class Revocations:
         """Begin to look for what is revoked of a canonical AoR, unless that is known."""
         known = self._known.get(aor)
         fresh = known is not None and known[1] > self._node.now()
-        if not fresh and aor not in self._searches and len(self._searches) < MAX_SEARCHES:
+        room = self._open and len(self._searches) < MAX_SEARCHES
+        if room and not fresh and aor not in self._searches:
             self._searches[aor] = asyncio.create_task(self._search(aor), name="revocations")
 
     async def settle(self, aor: str) -> None:
@@ -90,7 +94,8 @@ class Revocations:
         still = [void for void in before if void.says.end > wall]  # none is ever taken back
         if len(self._known) >= MAX_NAMES:
             del self._known[next(iter(self._known))]
-        self._known[aor] = (tuple(dict.fromkeys((*found, *still))), self._node.now() + FRESH)
+        voids = tuple(dict.fromkeys((*found, *still)))[:MAX_VOIDS]
+        self._known[aor] = (voids, self._node.now() + FRESH)
 
     def _read(self, records: Iterable[Record], aor: str) -> Iterable[_Void]:
         for record in records:

@@ -3,8 +3,10 @@
 import base64
 import binascii
 import contextlib
+import errno
 import fcntl
 import os
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any, Final
 from overlay.constants import TEXT_FILE_LIMIT
 from overlay.errors import CredentialsRefused
 
+LOCK_SECONDS: Final = 10.0  # for which a folder may be locked by others
+LOCK_LOOK: Final = 0.02  # seconds between two tries
+_NO_LOCKS: Final = frozenset((errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP))
 MAX_DOTS: Final = 256  # in a line: tomllib takes quadratic time for a dotted key
 
 
@@ -102,20 +107,38 @@ def replace_text(path: Path, text: str, mode: int) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Let nobody else change a file between our reading and writing it; waits for who does.
 
-    The lock is on the folder, for the file itself is replaced; it ends with its process.
+    The lock is on the folder, for the file itself is replaced; it ends with its process. Some
+    file systems lock no folder (NFS): better a file that two change at once than one that nobody
+    can change.
 
     Args:
         path: the file, in a folder that exists.
 
     Raises:
-        OSError: there is no such folder, or it can't be locked.
+        OSError: there is no such folder, or somebody has it locked for longer than any change
+            takes: whoever may read a folder can.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        _lock(folder)
         yield
     finally:
         os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise TimeoutError(errno.ETIMEDOUT, "another program locks its folder") from None
+            time.sleep(LOCK_LOOK)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
 
 
 def from_base64(text: object) -> bytes:

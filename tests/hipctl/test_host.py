@@ -721,3 +721,18 @@ def test_a_configuration_that_cannot_work_is_refused(
 ) -> None:
     with pytest.raises(HostConfigRefused):
         LocalHost(identities, config)
+
+
+def test_where_a_peer_was_on_a_link_is_not_kept_for_another_start() -> None:
+    async def scenario(hosts: Hosts) -> None:
+        host = hosts[0]
+        assert host.last_seen(B) == b""
+        for address, kept in [
+            (("fe80::1%eth0", 10500), b""),
+            (("169.254.3.4", 10500), b""),
+            (("10.0.0.2", 10500), contact_from_addresses([("10.0.0.2", 10500)])),
+        ]:
+            host.engine._shared.remember(B, address)
+            assert host.last_seen(B) == kept
+
+    run(Net(), scenario)

@@ -151,6 +151,22 @@ def test_a_nat_that_moves_us_twice_in_a_row_is_noticed_both_times() -> None:
     assert w.moves == [10, 17]
 
 
+def test_a_server_that_says_no_more_where_it_sees_us_is_not_asked_again_and_again() -> None:
+    w = registered(HIP)
+    w.requester.locators = (HOME, ("198.51.100.1", 8))
+    w.wait(10)
+    w.answer(params.RegFrom(("198.51.100.1", 7)))
+    w.wait(1)
+    w.answer(params.RegResponse(TEN_MINUTES, (HIP,)), params.RegFrom(("198.51.100.1", 8)))
+    asked = len(w.asked)
+    for _ in range(100):
+        before = len(w.asked)
+        w.wait(1)
+        if len(w.asked) > before:
+            w.answer(params.RegResponse(TEN_MINUTES, (HIP,)))
+    assert len(w.asked) == asked + 1
+
+
 def test_who_has_slept_believes_every_server_at_once() -> None:
     w = registered(HIP)
     for number in range(60):

@@ -67,6 +67,29 @@ def test_an_action_that_breaks_does_not_stop_the_clock() -> None:
     assert simulate(main) == [1, 2, 3]
 
 
+class Broken(Countdown):
+    """Breaks before it has put its timer off."""
+
+    def on_time(self, now: float) -> list[float]:
+        self.left -= 1
+        raise ZeroDivisionError
+
+
+def test_a_machine_that_breaks_whenever_it_is_due_is_asked_again_only_now_and_then() -> None:
+    async def main() -> int:
+        machine = Broken()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, _context: None)
+        driver = Driver(machine, lambda _: None)
+        driver.feed(machine.start)
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+        driver.close()
+        return machine.left
+
+    assert -10 <= simulate(main) < 0
+
+
 def test_a_driver_performs_actions_at_their_deadlines_and_stops_when_closed() -> None:
     async def scenario(close_after: float) -> list[float]:
         performed: list[float] = []

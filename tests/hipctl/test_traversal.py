@@ -172,6 +172,26 @@ def test_who_hides_and_begins_anew_itself_hides_for_as_long_as_that_association_
     assert not [seen for seen in net.wire if {seen.source, seen.to} == between]
 
 
+def test_who_hides_and_begins_anew_heeds_no_answer_that_comes_past_its_relays() -> None:
+    net, a, b, server = met()
+    b.engine.disclose_by(lambda local, peer, shown: False)
+    b.engine.learn(a.hit, [a.address])
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 3)
+    assert b.engine._shared.direct(a.hit) == (a.address,)  # and not its relay
+    net.perform(b, b.engine.close(b.hit, a.hit, net.now))
+    net.run(net.now + 5)
+    net.wire.clear()
+    net.send(b, a.hit, UDP, b"anew")
+    net.walls = lambda source, to: to != b.address or source != server.address
+    net.run(net.now + 0.2)
+    r1 = next(seen for seen in net.sent(PacketType.R1) if seen.source == a.address)
+    net.perform(b, b.engine.on_control(r1.data, a.address, net.now))
+    net.run(net.now + 1)
+    assert b.engine.counters["R1 past our relays"] == 1
+    assert not [seen for seen in net.wire if {seen.source, seen.to} == {a.address, b.address}]
+
+
 def test_without_a_common_path_the_attempt_fails_in_words() -> None:
     net, a, b, server = met(walls=True)
     net.register(b, server, [HIP])

@@ -115,6 +115,22 @@ def test_a_file_that_goes_bad_while_we_run_keeps_the_last_good_content(tmp_path:
     assert "no TOML" in book.problem
 
 
+def test_a_file_that_goes_bad_before_it_is_changed_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "contacts.toml"
+    book = ContactBook(path)
+    book.add("mum", "sip:alice@example.org")
+    path.write_text("what somebody = was about to write")
+    for change in (
+        lambda: book.add("dad", "sip:bob@example.org"),
+        lambda: book.remove("mum"),
+        lambda: book.block("sip:carol@example.org"),
+        lambda: book.unblock("sip:carol@example.org"),
+    ):
+        with pytest.raises(ConfigError, match="no TOML"):
+            change()
+    assert path.read_text() == "what somebody = was about to write"
+
+
 def test_a_file_that_gets_out_of_reach_does_not_unblock_anybody(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     book = ContactBook(path)

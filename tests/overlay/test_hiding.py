@@ -14,6 +14,7 @@ from overlay.hiding import (
     Hiding,
     Sight,
     befriended,
+    in_turn,
 )
 from overlay.servers import RELAYS, RENDEZVOUS_SERVERS
 
@@ -48,7 +49,9 @@ def test_with_servers_the_address_is_hidden_and_when_they_go_told_after_a_while(
     one = hider()
     assert one.hidden(sight(served=True), 110.0)
     assert one.hidden(sight(), 110.0 + HIDING - 0.1)
+    assert not one.told
     assert not one.hidden(sight(), 110.0 + HIDING)
+    assert one.told
 
 
 def test_who_is_cut_off_from_many_hides_on_for_it_is_not_the_servers_that_are_gone() -> None:
@@ -66,6 +69,7 @@ def test_a_public_address_is_hidden_at_first_as_long_as_servers_may_be_found() -
     one = hider()
     assert one.hidden(sight(), 100.0 + HEAD_START - 0.1)
     assert not one.hidden(sight(public=False), 100.0)
+    assert not one.told  # nobody learns more than private addresses
     one.on_searched(one.since, somebody=True)
     assert not one.hidden(sight(), 100.0)
     assert one.hidden(sight(known=True), 100.0)
@@ -138,6 +142,7 @@ def test_a_served_hider_among_many_is_hidden_whatever_was_before(
         seen = sight(network=network, served=served, known=known, few=few)
         hidden = one.hidden(seen, now)
         assert hidden or network
+        assert not (hidden and one.told)
         if served and not few:
             assert hidden
 
@@ -172,3 +177,14 @@ def test_who_has_searched_in_vain_waits_for_no_relays() -> None:
 
 def test_who_does_not_hide_begins_directly() -> None:
     assert not hider(hides=False).secluded(sight(served=True), 101.0, hidden=False)
+
+
+@given(st.lists(st.lists(st.sampled_from(HITS), unique=True), max_size=3))
+def test_each_overlay_has_its_share_of_friends(met: list[list[Hit]]) -> None:
+    one_by_one = in_turn(met)
+    assert sorted(one_by_one) == sorted({hit for each in met for hit in each})
+    for each in met:
+        first = [one_by_one.index(hit) for hit in each[: MOST_FRIENDS // max(len(met), 1)]]
+        assert all(place < MOST_FRIENDS for place in first)
+    if len(met) == 1:
+        assert one_by_one == met[0]

@@ -99,6 +99,18 @@ async def two(home: Home) -> AsyncIterator[tuple[Profile, LocalPeer, LocalPeer]]
         yield one, alice, bob
 
 
+def test_a_certificate_that_comes_while_the_peer_starts_is_taken_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        home = Home(tmp_path, "open")
+        of = home.make("alice")
+        write(of, home.certificate(of, AOR))  # the profile was read, the peer does not run yet
+        async with home.peer(of) as alice:
+            await asyncio.sleep(LOOK + 1)
+            assert AOR in alice.aors()
+
+    simulate(main)
+
+
 @pytest.mark.parametrize("admission", ["open", "enrolled"])
 def test_a_certificate_that_comes_while_it_runs_gives_the_peer_its_name(
     tmp_path: Path, admission: Literal["open", "enrolled"]

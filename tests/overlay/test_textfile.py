@@ -1,13 +1,16 @@
 """Text files are read within limits, and written whole, to where they were meant to be."""
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
+from overlay import textfile
 from overlay.errors import CredentialsRefused
-from overlay.textfile import MAX_DOTS, parse_toml, read_text, replace_text, write_text
+from overlay.textfile import MAX_DOTS, locked, parse_toml, read_text, replace_text, write_text
 
 
 @pytest.mark.parametrize("newline", ["\u2028", "\u2029", "\x85"])
@@ -51,3 +54,29 @@ def test_what_cannot_be_written_leaves_the_old_file_and_no_draft(tmp_path: Path)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     with pytest.raises(CredentialsRefused):
         read_text(tmp_path / "a")
+
+
+def test_where_folders_cannot_be_locked_files_are_changed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_folder: int, _how: int) -> None:  # as NFS, which locks only what may be written
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path / "a"):
+        replace_text(tmp_path / "a", "text", 0o600)
+    assert (tmp_path / "a").read_text() == "text"
+
+
+def test_who_never_unlocks_a_folder_stops_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(textfile, "LOCK_SECONDS", 0.1)
+    with (  # the first is stopped, say; or is anybody, in a folder like /tmp
+        locked(tmp_path / "a"),
+        pytest.raises(OSError, match="locks"),
+        locked(tmp_path / "b"),
+    ):
+        pytest.fail("two at once")
+    with locked(tmp_path / "b"):
+        pass

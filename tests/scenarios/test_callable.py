@@ -1,7 +1,7 @@
 """Peers that can always be called: servers are found and kept, and where none are, it is said."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
@@ -543,7 +543,35 @@ def test_idle_peers_behind_nats_send_little() -> None:
     scenario(main)
 
 
-@pytest.mark.parametrize("broken", ["search", "ping", "register", "probe", "look"])
+def test_friends_whom_the_host_did_not_take_are_named_to_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(town: Town) -> None:
+        relay = town.relay()
+        (home,) = town.homes(1, visible=True)
+        named: list[Hit] = []
+        befriend = home.host.befriend
+
+        def takes(peers: Sequence[Hit], *, local: Hit | None = None) -> None:
+            befriend(peers, local=local)
+            named.extend(peers)
+
+        def breaks(_peers: Sequence[Hit], *, local: Hit | None = None) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(home.host, "befriend", breaks)
+        await town.wake(relay)
+        await town.wake(home)
+        await asyncio.sleep(60)
+        assert home.callability.failures["look"]
+        monkeypatch.setattr(home.host, "befriend", takes)
+        await asyncio.sleep(60)
+        assert relay.hit in named
+
+    scenario(main)
+
+
+@pytest.mark.parametrize("broken", ["search", "ping", "register", "probe", "look", "seen"])
 def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
     broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,6 +593,7 @@ def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
                 "register": (host, "register"),
                 "probe": (kept, "_passes"),
                 "look": (host, "reachability"),
+                "seen": (kept._last_seen, "keep"),
             }[broken]
             patch.setattr(*where, breaks)
             if broken != "probe":
@@ -572,6 +601,9 @@ def test_what_breaks_in_an_unforeseen_way_is_counted_and_tried_again(
                 await asyncio.sleep(60)
                 await relay.wake()
             await asyncio.sleep(60)
+            if broken == "seen":  # the disk's trouble: all else was seen to
+                assert kept.reach is Reach.SERVED
+                assert set(kept.failures) == {"keep"}
             if broken == "probe":  # a server that serves is not given up
                 assert kept.reach is Reach.SERVED
         assert 0 < kept.failures.total() < 200
