@@ -122,6 +122,7 @@ class Acceptance:
             Rejected: it is not authentic, or the credentials in it don't hold.
         """
         shared, responder = self._shared, self._responder
+        relayed = hop.relayed(packet, source)
         try:
             agreement = exchange.accept_i2(
                 self._identity,
@@ -129,7 +130,7 @@ class Acceptance:
                 vetted,
                 shared.config,
                 shared.known_hosts,
-                relayed=hop.relayed(packet, source),
+                relayed=relayed,
             )
             listed = read_locator_set(packet, agreement.keys)
             theirs = shared.desk.judge(self._pair, packet, agreement.keys)
@@ -141,7 +142,7 @@ class Acceptance:
         if here is not None and (":" in here[0]) is not (":" in source[0]):
             here = None
         path = None if isinstance(source, Relayed) else Path(here, source)
-        asked = Asked(agreement.keys, source, path, bool(theirs), fresh=True)
+        asked = Asked(agreement.keys, source, path, bool(theirs), fresh=True, relayed=relayed)
         said = shared.serving.answer(self._pair, packet, asked, now)
         spi = shared.new_spi()
         r2, shown = self._make_r2(agreement, spi, theirs, said)

@@ -247,7 +247,9 @@ def same(one: Path, other: Path) -> bool:
 def _match(local: Candidate, remote: Candidate) -> bool:
     """Whether packets could go between the two."""
     ours = local.address if local.via is not None else local.base or local.address
-    if is_ipv6(ours) is not is_ipv6(remote.address) or ours == remote.address:
+    if is_ipv6(ours) is not is_ipv6(remote.address):
+        return False
+    if ours == remote.address and local.via is None:  # one relay may lend both the same
         return False
     if is_loopback(ours[0]) is not is_loopback(remote.address[0]):
         return False

@@ -193,6 +193,7 @@ class Initiation:
         work, shared = self._need(), self._shared
         spi, work.shown = shared.new_spi(), shared.desk.show(self._pair)
         hidden, secrets = credentials.parameters(work.shown), credentials.secrets(work.shown)
+        info = None if shared.hides(self._pair) else work.offer.info  # not through a relay
         try:
             reply = exchange.make_i2(
                 self._identity,
@@ -204,7 +205,7 @@ class Initiation:
                 credentials=hidden,
                 locators=self._locators(work.offer, spi, [*hidden, *secrets]),
                 secrets=secrets,
-                more=shared.requester.request(self._pair, work.offer.info),
+                more=shared.requester.request(self._pair, info),
             )
         except Rejected:
             self._work = None

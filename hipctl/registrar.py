@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from hipctl import params
-from hipctl.actions import Address, Pair, Path, Relayed
+from hipctl.actions import Address, Pair, Path
 from hipctl.clients import Account, Client
 from hipctl.constants import REGISTRATION_LEAST, RegistrationFailure, RegistrationType
 from hipctl.contact import is_public
@@ -43,6 +43,7 @@ class Asked:
         shown: it has shown credentials that our policy accepts.
         bad: why the credentials in this packet don't count, if it has some that don't.
         fresh: the request came in I2: what was granted before is gone unless it is asked again.
+        relayed: it came through a control relay: we'd forward to where that one forwards.
     """
 
     keys: Keys
@@ -51,6 +52,7 @@ class Asked:
     shown: bool = False
     bad: RegistrationFailure | None = None
     fresh: bool = False
+    relayed: bool = False
 
 
 class Opener(Protocol):
@@ -218,7 +220,7 @@ class Registrar:
         offer = self._offers.get(kind)
         if offer is None and discovery and RELAYS & self._offers.keys():
             return None
-        if offer is None or isinstance(asked.source, Relayed):  # we'd forward to a relay
+        if offer is None or asked.relayed:
             return RegistrationFailure.TYPE_UNAVAILABLE
         if kind in EXCLUSIVE and self._chosen.get(pair) != kind:
             return RegistrationFailure.RENDEZVOUS_WITH_CONTROL_RELAY

@@ -9,7 +9,7 @@ beside these parameters nothing is added, and a NOTIFY is no longer than what it
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from hipctl import hop, params, signed
 from hipctl.actions import Action, Address, Path, Transmit
@@ -167,7 +167,7 @@ class Relay:
         Each I1 makes the client compute; what follows a base exchange comes at the pace of calls.
         """
         limiter = self._i1s if packet.type is PacketType.I1 else self._networks
-        if not self._data.lent(source) and not limiter.allow(network(source[0]), now):
+        if not limiter.allow(network(source[0]), now):
             account.dropped += 1
             raise Rejected("relayed packets of one network")
         if not self._strangers.allow(f"{packet.type is PacketType.I1}{client.hit.hex()}", now):
@@ -189,9 +189,9 @@ class Relay:
         kind = _HIP if _HIP in client.accounts else _ESP
         account = client.accounts[kind]
         target = packet.need(params.RelayTo)
-        other = self._registrar.client(packet.receiver, _HIP)
-        across = other if target.address in self.ours and other is not client else None
-        fits = across is not None or self.may_send(client, target.address, now)
+        across = self._other(packet.receiver, client, target.address)
+        inside = target.address in self.ours or self._data.lent(target.address)
+        fits = across is not None if inside else self.may_send(client, target.address, now)
         if target.protocol != 17 or not fits:
             account.dropped += 1
             return self._refuse(packet, client, NotifyType.MESSAGE_NOT_RELAYED, path, now)
@@ -199,21 +199,31 @@ class Relay:
             why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER  # RFC 9028 §4.5
             return self._refuse(packet, client, why, path, now)
         if across is not None:
-            return self._across(packet, path, across, target.address, now)
+            return self._across(packet, path, across, now)
         data = packet.changed(without=_MAC)
         source = self._leaves_from(packet, client, target.address, kind, now)
         return self._send(data, account, Path(source, target.address), now)
 
-    def _across(
-        self, packet: Packet, path: Path, other: Client, here: Address, now: float
-    ) -> list[Action]:
+    def _other(self, hit: Hit, client: Client, to: Address) -> "_Across | None":
+        """Another client of ours, if an address of ours leads to it, with no router's help."""
+        if to in self.ours:
+            found = _Across(self._registrar.client(hit, _HIP), _HIP, to)
+        elif client.relayed is not None:
+            found = _Across(self._data.owner(to, hit), _ESP, client.relayed)
+        else:
+            return None
+        return found if found.client is not None and found.client is not client else None
+
+    def _across(self, packet: Packet, path: Path, to: "_Across", now: float) -> list[Action]:
         """From one client of ours to another, who sees us: the first may hide where it is."""
-        if other.path is None:
+        other = to.client
+        if other is None or other.path is None:
             raise Rejected("relay client nowhere")
-        self._limit(packet, other, path.to, other.accounts[_HIP], now)
-        changed = packet.changed([params.RelayFrom(here)], _HOP)
+        account = other.accounts[to.kind]
+        self._limit(packet, other, path.to, account, now)
+        changed = packet.changed([params.RelayFrom(to.seen)], _HOP)
         data = _fitting(lambda: hop.extend(changed, (), params.RelayHmac, other.keys))
-        return self._send(data, other.accounts[_HIP], other.path, now)
+        return self._send(data, account, other.path, now)
 
     def _leaves_from(
         self, packet: Packet, client: Client, to: Address, kind: RegistrationType, now: float
@@ -238,7 +248,7 @@ class Relay:
         if not port or not one_host(ip) or to in self.ours:
             return False
         if self._data.lent(to):  # both may hide: neither hears the other but there
-            return client.relayed is not None and to != client.relayed
+            return client.relayed is not None and (to != client.relayed or to == self._data.shared)
         known = self._seen.get(client.hit, _NOBODY).get(to)
         if known is not None and now - known[0] < SEEN_SECONDS:
             return True
@@ -273,6 +283,14 @@ class Relay:
         if len(notify) > len(packet.raw):
             return []
         return [Transmit(notify, path.to, path.source)]
+
+
+class _Across(NamedTuple):
+    """A client of ours, whose account pays, and the address at which it sees another one."""
+
+    client: Client | None
+    kind: RegistrationType
+    seen: Address
 
 
 def _fitting(make: Callable[[], bytes]) -> bytes:

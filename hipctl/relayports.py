@@ -257,6 +257,14 @@ class RelayPorts:
         except OSError:  # no room, or news of what was sent before
             self._without(flow, data)
 
+    def _hand_over(self, flow: Flow) -> Send | None:
+        """What passes on from one relayed address to another, without any router's help."""
+        source = flow.source
+        if source is None or source not in self._opened or flow.to not in self._opened:
+            return None
+        take = self._down_at(_Door(flow.to))
+        return lambda data, to: take(data, source)
+
     def _without(self, flow: Flow, data: bytes) -> None:
         """Send through the port itself."""
         (flow.send or self._resolve(flow))(data, flow.to)
@@ -271,8 +279,9 @@ class RelayPorts:
 
     def _resolve(self, flow: Flow) -> Send:
         """A flow has begun, or its client has moved."""
-        flow.send = self.sender(flow.source) or self._find(flow.source, flow.to)
-        flow.push = self._connect(flow)
+        over = self._hand_over(flow)
+        flow.send = over or self.sender(flow.source) or self._find(flow.source, flow.to)
+        flow.push = None if over is not None else self._connect(flow)
         return flow.send
 
     # -- connected sockets ---------------------------------------------------------------------
@@ -366,5 +375,5 @@ class _Door:
 
     __slots__ = ("address",)
 
-    def __init__(self) -> None:
-        self.address: Address = _NOWHERE
+    def __init__(self, address: Address = _NOWHERE) -> None:
+        self.address = address

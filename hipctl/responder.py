@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hipctl import hop, params, puzzle
-from hipctl.actions import Address
+from hipctl.actions import Address, Relayed
 from hipctl.constants import (
     HOP_LENGTH,
     UNFRAGMENTED_MAX,
@@ -143,7 +143,8 @@ class Responder:
         groups = self._config.groups
         group = next((mine for mine in groups if mine in offered), groups[0])
         relayed = hop.relayed(packet, source)
-        info = None if relayed else self.info()  # nobody registers with us through a relay
+        # nobody registers with us through a relay; who hides behind its own sees that it could
+        info = None if isinstance(source, Relayed) else self.info()
         r1 = generation.r1s.get((group, k, relayed, info, lan))
         if r1 is None:
             r1 = self._make_r1(generation, group, k, info, relayed=relayed, lan=lan)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
-from hipctl import params, signed
+from hipctl import hop, params, signed
 from hipctl.actions import Action, Address, Pair, Path, Relayed, Transmit
 from hipctl.checks import Ask
 from hipctl.constants import (
@@ -354,7 +354,8 @@ class Upkeep:
         path = self._paths.path()
         proven = not self._sas.outbound.sa.metered and not isinstance(path.to, Relayed)
         shown = bool(shared.desk.theirs.get(pair))
-        asked = Asked(self._keys, source, path if proven else None, shown, bad)
+        relayed = hop.relayed(packet, source)
+        asked = Asked(self._keys, source, path if proven else None, shown, bad, relayed=relayed)
         self._answered = update_id, shared.serving.answer(pair, packet, asked, now)
         if shared.serving.permit(pair, packet, now):
             return []

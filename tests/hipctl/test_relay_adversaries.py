@@ -59,9 +59,15 @@ class World:
         self.net._control(self.server, data, source, to or self.server.address)
         return self.net.wire[before:]
 
-    def from_client(self, to: Address, kind: int = PacketType.UPDATE, more: object = ()) -> bytes:
+    def from_client(
+        self,
+        to: Address,
+        kind: int = PacketType.UPDATE,
+        more: object = (),
+        receiver: Hit = OTHERS,
+    ) -> bytes:
         """What the client's relay is to send there."""
-        packet = build(kind, self.client.hit, OTHERS, more or [params.Seq(1)])  # type: ignore[arg-type]
+        packet = build(kind, self.client.hit, receiver, more or [params.Seq(1)])  # type: ignore[arg-type]
         return hop.through(packet, Relayed(to, self.server.address), self.keys)
 
     def relayed(self) -> Address:
@@ -295,6 +301,79 @@ def test_a_client_cannot_have_the_server_send_to_itself() -> None:
         (w.server.address[0], 22),
     ):
         assert [s for s in w.inject(w.from_client(to), w.client.address) if s.to == to] == []
+
+
+def two_clients(*, shared: bool) -> tuple[World, World]:
+    """Two clients of one server, each with a relayed address, which may be the same."""
+    net = ServerNet()
+    server = net.serve(RELAYS, shared=shared)
+    one, other = net.add(), net.add()
+    for client in (one, other):
+        net.register(client, server, [HIP, ESP])
+    net.wire.clear()
+    return World(net, server, one, other), World(net, server, other, one)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_client_reaches_another_at_its_relayed_address_and_nobody_else_there(
+    shared: bool,
+) -> None:
+    one, other = two_clients(shared=shared)
+    assert (one.relayed() == other.relayed()) is shared
+    packet = one.from_client(other.relayed(), receiver=other.client.hit)
+    (seen,) = one.inject(packet, one.client.address)
+    assert seen.to == other.client.address
+    assert len(seen.data) <= len(packet)
+    assert Packet(seen.data).need(params.RelayFrom).address == one.relayed()
+    for hit in (OTHERS, one.client.hit, one.server.hit):
+        answers = one.inject(one.from_client(other.relayed(), receiver=hit), one.client.address)
+        assert all(answer.to == one.client.address for answer in answers)
+    back = one.inject(one.from_client(one.relayed()), one.client.address)
+    assert all(answer.to == one.client.address for answer in back)
+
+
+def test_who_was_lent_no_address_reaches_no_relayed_one() -> None:
+    net = ServerNet()
+    server = net.serve(RELAYS)
+    one, other = net.add(), net.add()
+    net.register(one, server, [HIP])
+    net.register(other, server, [HIP, ESP])
+    w, there = World(net, server, one, other), World(net, server, other, one)
+    packet = w.from_client(there.relayed(), receiver=other.hit)
+    assert all(seen.to == one.address for seen in w.inject(packet, one.address))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_from_one_client_to_another_there_are_limits_as_for_strangers(shared: bool) -> None:
+    one, other = two_clients(shared=shared)
+    config = one.server.engine._shared.config
+    for kind, most in (
+        (PacketType.I1, config.relayed_i1_burst),
+        (PacketType.UPDATE, config.to_client_burst),
+    ):
+        packet = one.from_client(other.relayed(), kind, receiver=other.client.hit)
+        passed = [one.inject(packet, one.client.address) for _ in range(4 * int(most))]
+        assert 0 < sum(len(seen) for seen in passed) <= most
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_two_clients_permit_each_other_passes_once(shared: bool) -> None:
+    one, other = two_clients(shared=shared)
+    data, now = one.server.engine.serving.data, one.net.now
+    for w, there, spi_out, spi_in in ((one, other, 5001, 5002), (other, one, 5002, 5001)):
+        client = w.server.engine.serving.registrar.of((w.server.hit, w.client.hit))
+        assert client is not None
+        asked = params.PeerPermission(w.relayed(), there.relayed(), spi_out, spi_in)
+        assert w.server.engine.serving.relay.may_send(client, asked.peer, now)
+        data.permit(client, asked, now)
+    one.net.bytes.clear()
+    for w, spi in ((one, 5001), (other, 5002)):
+        sealed = spi.to_bytes(4, "big") + bytes(60)
+        w.net._open(w.server, sealed, w.client.address, w.server.address)
+    one.net.run(now + 0.5)
+    server = one.server.address
+    arrived = {to: size for (source, to), size in one.net.bytes.items() if source == server}
+    assert arrived == {one.client.address: 64, other.client.address: 64}
 
 
 def test_a_public_client_reaches_private_addresses_only_if_they_have_asked_for_it() -> None:

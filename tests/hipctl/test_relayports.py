@@ -97,12 +97,12 @@ class Place:
     def _find(self, source: Address | None, to: Address) -> Callable[[bytes, Address], None]:
         return self.main.send6 if ":" in to[0] else self.main.send4
 
-    async def open(self, peers: int = 1) -> None:
+    async def open(self, peers: int = 1, clients: int = 1) -> None:
         loop = asyncio.get_running_loop()
         await self.main.open([(self.ip, 0)])
         self.at = self.main.addresses[0]
         self.relay.start(loop.time, lambda step: None, lambda: (self.ip, False))
-        self.engine.serving.offer({ESP: Offer(clients=1)}, (), loop.time())
+        self.engine.serving.offer({ESP: Offer(clients=clients)}, (), loop.time())
         self.relay.tend()
         await until(lambda: self.data.free)
         hit = Hit(b"\x20\x01\x00\x22" + bytes(11) + b"\x01")
@@ -152,11 +152,12 @@ def run(
     ip: str = "127.0.0.1",
     loop: Any = uvloop.new_event_loop,
     peers: int = 1,
+    clients: int = 1,
 ) -> None:
     async def main() -> None:
         place = Place(ip)
         try:
-            await place.open(peers)
+            await place.open(peers, clients)
             await asyncio.wait_for(scenario(place), 20)
         finally:
             await place.close()
@@ -455,3 +456,43 @@ def test_a_client_that_speaks_with_another_address_of_ours_hears_us_from_there()
         assert heard == [(esp(DOWN, n), other.address) for n in range(3)]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_between_two_clients_nothing_leaves_the_relay_on_its_way(shared: bool) -> None:
+    """A router that maps its port need not let back what it sends to there."""
+    mapped: Address = ("203.0.113.7", 4_000)  # nobody is there
+
+    async def scenario(place: Place) -> None:
+        second = udp(place.ip)
+        hit = Hit(b"\x20\x01\x00\x22" + bytes(11) + b"\x02")
+        other = Client((IDENTITY.hit, hit), KEYS, Path(None, where(second)))
+        other.accounts[ESP] = Account(Allowance(0, 0, 0.0), Allowance(0, 0, 0.0))
+        if shared:
+            place.data.close(place.client)
+            place.data.share(mapped)
+            place.relay._opened[mapped] = place.relay._opened[place.relayed]
+            place.client.relayed = place.data.open(place.client)
+        else:
+            await until(lambda: place.data.free)
+        other.relayed = place.data.open(other)
+        assert other.relayed is not None
+        now = asyncio.get_running_loop().time()
+        for client, there, spi_out, spi_in in (
+            (place.client, other, UP, DOWN),
+            (other, place.client, DOWN, UP),
+        ):
+            assert client.relayed is not None
+            assert there.relayed is not None
+            asked = params.PeerPermission(client.relayed, there.relayed, spi_out, spi_in)
+            place.data.permit(client, asked, now)
+        for n in range(50):
+            place.home.sendto(esp(UP, n), place.at)
+            second.sendto(esp(DOWN, n), place.at)
+        assert await hears(second, 50) == [esp(UP, n) for n in range(50)]
+        assert await hears(place.home, 50) == [esp(DOWN, n) for n in range(50)]
+        assert not place.others
+        assert place.connected == 2, "one for each client"
+        second.close()
+
+    run(scenario, peers=0, clients=2)

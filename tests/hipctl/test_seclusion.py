@@ -1,5 +1,7 @@
 """Who hides also from those with whom it begins, and what becomes of that."""
 
+import pytest
+
 from hipctl.constants import PacketType
 from sim.engines import UDP, Peer, both_ways
 from sim.servers import ESP, HIP, RELAYS, ServerNet, address
@@ -11,11 +13,11 @@ def between(net: ServerNet, one: Peer, other: Peer) -> list[object]:
     return [seen for seen in net.wire if {seen.source, seen.to} == places]
 
 
-def secluded() -> tuple[ServerNet, Peer, Peer, Peer]:
+def secluded(*, shared: bool = False) -> tuple[ServerNet, Peer, Peer, Peer]:
     """Somebody, whoever hides from it, and the relay of the latter."""
     net = ServerNet()
     a, b = net.add(name="45.0.1.1"), net.add(name="45.0.2.1")
-    server = net.serve(RELAYS, name="45.0.3.1")
+    server = net.serve(RELAYS, name="45.0.3.1", shared=shared)
     for peer in (a, b):
         peer.engine.set_hosts([peer.address])
     b.engine.disclose_by(lambda local, peer, shown: False)
@@ -65,14 +67,19 @@ def test_who_is_secluded_waits_for_a_relay_or_for_its_end() -> None:
     assert address(a, b) == b.address
 
 
-def test_two_who_hide_at_one_relay_reach_each_other_there() -> None:
-    net, a, b, server = secluded()
+@pytest.mark.parametrize("shared", [False, True])
+def test_two_who_hide_at_one_relay_reach_each_other_there(shared: bool) -> None:
+    net, a, b, server = secluded(shared=shared)
+    if shared:  # a router that maps the port need not let back what we send there ourselves
+        net.walls = lambda source, to: source[0] != server.address[0] or to[0] != source[0]
     net.register(a, server, [HIP, ESP])
     a.engine.disclose_by(lambda local, peer, shown: False)
     net.perform(a, a.engine.seclude(a.hit, [server.hit], net.now))
     b.engine.learn(a.hit, [], [server.address])
     net.send(b, a.hit, UDP, b"first")
     net.run(net.now + 3)
+    both_ways(net, a, b)
+    net.run(net.now + 600)
     both_ways(net, a, b)
     assert not between(net, a, b)
 
@@ -109,3 +116,31 @@ def test_an_answer_that_comes_past_our_relays_is_none() -> None:
     net.run(net.now + 1)
     assert b.engine.counters["R1 past our relays"] == 1
     assert not between(net, a, b)
+
+
+def test_who_is_secluded_sees_what_a_server_offers_and_registers_past_its_relay_only() -> None:
+    net, a, b, server = secluded()
+    net.offer(a, RELAYS)
+    b.engine.requester.register((b.hit, a.hit), [HIP], net.now)
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 30)
+    assert not between(net, a, b)
+    assert set(b.engine.requester.infos[b.hit, a.hit].types) >= {HIP, ESP}
+    assert {row.server for row in b.engine.requester.registrations()} == {server.hit}
+    net.perform(b, b.engine.seclude(b.hit, [server.hit, a.hit], net.now))
+    net.register(b, a, [HIP], wait=3)
+    assert {row.server for row in b.engine.requester.registrations()} == {server.hit, a.hit}
+    assert address(b, a) == a.address
+
+
+def test_nobody_is_registered_through_a_relay() -> None:
+    net, a, b, _server = secluded()
+    net.offer(a, RELAYS)
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    b.engine._shared.secluded.clear()  # who does not know better asks
+    b.engine.requester.register((b.hit, a.hit), [HIP], net.now)
+    b.engine._shared.secluded[b.hit] = frozenset()
+    net.run(net.now + 30)
+    assert a.engine.counters["registration refused: type unavailable"]
+    assert not a.engine.serving.served()

@@ -37,13 +37,18 @@ class ServerNet(Net):
         config: EngineConfig = FAST,
         name: str = "",
         identity: HostIdentity | None = None,
+        *,
+        shared: bool = False,
     ) -> Peer:
-        """Add a server that offers this."""
+        """Add a server that offers this; ``shared``: one relayed address for all clients."""
         server = self.add(config, identity, name)
         self.offer(server, offers)
         for n in range(ports):
             address = (server.address[0], 50_000 + n)
             self.relayed[address] = self.peers[address] = server
+            if shared:
+                server.engine.serving.share(address, self.now)
+                break
             server.engine.serving.data.lend(address)
         server.engine.serving.relay.ours = frozenset({server.address})
         return server
@@ -91,6 +96,9 @@ class ServerNet(Net):
 
     def _pass(self, server: Peer, flow: Flow, sealed: bytes) -> None:
         leaves = flow.source or server.address
+        if self.relayed.get(leaves) is server and self.relayed.get(flow.to) is server:
+            self._open(server, sealed, leaves, flow.to)
+            return
         self._deliver(leaves, flow.to, lambda other: self._open(other, sealed, leaves, flow.to))
 
 
