@@ -2,6 +2,7 @@
 
     python speaker.py serve          says {"hit": ..., "contact": ...} once it is mapped
     python speaker.py HIT CONTACT    registers there, and says {"hit", "contact", "relayed"}
+    python speaker.py HIT CONTACT hides    the same, and tells nobody else where it is
 
 Contacts are in hexadecimal. A line "HIT CONTACT COUNT" on its input has it ping.
 """
@@ -38,9 +39,16 @@ async def register(host: LocalHost, server: Hit, contact: bytes) -> None:
     tell(hit=str(host.hits[0]), contact=host.contact(host.hits[0]).hex(), relayed=relayed)
 
 
-async def ping(host: LocalHost, peer: Hit, contact: bytes, count: int) -> None:
+def hide(host: LocalHost, server: Hit) -> None:
+    """Tell nobody else where we are, whoever begins."""
+    host.disclose_by(lambda *_: False)
+    host.seclude(host.hits[0], [server])
+
+
+async def ping(host: LocalHost, peer: Hit, contact: bytes, count: int, *, hides: bool) -> None:
     host.learn(peer, contact)
-    host.disclose(peer)
+    if not hides:
+        host.disclose(peer)
     await host.connect(peer, timeout=20.0)
     times = [await host.ping(peer) for _ in range(count)]
     [row] = [row for row in host.associations() if row["peer"] == str(peer)]
@@ -48,17 +56,21 @@ async def ping(host: LocalHost, peer: Hit, contact: bytes, count: int) -> None:
 
 
 async def main() -> None:
+    hides = sys.argv[3:] == ["hides"]
     config = HostConfig(locators=len(sys.argv) == 2, engine=EngineConfig(k=2))
     async with LocalHost([HostIdentity.generate()], config) as host:
         if len(sys.argv) == 2:
             await serve(host)
         else:
-            await register(host, Hit.parse(sys.argv[1]), bytes.fromhex(sys.argv[2]))
+            server = Hit.parse(sys.argv[1])
+            if hides:
+                hide(host, server)
+            await register(host, server, bytes.fromhex(sys.argv[2]))
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := (await reader.readline()).decode().split():
-            await ping(host, Hit.parse(line[0]), bytes.fromhex(line[1]), int(line[2]))
+            await ping(host, Hit.parse(line[0]), bytes.fromhex(line[1]), int(line[2]), hides=hides)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ async def told(program: Program, key: str) -> Any:
     return await program.lines.wait(match, 20, what=key)
 
 
-def test_a_symmetric_and_a_port_restricted_home_talk_through_a_mapped_one() -> None:
+@pytest.mark.parametrize("hides", [(), ("hides",)])
+def test_a_symmetric_and_a_port_restricted_home_talk_through_a_mapped_one(
+    hides: tuple[str, ...],
+) -> None:
     if why := lab.missing(lab_mapper.PROGRAM):
         pytest.skip(why)
 
@@ -42,7 +45,7 @@ def test_a_symmetric_and_a_port_restricted_home_talk_through_a_mapped_one() -> N
 
             relay = await told(await start("relay", "serve"), "contact")
             peers = {
-                name: await start(name, relay["hit"], relay["contact"])
+                name: await start(name, relay["hit"], relay["contact"], *hides)
                 for name in ("one", "other")
             }
             known = {name: await told(peers[name], "relayed") for name in peers}
