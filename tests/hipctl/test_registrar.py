@@ -266,7 +266,9 @@ def test_unknown_types_are_unavailable() -> None:
 def test_somebody_whom_we_reach_through_a_relay_only_cannot_be_a_client() -> None:
     made = registrar()
     source = Relayed(("192.0.2.9", 9), via=("198.51.100.1", 10500))
-    said = made.judge(pair(1), [params.RegRequest(MINUTE, (HIP,))], Asked(KEYS, source, None), 0.0)
+    said = made.judge(
+        pair(1), [params.RegRequest(MINUTE, (HIP,))], Asked(KEYS, source, None, relayed=True), 0.0
+    )
     assert said == [params.RegFailed(RegistrationFailure.TYPE_UNAVAILABLE, (HIP,))]
 
 

@@ -21,7 +21,7 @@ from overlay.peer import LocalPeer
 from overlay.records import Record, aor_key
 from overlay.store import MemoryStore
 from sim.loop import simulate
-from sim.machines import Machine
+from sim.machines import Machine, MachinePort
 from sim.nats import Internet, Kind
 
 RELAYS = ((1, "first"), (2, "second"))
@@ -70,11 +70,18 @@ class Person:
     async def _open(
         self, address: Address, on_datagram: OnDatagram, counters: Counter[str]
     ) -> DatagramPort:
+        port = await self.machine.open(address, self._hearing(on_datagram), counters)
+        return Ear(self, port)
+
+    def _hearing(self, on_datagram: OnDatagram) -> OnDatagram:
         def hear(data: bytes, source: Address) -> None:
             self.got.append((source, data))
             on_datagram(data, source)
 
-        return await self.machine.open(address, hear, counters)
+        return hear
+
+    async def beside(self, port: MachinePort, ip: str, link: int, take: OnDatagram) -> "Ear":
+        return Ear(self, await port.beside(ip, link, self._hearing(take)))
 
     @property
     def aor(self) -> str:
@@ -88,6 +95,17 @@ class Person:
     def answers(self) -> None:
         """Whoever sends something gets it back."""
         end = self.host.open(self.hit, PORT, lambda *given: end.send(*given))  # noqa: PLW0108  not yet there
+
+
+class Ear:
+    """A port at which somebody hears all."""
+
+    def __init__(self, person: Person, port: MachinePort) -> None:
+        self._person, self._port = person, port
+        self.address, self.send, self.close = port.address, port.send, port.close
+
+    async def beside(self, ip: str, link: int, on_datagram: OnDatagram) -> "Ear":
+        return await self._person.beside(self._port, ip, link, on_datagram)
 
 
 class Village:
