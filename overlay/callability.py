@@ -225,8 +225,6 @@ class Callability:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""
         if self.reachable.proven or not self._hiding.told:
             return ()
-        if self.secluded:
-            return self._friends
         return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
 
     def _met(self) -> list[Hit]:
