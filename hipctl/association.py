@@ -127,20 +127,30 @@ class Association:
 
     def go_on(self, now: float) -> list[Action]:
         """What waits for a relay of ours need perhaps not do so any more; see ``reveal``."""
-        if self.state is State.I1_SENT and self._attempt.held:
-            return self._want(now) if self._shared.called(self.pair) else []
-        return self.reveal(now)
+        if self.state is not State.I1_SENT:
+            return self.reveal(now)
+        attempt = self._attempt
+        veiled = attempt.held or self.pair in self._shared.veiled
+        to = attempt.untried() if veiled else None
+        if to is None or self._initiation.working or attempt.hurried(now):
+            return []
+        attempt.anew()
+        self._timers.set(Timer.RETRANSMIT, attempt.again(now))
+        return [*attempt.say(to, now)]
 
     def reveal(self, now: float) -> list[Action]:
         """Tell the peer where we are, if we begin to hide no more, or it shows who it is."""
         upkeep, shared = self.standing.upkeep, self._shared
-        if upkeep is None or self.pair not in shared.veiled or self.pair in shared.hidden:
+        if upkeep is None or not (self.pair in shared.veiled or self.pair in shared.hidden):
+            return []
+        if shared.spares(self.pair) and shared.addresses(self.pair[1]):
+            # to be a server of ours it has to hear us without any other
+            return [*self.close(now), *self.connect(now)]
+        if self.pair in shared.hidden:
             return []
         theirs = shared.desk.theirs.get(self.pair, NOTHING)
         if shared.hides(self.pair) and not shared.discloses(self.pair, theirs):
             return []
-        if shared.spares(self.pair):  # to be a server of ours it has to hear us without any other
-            return self.close(now)
         shared.veiled.discard(self.pair)
         return upkeep.disclose(now)
 
@@ -221,6 +231,8 @@ class Association:
         # came, or be where we don't know, and the next I1 be seconds away
         if self._initiation.working or self._attempt.crossed(now):
             raise Rejected("I1 crossed ours")
+        if self._attempt.mute(source):  # nor may it ever get ours, and then nobody would begin
+            return self._on_i1(packet, source, now)
         return [*self._attempt.say(source, now)]
 
     def _on_r1(self, packet: Packet, source: Address, now: float) -> list[Action]:

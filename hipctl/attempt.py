@@ -17,28 +17,30 @@ class Attempt:
         packet: what is sent.
         count: how often it was.
         quiet: nobody waits for it.
-        held: nothing was sent yet, for want of a relay of ours.
     """
 
-    __slots__ = ("_pair", "_said_at", "_shared", "count", "held", "packet", "quiet")
+    __slots__ = ("_pair", "_said_at", "_shared", "_ways", "count", "packet", "quiet")
 
     def __init__(self, pair: Pair, shared: Shared) -> None:
         self.packet = b""
         self.count = 0
-        self.quiet = self.held = False
+        self.quiet = False
+        self._ways: set[Address | None] = set()  # relays through which I1 went; None: straight
         self._pair = pair
         self._shared = shared
         self._said_at = 0.0  # when the last I1 was sent
 
     def adopt(self) -> None:
         """An I1 is on its way already."""
-        self.packet, self.count = self.i1(), 1
+        self.packet, self.count, self._ways = self.i1(), 1, {None}
 
     def begin(self, addresses: tuple[Address, ...], now: float) -> list[Transmit]:
         """Send I1 to all these; if there are none, as soon as we have a relay."""
         self.packet, self.count = self.i1(), 1
-        self.quiet, self.held, self._said_at = False, not addresses, now
-        return [Transmit(self.packet, address) for address in addresses[:I1_ADDRESSES_MAX]]
+        self.quiet, self._said_at = False, now
+        chosen = addresses[:I1_ADDRESSES_MAX]
+        self._ways = {_way(address) for address in chosen}
+        return [Transmit(self.packet, address) for address in chosen]
 
     def go_on(self, packet: bytes) -> None:
         """This is to be sent now, and has not been."""
@@ -69,11 +71,26 @@ class Attempt:
         addresses = self._shared.called(self._pair) or (otherwise,)
         return addresses[(self.count - 1) % len(addresses)]
 
+    @property
+    def held(self) -> bool:
+        """Nothing was sent yet, for want of a relay of ours."""
+        return not self._ways
+
+    def untried(self) -> Address | None:
+        """Where I1 gets by a way that it has not taken yet: there was no such way before."""
+        there = self._shared.called(self._pair)
+        return next((each for each in there if _way(each) not in self._ways), None)
+
+    def mute(self, to: Address) -> bool:
+        """Whether an I1 to there would show where we are to whom we hide from."""
+        return self._shared.hides(self._pair) and not isinstance(to, Relayed)
+
     def say(self, to: Address, now: float) -> list[Transmit]:
         """Send it to one address, whatever is due; to nobody from whom we could not hide so."""
-        if self._shared.hides(self._pair) and not isinstance(to, Relayed):
+        if self.mute(to):
             return []
-        self.held, self._said_at = False, now
+        self._ways.add(_way(to))
+        self._said_at = now
         return [Transmit(self.packet, to)]
 
     def hurried(self, now: float) -> bool:
@@ -83,3 +100,7 @@ class Attempt:
     def crossed(self, now: float) -> bool:
         """Whether an I1 of the peer's is no reason to send it again: they have crossed."""
         return now < self._said_at + self._shared.config.retransmit_initial
+
+
+def _way(to: Address) -> Address | None:
+    return to.via if isinstance(to, Relayed) else None

@@ -127,6 +127,7 @@ class Engine:
         else:
             shared.secluded[local] = frozenset(spared)
         waiting = {pair for pair in self._table.exchanging if pair[0] == local}
+        waiting |= {(local, hit) for hit in spared or () if (local, hit) in shared.hidden}
         if shared.secluded.get(local) != before:
             waiting |= {pair for pair in shared.veiled if pair[0] == local}
         actions: list[Action] = []

@@ -294,8 +294,8 @@ class Shared:
 
         Not on our own LAN: who has private addresses only hears us there or not at all.
         """
-        if now > self.hidden.get(pair, inf):
-            del self.hidden[pair]
+        if now > self.hidden.get(pair, inf) or self.spares(pair):
+            self.hidden.pop(pair, None)
         self.veiled.discard(pair)
         if self._secludes(pair) and any(is_public(ip) for ip, _ in self.addresses(pair[1])):
             self.veiled.add(pair)

@@ -33,7 +33,7 @@ class Rule(Enum):
         self.to = frozenset(to)
 
     ANSWER_I1 = ("answer with R1",)
-    CROSSED_I1 = ("answer with R1 if our HIT is the greater, else with I1",)
+    CROSSED_I1 = ("answer with R1 if our HIT is the greater or I1 may not go there, else I1",)
     READ_R1 = ("check R1, begin to solve", State.I1_SENT)
     ACCEPT_I2 = ("check I2, answer with R2", State.R2_SENT)
     CROSSED_I2 = ("the same if our HIT is the greater", State.R2_SENT)

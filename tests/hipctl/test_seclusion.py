@@ -3,6 +3,7 @@
 import pytest
 
 from hipctl.constants import PacketType
+from hipctl.identity import HostIdentity
 from sim.engines import UDP, Peer, both_ways
 from sim.servers import ESP, HIP, RELAYS, ServerNet, address
 
@@ -144,3 +145,67 @@ def test_nobody_is_registered_through_a_relay() -> None:
     net.run(net.now + 30)
     assert a.engine.counters["registration refused: type unavailable"]
     assert not a.engine.serving.served()
+
+
+def lasts(
+    net: ServerNet, done: tuple[Peer, bytes], looks: tuple[Peer, list[Peer] | None]
+) -> float:
+    """Seconds until a datagram is there, while a peer looks every two seconds, as its owner."""
+    (there, data), (peer, spared) = done, looks
+    began = net.now
+    while (UDP, data) not in there.datagrams and net.now < began + 60:
+        hits = None if spared is None else [each.hit for each in spared]
+        net.perform(peer, peer.engine.seclude(peer.hit, hits, net.now))
+        net.run(net.now + 2)
+    return net.now - began
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_whoever_is_waited_with_gets_through_to_us(first: bool) -> None:
+    net = ServerNet()
+    low, high = sorted((HostIdentity.from_secret(n) for n in (9_001, 9_002)), key=lambda i: i.hit)
+    a = net.add(identity=low if first else high, name="45.0.1.1")
+    b = net.add(identity=high if first else low, name="45.0.2.1")
+    b.engine.learn(a.hit, [a.address])
+    a.engine.learn(b.hit, [b.address])
+    net.perform(b, b.engine.seclude(b.hit, [], net.now))
+    net.send(b, a.hit, UDP, b"first")  # there will be no relay for it
+    net.run(net.now + 1)
+    assert not net.wire
+    net.send(a, b.hit, UDP, b"call")
+    net.run(net.now + 1)
+    assert (UDP, b"call") in b.datagrams
+    assert (UDP, b"first") in a.datagrams
+
+
+def test_what_a_dead_relay_has_swallowed_goes_at_once_where_it_may_by_then() -> None:
+    for other in (False, True):
+        net, a, b, server = secluded()
+        second = net.serve(RELAYS, name="45.0.4.1")
+        net.walls = lambda source, to: server.address not in (source, to)  # noqa: B023
+        net.send(b, a.hit, UDP, b"first")
+        net.run(net.now + 5)  # the last I1 is due 3 s later, and 8 s after it nobody waits more
+        if other:
+            net.register(b, second, [HIP, ESP], wait=0.5)
+        spared = [server, second] if other else None
+        within = 6 if other else 2  # paths through the dead one are tried as well
+        assert lasts(net, (a, b"first"), (b, spared)) <= within
+        assert bool(between(net, a, b)) is not other
+
+
+def test_a_server_that_has_begun_through_our_relay_can_become_ours() -> None:
+    net, a, b, server = secluded()
+    net.offer(a, RELAYS)
+    a.engine.learn(b.hit, [], [server.address])
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 3)
+    both_ways(net, a, b)
+    assert not between(net, a, b)
+    for _ in range(5):  # and it is not closed again and again
+        net.perform(b, b.engine.seclude(b.hit, [server.hit, a.hit], net.now))
+        net.run(net.now + 2)
+    both_ways(net, a, b)
+    net.register(b, a, [HIP, ESP], wait=3)
+    assert {row.server for row in b.engine.requester.registrations()} == {server.hit, a.hit}
+    assert address(b, a) == a.address
+    assert sum(event.peer == a.hit for event in b.events) == 3  # up, down, up
