@@ -379,6 +379,8 @@ class Shared:
         there = self.addresses(pair[1])
         if not self.hides(pair):
             return there
+        if pair in self.veiled and not self.candidates(pair[0], disclosed=False):
+            return ()  # data would have no way: better wait for a relay of it
         there = tuple(each for each in there if is_public(each[0])) or there
         return tuple(Relayed(to, relay) for to in there for relay in self.relays(pair[0]))
 

@@ -209,3 +209,17 @@ def test_a_server_that_has_begun_through_our_relay_can_become_ours() -> None:
     assert {row.server for row in b.engine.requester.registrations()} == {server.hit, a.hit}
     assert address(b, a) == a.address
     assert sum(event.peer == a.hit for event in b.events) == 3  # up, down, up
+
+
+def test_a_relay_that_carries_no_data_is_not_enough_to_begin() -> None:
+    net, a, b, server = secluded()
+    b.engine.requester.unregister((b.hit, server.hit), [ESP], net.now)
+    net.run(net.now + 1)
+    assert net.granted(b) == {HIP}
+    net.wire.clear()
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    assert not net.sent(PacketType.I1)
+    net.register(b, server, [ESP])
+    assert lasts(net, (a, b"first"), (b, [server])) <= 2
+    assert not between(net, a, b)
