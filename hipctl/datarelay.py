@@ -12,7 +12,7 @@ on.
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +24,7 @@ from hipctl.errors import Rejected
 from hipctl.identity import Hit
 from hipctl.limits import network
 
-PERMISSIONS_MAX: Final = 64  # of one client
+PERMISSIONS_MAX: Final = 128  # of one client
 PORTS_MAX: Final = 4_096  # that wait to be used
 _ALARMS_LEAST: Final = 1_024  # that may wait before we look which of them are for nothing
 _UDP: Final = 17
@@ -44,9 +44,10 @@ class Flow:
         account: who pays for it.
         send: sends from ``source``; for the shell, which fills it in.
         push: the same through a socket that is for this address only.
+        used: something has passed since it was last looked at; set by the shell.
     """
 
-    __slots__ = ("account", "push", "send", "source", "to")
+    __slots__ = ("account", "push", "send", "source", "to", "used")
 
     def __init__(self, to: Address, source: Address | None, account: Account) -> None:
         self.to = to
@@ -54,6 +55,7 @@ class Flow:
         self.account = account
         self.send: Send | None = None
         self.push: Callable[[bytes], int] | None = None
+        self.used = False
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Permission:
         expires: monotonic seconds.
         up: from the client to the peer; ``down`` back; None while the client is nowhere.
         down: see ``up``.
+        used_at: when something had passed, as far as was looked at it; first when it was made.
         at: the client's address that ``up`` is filed under.
         alarm: when we look at it next.
     """
@@ -71,6 +74,7 @@ class Permission:
     expires: float
     up: Flow
     down: Flow
+    used_at: float
     at: Address | None = None
     alarm: float = 0.0
 
@@ -200,11 +204,13 @@ class DataRelay:
         if asked.spi_out in self._ours:
             raise Rejected("SPI conflict")
         self._check(client, relayed, named, account)
+        if 2 * len(permissions) >= PERMISSIONS_MAX:
+            _look(permissions.values(), now)
         if len(permissions) >= PERMISSIONS_MAX:
             self._remove(client, _least(permissions))
         up = Flow(asked.peer, relayed, account)
         down = Flow(asked.peer, None, account)  # whereto is known when it is filed
-        permission = Permission(now + PERMISSION_LIFETIME, up, down)
+        permission = Permission(now + PERMISSION_LIFETIME, up, down, now)
         permissions[named] = permission
         self._file(client, named, permission)
         self._alarm(permission, client.pair, named)
@@ -332,13 +338,25 @@ class DataRelay:
                 self._alarm(permission, pair, named)
 
 
-def _least(permissions: Mapping[Named, Permission]) -> Named:
-    """Which one makes room: the oldest of the host that has the most.
+def _look(permissions: Iterable[Permission], now: float) -> None:
+    """See through which of them something has passed."""
+    for permission in permissions:
+        if permission.up.used or permission.down.used:
+            permission.used_at = now
+            permission.up.used = permission.down.used = False
 
-    So a peer that changes its keys again and again costs other peers of the client nothing.
+
+def _least(permissions: Mapping[Named, Permission]) -> Named:
+    """Which one makes room: the one whose use is the longest ago.
+
+    A host that has more than half makes room itself: so a peer that changes its keys again and
+    again, and uses them all, costs other peers of the client nothing. Many who hide may be behind
+    one relay, though: of them, too, who speaks with the client now goes on.
     """
     hosts = Counter(network(peer[0]) for peer, _, _ in permissions)
-    return min(permissions, key=lambda n: (-hosts[network(n[0][0])], permissions[n].expires))
+    [(most, count)] = hosts.most_common(1)
+    pool = [n for n in permissions if 2 * count <= len(permissions) or network(n[0][0]) == most]
+    return min(pool, key=lambda n: (permissions[n].used_at, permissions[n].expires))
 
 
 def _shared(flow: Flow, client: Client, peer: Address) -> bool:

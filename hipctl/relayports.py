@@ -249,6 +249,7 @@ class RelayPorts:
         """Send it on, if the flow's account has something left."""
         if not flow.account.pays(len(data), self._now):
             return
+        flow.used = True
         if flow.push is None:
             self._without(flow, data)
             return
@@ -345,6 +346,7 @@ class RelayPorts:
                 return
             account.packets_left -= 1  # as ``pass_on`` does: one call less for most packets
             account.bytes_left -= size
+            flow.used = True
             try:
                 push(data)
             except OSError:

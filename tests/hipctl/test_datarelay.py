@@ -336,3 +336,20 @@ def test_one_host_with_many_keys_does_not_push_out_the_permission_of_another_cal
     assert data.count(owner) == PERMISSIONS_MAX
     assert data.allows(owner, PEER)
     assert 50_000 in data.down[RELAYED][PEER]
+
+
+@pytest.mark.parametrize("hosts", [1, 64])
+def test_whom_the_client_speaks_with_now_does_not_make_room(hosts: int) -> None:
+    """Many who hide are behind one relay; others may each be somewhere else."""
+    data = relay()
+    owner = client(data)
+    data.permit(owner, permission(owner, PEER, 1_000, 50_000), 0.0)
+    call = data.down[RELAYED][PEER][50_000]
+    for n in range(1, 10 * PERMISSIONS_MAX):
+        there = (f"198.51.{n % hosts}.66", n) if hosts > 1 else (PEER[0], 2_000 + n)
+        data.permit(owner, permission(owner, there, 1_000 + n, 50_000 + n), n / 10)
+        data.up[HOME][1_000 + n].used = True  # once, and not again
+        if n % 3:  # looked at more often than a packet comes
+            call.used = True
+    assert data.down[RELAYED][PEER][50_000] is call
+    assert data.count(owner) == PERMISSIONS_MAX

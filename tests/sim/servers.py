@@ -92,6 +92,7 @@ class ServerNet(Net):
         if flow is None:
             other.engine.counters["relayed ESP without permission"] += 1
         elif flow.account.pays(len(sealed), lambda: self.now):
+            flow.used = True
             self._pass(other, flow, sealed)
 
     def _pass(self, server: Peer, flow: Flow, sealed: bytes) -> None:
