@@ -279,6 +279,8 @@ class Association:
         done = initiation.conclude(spi_out, listed)
         shared, path = self._shared, Path(None, self.standing.address)
         shown = not shared.hides(self.pair)
+        if not isinstance(self.standing.address, Relayed):  # it is on our LAN
+            shared.veiled.discard(self.pair)
         if self.pair in shared.hidden:  # as long as this lasts, not for a while after the last
             shared.hide(self.pair, hidden=True)
         self.standing.install(done.inbound, done.agreed, now, begun=True, disclosed=shown)
