@@ -3,7 +3,7 @@
 from typing import Final
 
 from hipctl import exchange
-from hipctl.actions import Address, Pair, Transmit
+from hipctl.actions import Address, Pair, Relayed, Transmit
 from hipctl.constants import I1_ADDRESSES_MAX
 from hipctl.state import Shared
 

@@ -12,7 +12,7 @@ from hipctl.actions import Address, Pair, Relayed
 from hipctl.candidates import Candidate, fits, gather, to_locators
 from hipctl.constants import SPI_RESERVED, RegistrationType
 from hipctl.contact import is_at_home
-from hipctl.credentials import Desk
+from hipctl.credentials import NOTHING, Desk
 from hipctl.crypto import Rng
 from hipctl.exchange import KnownHosts
 from hipctl.identity import Hit, HostIdentity
@@ -316,6 +316,11 @@ class Shared:
         if isinstance(there, Relayed) or not self.hides(pair):
             return False
         return pair in self.hidden or not (there[0] and is_at_home(there[0]))
+
+    def forsakes(self, pair: Pair) -> bool:
+        """Whether that peer, though it may know where we are, must not learn where we go."""
+        theirs = self.desk.theirs.get(pair, NOTHING)
+        return self._secludes(pair) and not self.discloses(pair, theirs)
 
     def spares(self, pair: Pair) -> bool:
         """Whether we hide from others, but never from that peer."""

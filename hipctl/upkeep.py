@@ -151,6 +151,11 @@ class Upkeep:
         return self._paths.relayed
 
     @property
+    def disclosed(self) -> bool:
+        """Whether the peer learns where we are."""
+        return self._paths.disclosed
+
+    @property
     def found_at(self) -> tuple[float | None, float | None]:
         """When checks had found a path, and when one without relays; monotonic seconds."""
         return self._paths.first_at, self._paths.direct_at
