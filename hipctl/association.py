@@ -164,6 +164,16 @@ class Association:
         self._drop(State.UNASSOCIATED)
         return actions
 
+    def forsake(self) -> list[Action]:
+        """Leave without a word if the peer is not to hear us where we are now; see Shared."""
+        shared, upkeep = self._shared, self.standing.upkeep
+        knows = upkeep.disclosed if upkeep is not None else not shared.hides(self.pair)
+        if not knows or not shared.forsakes(self.pair):
+            return []
+        begins = self.state in (State.I1_SENT, State.I2_SENT)
+        self._drop(State.UNASSOCIATED)
+        return self.standing.down("we have moved", always=begins)
+
     def woke(self, at: float, now: float) -> list[Action]:
         """We have slept: ask the peer at ``at`` whether it still knows us, or try on at once."""
         if self.state is State.I1_SENT and not self._attempt.quiet:
@@ -279,6 +289,8 @@ class Association:
         done = initiation.conclude(spi_out, listed)
         shared, path = self._shared, Path(None, self.standing.address)
         shown = not shared.hides(self.pair)
+        if not isinstance(self.standing.address, Relayed):  # it is on our LAN
+            shared.veiled.discard(self.pair)
         if self.pair in shared.hidden:  # as long as this lasts, not for a while after the last
             shared.hide(self.pair, hidden=True)
         self.standing.install(done.inbound, done.agreed, now, begun=True, disclosed=shown)

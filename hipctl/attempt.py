@@ -83,7 +83,7 @@ class Attempt:
 
     def mute(self, to: Address) -> bool:
         """Whether an I1 to there would show where we are to whom we hide from."""
-        return self._shared.hides(self._pair) and not isinstance(to, Relayed)
+        return self._shared.shuns(self._pair, to)
 
     def say(self, to: Address, now: float) -> list[Transmit]:
         """Send it to one address, whatever is due; to nobody from whom we could not hide so."""

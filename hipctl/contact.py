@@ -29,6 +29,10 @@ _RELAY: Final = 3
 _IP_LENGTH: Final = 16
 _LOCATOR_LENGTH: Final = _IP_LENGTH + 2
 _ORCHIDS: Final = ipaddress.IPv6Network("2001:20::/28")
+_HOMES: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
 
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -155,6 +159,17 @@ def groups(data: bytes) -> frozenset[bytes]:
 def is_public(address: str) -> bool:
     """Whether an IP address means the same host everywhere."""
     return ipaddress.ip_address(address).is_global
+
+
+def is_at_home(address: str) -> bool:
+    """Whether an IP address is of this machine or its LAN only (RFC 1918, RFC 4193).
+
+    Others that aren't public may lead further: to all customers of a provider (RFC 6598), or
+    through a translator to everybody.
+    """
+    ip = ipaddress.ip_address(address)
+    own = any(ip.version == network.version and ip in network for network in _HOMES)
+    return own or ip.is_loopback or ip.is_link_local
 
 
 def _encode_address(address: Address) -> bytes:

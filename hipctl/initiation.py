@@ -139,7 +139,7 @@ class Initiation:
             Rejected: it is not authentic, repeated, or we have nothing in common.
         """
         work, shared = self._work, self._shared
-        if shared.hides(self._pair) and not isinstance(source, Relayed):
+        if shared.shuns(self._pair, source):
             raise Rejected("R1 past our relays")
         counter = packet.get(params.R1Counter)
         if work is not None and not self._newer(packet, counter, work.offer):
@@ -193,7 +193,8 @@ class Initiation:
         work, shared = self._need(), self._shared
         spi, work.shown = shared.new_spi(), shared.desk.show(self._pair)
         hidden, secrets = credentials.parameters(work.shown), credentials.secrets(work.shown)
-        info = None if shared.hides(self._pair) else work.offer.info  # not through a relay
+        aside = isinstance(work.source, Relayed) and shared.hides(self._pair)
+        info = None if aside else work.offer.info  # not through a relay
         try:
             reply = exchange.make_i2(
                 self._identity,

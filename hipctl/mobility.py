@@ -73,6 +73,7 @@ class Mobility:
     failed: Final = False
     lost: Final = False
     relayed: Final = False
+    disclosed: Final = True
 
     def describe(self) -> list[dict[str, object]]:
         """The peer's addresses and what we know about each, JSON-ready."""

@@ -11,8 +11,8 @@ from typing import Final
 from hipctl.actions import Address, Pair, Relayed
 from hipctl.candidates import Candidate, fits, gather, to_locators
 from hipctl.constants import SPI_RESERVED, RegistrationType
-from hipctl.contact import is_public
-from hipctl.credentials import Desk
+from hipctl.contact import is_at_home
+from hipctl.credentials import NOTHING, Desk
 from hipctl.crypto import Rng
 from hipctl.exchange import KnownHosts
 from hipctl.identity import Hit, HostIdentity
@@ -290,14 +290,11 @@ class Shared:
             self.hidden[pair] = since + _HIDING
 
     def veil(self, pair: Pair, now: float) -> None:
-        """We begin with that peer, and see whether we hide from it until this has ended.
-
-        Not on our own LAN: who has private addresses only hears us there or not at all.
-        """
+        """We begin with that peer, and see whether we hide from it until this has ended."""
         if now > self.hidden.get(pair, inf) or self.spares(pair):
             self.hidden.pop(pair, None)
         self.veiled.discard(pair)
-        if self._secludes(pair) and any(is_public(ip) for ip, _ in self.addresses(pair[1])):
+        if self._secludes(pair) and self.addresses(pair[1]):
             self.veiled.add(pair)
 
     def hides(self, pair: Pair, now: float = -inf) -> bool:
@@ -310,6 +307,20 @@ class Shared:
         if now > self.hidden.get(pair, inf):
             del self.hidden[pair]
         return pair in self.hidden or (pair in self.veiled and self._secludes(pair))
+
+    def shuns(self, pair: Pair, there: Address) -> bool:
+        """Whether that peer must not hear from us directly at that address.
+
+        At home we don't begin in secret: there it hears us on our own LAN or not at all.
+        """
+        if isinstance(there, Relayed) or not self.hides(pair):
+            return False
+        return pair in self.hidden or not (there[0] and is_at_home(there[0]))
+
+    def forsakes(self, pair: Pair) -> bool:
+        """Whether that peer, though it may know where we are, must not learn where we go."""
+        theirs = self.desk.theirs.get(pair, NOTHING)
+        return self._secludes(pair) and not self.discloses(pair, theirs)
 
     def spares(self, pair: Pair) -> bool:
         """Whether we hide from others, but never from that peer."""
@@ -375,13 +386,17 @@ class Shared:
         return *self.direct(peer), *self.through.get(peer, ())
 
     def called(self, pair: Pair) -> tuple[Address, ...]:
-        """Where to send I1s of that association: if we hide, through control relays of ours."""
+        """Where to send I1s of that association: if we hide, through control relays of ours.
+
+        But on our own LAN, if the peer is nowhere else.
+        """
         there = self.addresses(pair[1])
-        if not self.hides(pair):
+        abroad = tuple(each for each in there if not is_at_home(each[0]))
+        if not self.hides(pair) or not (abroad or pair in self.hidden):
             return there
         if pair in self.veiled and not self.candidates(pair[0], disclosed=False):
             return ()  # data would have no way: better wait for a relay of it
-        there = tuple(each for each in there if is_public(each[0])) or there
+        there = abroad or there
         return tuple(Relayed(to, relay) for to in there for relay in self.relays(pair[0]))
 
     def direct(self, peer: Hit) -> tuple[Address, ...]:

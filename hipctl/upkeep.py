@@ -151,6 +151,11 @@ class Upkeep:
         return self._paths.relayed
 
     @property
+    def disclosed(self) -> bool:
+        """Whether the peer learns where we are."""
+        return self._paths.disclosed
+
+    @property
     def found_at(self) -> tuple[float | None, float | None]:
         """When checks had found a path, and when one without relays; monotonic seconds."""
         return self._paths.first_at, self._paths.direct_at
@@ -396,10 +401,11 @@ class Upkeep:
 
     def set_locators(self, ours: tuple[Address, ...], at: float, now: float) -> list[Action]:
         """Our addresses are others now: tell the peer at ``at`` (RFC 8046 §3.2)."""
+        doubted = any(update.vital for update in self.outbox.updates.outstanding.values())
         self.outbox.withdraw()
         self._paths.move(ours, now)
-        if at <= now:
-            return self._announce(now)
+        if at <= now:  # we may have slept, too: then the peer may have forgotten us
+            return [*self._announce(now), *(self.outbox.wake(now) if doubted else ())]
         self._timers.set(Chore.ANNOUNCE, at)
         return []
 

@@ -43,6 +43,10 @@ class Whereabouts:
             return []
         shared.locators = shared.requester.locators = ours
         actions: list[Action] = []
+        if ours:
+            for association in self._in_order():
+                actions += association.forsake()
+                self._table.settle(association)
         for i, association in enumerate(self._in_order()):
             upkeep = association.standing.upkeep
             if upkeep is not None:

@@ -100,10 +100,12 @@ class Hiding:
             now: monotonic seconds.
             hidden: whether strangers don't learn our address otherwise.
         """
-        if sight.relayed:
+        if sight.relayed or not sight.network:  # with the network servers may come back
             self._relayed_at = now
         if not self._hides:
             return False
+        if not sight.network:  # else who is told of it hears us at once when it is back
+            return True
         if hidden:
             return now < max(self.since, self._relayed_at) + HIDING
         likely = sight.known or not self._asked

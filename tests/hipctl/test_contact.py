@@ -13,6 +13,7 @@ from hipctl.contact import (
     compose,
     encode_contact,
     groups,
+    is_at_home,
     is_public,
     parse_contact,
 )
@@ -118,3 +119,25 @@ def test_two_entries_are_all() -> None:
 def test_a_server_that_seems_to_be_at_no_port_is_left_out() -> None:
     nowhere, there = Relay(HIT, ("192.0.2.1", 0)), Relay(HIT, ("192.0.2.2", 10500))
     assert parse_contact(compose([("224.0.0.1", 1)], [nowhere, there])) == (there,)
+
+
+@pytest.mark.parametrize(
+    ("ip", "home"),
+    [
+        ("10.1.2.3", True),
+        ("172.31.0.1", True),
+        ("192.168.1.1", True),
+        ("127.0.0.1", True),
+        ("169.254.1.1", True),
+        ("fd00::1", True),
+        ("fe80::1", True),
+        ("::1", True),
+        ("45.0.1.1", False),
+        ("172.32.0.1", False),
+        ("100.64.0.9", False),  # others at the same provider
+        ("64:ff9b:1::2d00:101", False),  # everybody, by NAT64
+        ("2001:0:1::1", False),  # and by Teredo
+    ],
+)
+def test_what_leads_beyond_a_lan_is_not_at_home(ip: str, home: bool) -> None:
+    assert is_at_home(ip) is home

@@ -4,6 +4,7 @@ import pytest
 
 from hipctl.constants import PacketType
 from hipctl.identity import HostIdentity
+from hipctl.state import State
 from sim.engines import UDP, Peer, both_ways
 from sim.servers import ESP, HIP, RELAYS, ServerNet, address
 
@@ -93,6 +94,81 @@ def test_on_a_lan_nobody_is_secluded() -> None:
     net.run(net.now + 0.1)
     (i1,) = net.sent(PacketType.I1)[:1]
     assert i1.to == ("10.0.0.7", 10500)
+
+
+LAN = "10.0.0.7", 10500
+
+
+def test_who_has_private_addresses_only_is_not_told_more_through_a_relay() -> None:
+    net, a, b, server = secluded()
+    b.engine.learn(a.hit, [LAN])  # where nobody is
+    a.engine.learn(b.hit, [], [server.address])
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 0.7)
+    net.connect(a, b)
+    net.run(net.now + 20)
+    both_ways(net, a, b)
+    assert not between(net, a, b)
+
+
+def test_a_peer_that_was_at_home_and_is_elsewhere_meanwhile_learns_no_more() -> None:
+    net, a, b, _server = secluded()
+    b.engine.learn(a.hit, [LAN])
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 0.1)
+    b.engine.learn(a.hit, [a.address])
+    net.run(net.now + 10)
+    both_ways(net, a, b)
+    assert not between(net, a, b)
+
+
+def test_a_network_of_all_customers_of_a_provider_is_no_lan() -> None:
+    net, a, b, server = secluded()
+    b.engine.learn(a.hit, [("100.64.0.9", 10500)])
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 10)
+    assert {seen.to for seen in net.sent(PacketType.I1)} == {server.address}
+
+
+def test_who_answers_on_our_lan_is_spoken_with_there() -> None:
+    net, a, b, _server = secluded()
+    net.move(a, LAN)
+    b.engine.learn(a.hit, [LAN])
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    both_ways(net, a, b)
+    assert address(b, a) == LAN
+    assert not b.engine.hides(a.hit, net.now)
+
+
+def test_a_stranger_from_our_lan_does_not_learn_where_we_go_then() -> None:
+    net, a, b, server = secluded()
+    net.move(a, LAN)
+    b.engine.learn(a.hit, [LAN])
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    net.move(a, ("45.0.1.1", 10500))  # it has left before us, and told us so
+    net.run(net.now + 5)
+    net.wire.clear()
+    net.move(b, ("45.0.22.1", 10500))
+    net.run(net.now + 10)
+    assert not between(net, a, b)
+    net.send(b, a.hit, UDP, b"anew")
+    net.run(net.now + 3)
+    both_ways(net, a, b)
+    net.run(net.now + 60)
+    assert not between(net, a, b)
+    assert net.state(b, server) is State.ESTABLISHED
+
+
+def test_a_contact_learns_where_we_go() -> None:
+    net, a, b, _server = secluded()
+    b.engine.disclose_by(lambda local, peer, shown: peer == a.hit)
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 3)
+    net.move(b, ("45.0.22.1", 10500))
+    net.run(net.now + 10)
+    assert address(a, b) == b.address
 
 
 def test_a_peer_whose_contact_changes_meanwhile_learns_no_more() -> None:

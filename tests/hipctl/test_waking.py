@@ -178,3 +178,13 @@ def test_who_wakes_behind_a_nat_that_forgot_it_is_reached_soon(tells: bool, soon
         assert 398 <= woke.seconds <= 400.001
 
     with_two(scenario, tells)
+
+
+def test_who_wakes_elsewhere_finds_out_as_soon_that_it_was_forgotten() -> None:
+    net, a, b = established()
+    both_ways(net, a, b)  # the round trip is known
+    net.restart(b)
+    net.perform(a, a.engine.woke(net.now))
+    net.move(a, ("192.0.2.77", 10500))
+    net.run(net.now + 3)
+    both_ways(net, a, b)

@@ -156,6 +156,17 @@ def test_who_hides_begins_through_relays_or_waits_for_them_a_while() -> None:
     assert not one.secluded(lost, 105.0 + HIDING, hidden=True)  # though it seems cut off
 
 
+def test_without_a_network_nobody_is_told_what_would_be_heard_with_the_next_one() -> None:
+    one = hider()
+    nowhere = sight(network=False)
+    assert one.secluded(nowhere, 500.0, hidden=one.hidden(nowhere, 500.0))
+    back = sight(known=True)  # where it was
+    assert one.secluded(back, 502.0, hidden=True)
+    one.on_network(502.0, moved=True)
+    alone = sight(public=False)
+    assert one.secluded(alone, 502.0 + HEAD_START - 0.1, hidden=one.hidden(alone, 502.0))
+
+
 def test_at_the_start_relays_are_waited_for_even_where_no_address_is_to_be_told() -> None:
     one = hider()
     alone = sight(public=False)
