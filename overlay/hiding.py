@@ -98,7 +98,7 @@ class Hiding:
         Args:
             sight: see there.
             now: monotonic seconds.
-            hidden: whether strangers don't learn our address otherwise.
+            hidden: what ``hidden`` says now: whether strangers don't learn our address otherwise.
         """
         if sight.relayed or not sight.network:  # with the network servers may come back
             self._relayed_at = now
@@ -107,7 +107,7 @@ class Hiding:
         if not sight.network:  # else who is told of it hears us at once when it is back
             return True
         if hidden:
-            return now < max(self.since, self._relayed_at) + HIDING
+            return now < max(self.since, self._relayed_at, self._silent_at) + HIDING
         likely = sight.known or not self._asked
         looking = likely and not sight.served and now < self.since + HEAD_START
         return looking and not self._are_unsteady(sight, now)

@@ -153,7 +153,30 @@ def test_who_hides_begins_through_relays_or_waits_for_them_a_while() -> None:
     assert one.secluded(relayed, 105.0, hidden=one.hidden(relayed, 105.0))
     lost = sight()
     assert one.secluded(lost, 105.0 + HIDING - 0.1, hidden=True)
-    assert not one.secluded(lost, 105.0 + HIDING, hidden=True)  # though it seems cut off
+    assert not one.secluded(lost, 105.0 + HIDING, hidden=True)
+
+
+def test_who_is_cut_off_from_many_hides_until_somebody_is_heard_again() -> None:
+    one = hider()
+    relayed, quiet = sight(served=True), sight(silent=True)
+    assert one.secluded(relayed, 105.0, hidden=one.hidden(relayed, 105.0))
+    for at in range(106, int(105 + CUT_OFF), 2):
+        assert one.secluded(quiet, at, hidden=one.hidden(quiet, at))
+    heard = sight()
+    back = 105 + CUT_OFF
+    assert one.secluded(heard, back, hidden=one.hidden(heard, back))  # servers may be, too
+    back += HIDING
+    assert not one.secluded(heard, back, hidden=one.hidden(heard, back))
+
+
+def test_who_is_cut_off_for_long_goes_out_to_search() -> None:
+    one = hider()
+    relayed, quiet = sight(served=True), sight(silent=True)
+    one.secluded(relayed, 105.0, hidden=one.hidden(relayed, 105.0))
+    for at in range(106, int(105 + CUT_OFF + HIDING), 2):
+        one.secluded(quiet, at, hidden=one.hidden(quiet, at))
+    late = 105 + CUT_OFF + HIDING
+    assert not one.secluded(quiet, late, hidden=one.hidden(quiet, late))
 
 
 def test_without_a_network_nobody_is_told_what_would_be_heard_with_the_next_one() -> None:
