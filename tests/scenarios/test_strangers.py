@@ -299,3 +299,28 @@ def test_strangers_near_what_a_peer_looks_up_and_stores_learn_no_address_of_it(
             assert [knows(other, owner) for other in others] == [[]] * len(others)
 
     simulate(main)
+
+
+@pytest.mark.parametrize(("kind", "families"), [(Kind.PUBLIC, "4"), (Kind.PORT_RESTRICTED, "46")])
+def test_no_stranger_learns_where_a_peer_is_that_moves_or_was_cut_off(
+    tmp_path: Path, kind: Kind, families: str
+) -> None:
+    async def main() -> None:
+        async with village(tmp_path, families) as there:
+            relays, others = await crowd(there, 7)  # with the relays too many to be friends
+            owner = await there.add("owner", kind, 11)
+            await asyncio.sleep(60)
+            before = addresses(owner)
+            owner.machine.sleep()  # its network only: programs go on
+            await asyncio.sleep(60)
+            owner.machine.wake()
+            await asyncio.sleep(40)
+            assert [knows(other, owner) for other in others] == [[]] * len(others)
+            owner.machine.move(there.internet.place(kind, "elsewhere"))
+            await asyncio.sleep(60)
+            assert addresses(owner) != before
+            assert owner.peer.status()["callable"] is True
+            assert [knows(other, owner) for other in others] == [[]] * len(others)
+            assert any(knows(relay, owner) for relay in relays)  # this test would notice
+
+    simulate(main)
