@@ -143,7 +143,8 @@ class Relay:
         path, account = client.path, client.accounts[kind]
         if path is None:
             raise Rejected("relay client nowhere")
-        self._limit(packet, client, source, account, now)
+        named = self._data.allows(client, source)
+        self._limit(packet, client, source, account, now, named=named)
         if kind == _RVS:
             if packet.type not in CARRIED:
                 raise Rejected("not carried by a rendezvous server")
@@ -160,17 +161,27 @@ class Relay:
         return self._send(data, account, path, now)
 
     def _limit(
-        self, packet: Packet, client: Client, source: Address, account: Account, now: float
+        self,
+        packet: Packet,
+        client: Client,
+        source: Address,
+        account: Account,
+        now: float,
+        *,
+        named: bool,
     ) -> None:
         """So much of one network, and so much for one client.
 
         Each I1 makes the client compute; what follows a base exchange comes at the pace of calls.
+        From a peer that the client has named all that follows may come which the client pays for:
+        many who hide are one network, that of their relay.
         """
-        limiter = self._i1s if packet.type is PacketType.I1 else self._networks
-        if not limiter.allow(network(source[0]), now):
+        i1 = packet.type is PacketType.I1
+        limiter = self._i1s if i1 else self._networks
+        if (i1 or not named) and not limiter.allow(network(source[0]), now):
             account.dropped += 1
             raise Rejected("relayed packets of one network")
-        if not self._strangers.allow(f"{packet.type is PacketType.I1}{client.hit.hex()}", now):
+        if not self._strangers.allow(f"{i1}{client.hit.hex()}", now):
             account.dropped += 1
             raise Rejected("relayed packets for one client")
 
@@ -220,7 +231,8 @@ class Relay:
         if other is None or other.path is None:
             raise Rejected("relay client nowhere")
         account = other.accounts[to.kind]
-        self._limit(packet, other, path.to, account, now)
+        named = self._data.allows(other, to.seen)
+        self._limit(packet, other, path.to, account, now, named=named)
         changed = packet.changed([params.RelayFrom(to.seen)], _HOP)
         data = _fitting(lambda: hop.extend(changed, (), params.RelayHmac, other.keys))
         return self._send(data, account, other.path, now)

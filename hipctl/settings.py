@@ -87,7 +87,8 @@ class EngineConfig:
         registration_lifetime: seconds that we register for, where the server grants them.
         relayed_i1_rate: I1s of one network (as for R1s) to clients of ours in the long run.
         relayed_i1_burst: the same at once.
-        relayed_rate: other control packets of one network to clients of ours in the long run.
+        relayed_rate: other control packets of one network to clients of ours in the long run,
+            but for those of peers that the clients have named.
         relayed_burst: the same at once.
         to_client_rate: I1s to one client of ours, of all networks, in the long run; and so many
             others.
@@ -145,8 +146,8 @@ class EngineConfig:
     max_exchanges: int = 512
     max_contacts: int = 16_384
     registration_lifetime: float = REGISTRATION_LIFETIME
-    relayed_i1_rate: float = 16.0
-    relayed_i1_burst: int = 128
+    relayed_i1_rate: float = 32.0
+    relayed_i1_burst: int = 256
     relayed_rate: float = 64.0
     relayed_burst: int = 512
     to_client_rate: float = 256.0

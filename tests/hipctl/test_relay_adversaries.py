@@ -356,6 +356,25 @@ def test_from_one_client_to_another_there_are_limits_as_for_strangers(shared: bo
         assert 0 < sum(len(seen) for seen in passed) <= most
 
 
+def test_a_named_peer_is_not_one_of_its_network() -> None:
+    w = world()
+    config = w.server.engine._shared.config
+    client = w.server.engine.serving.registrar.of((w.server.hit, w.client.hit))
+    assert client is not None
+    asked = params.PeerPermission(w.relayed(), MALLORY, 5001, 5002)
+    w.server.engine.serving.data.permit(client, asked, w.net.now)
+    update = build(PacketType.UPDATE, OTHERS, w.client.hit, [params.Seq(1)])
+    most = int(config.relayed_burst)
+    stranger = MALLORY[0], MALLORY[1] + 1
+    first = [w.inject(update, stranger, w.relayed()) for _ in range(most + 10)]
+    assert sum(map(len, first)) == most
+    named = [w.inject(update, MALLORY, w.relayed()) for _ in range(2 * config.to_client_burst)]
+    passed = sum(map(len, named))
+    assert passed == config.to_client_burst - most  # the client has its limit, too
+    i1s = [w.inject(i1(w.client.hit), MALLORY, w.relayed()) for _ in range(300)]
+    assert sum(map(len, i1s)) == config.relayed_i1_burst  # each makes the client compute
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_what_two_clients_permit_each_other_passes_once(shared: bool) -> None:
     one, other = two_clients(shared=shared)
