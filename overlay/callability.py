@@ -271,7 +271,7 @@ class Callability:
         )
         hidden = self._hidden = self._hiding.hidden(sight, self._now())
         self.secluded = self._hiding.secluded(sight, self._now(), hidden=hidden)
-        untold = hidden or (self.secluded and self._is_abroad())
+        untold = hidden or (self.secluded and any(home.node.abroad for home in self._homes))
         self._host.hide(self._local, hidden=untold)
         self._seclude()
         facts = Facts(
@@ -286,12 +286,6 @@ class Callability:
             home.providers.open(self.reachable.proven is not False)
         ways = self._hiding.ways(self.reachable.proven, self._is_public, self._now())
         self._driver.feed(lambda now: self.keeper.want(ways, now))
-
-    def _is_abroad(self) -> bool:
-        """Whether our overlays begin elsewhere than on this LAN, as far as we know."""
-        seeds = ((home, seed) for home in self._homes for seed in home.node.seeds)
-        known = (home.node.engine.contact(seed.hit) for home, seed in seeds)
-        return any(not contact or self._host.groups(contact) for contact in known)
 
     def _seclude(self) -> None:
         """Hide from those with whom we begin, or don't; never from servers and seeds."""

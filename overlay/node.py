@@ -222,6 +222,12 @@ class Node:
             now, wall = self._loop.time(), self._clock()
             self._perform(self.engine.relocate(seed.hit, contact, now, wall))
 
+    @property
+    def abroad(self) -> bool:
+        """Whether our overlay begins elsewhere than on this LAN, as far as we know."""
+        others = (seed for seed in self.seeds if seed.hit not in self.host.hits)
+        return any(is_abroad(seed, self.host) for seed in others)
+
     async def joined(self) -> None:
         """Return once the table is filled as far as it can be; at once in an overlay of one."""
         await self._joined.wait()
@@ -502,6 +508,11 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_abroad(seed: Seed, host: Host) -> bool:
+    """Whether a seed is elsewhere than on this LAN, as far as its address tells."""
+    return not _is_address(seed.host) or bool(host.groups(_contact_at(seed, [seed.host])))
 
 
 def _contact_at(seed: Seed, addresses: Sequence[str]) -> bytes:

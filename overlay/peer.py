@@ -44,7 +44,8 @@ from overlay.errors import (
 from overlay.layers import LEAST_STOP, Layers
 from overlay.membership import Membership, credentials_in, load_policy
 from overlay.messages import overlay_tag
-from overlay.node import Node
+from overlay.node import Node, is_abroad
+from overlay.overlayfile import Seed
 from overlay.policy import Evidence, Verdict
 from overlay.providers import Providers
 from overlay.publisher import Publisher
@@ -290,15 +291,19 @@ class LocalPeer:
         )
 
     def _lie_low(self) -> None:
-        """Nobody but seeds learns where we are, until what keeps us callable knows more."""
-        seeds: dict[Hit, set[Hit]] = {}
+        """Nobody but seeds learns where we are, until what keeps us callable knows more.
+
+        Where they are all on our LAN, what we publish may name us: nobody else hears us there.
+        """
+        seeds: dict[Hit, list[Seed]] = {}
         for joined in self._profile.overlays.values():
-            found = seeds.setdefault(self._identities[joined.table.identity].hit, set())
-            found.update(seed.hit for seed in (*joined.info.seeds, *joined.seeds))
-        for hit, spared in seeds.items():
+            found = seeds.setdefault(self._identities[joined.table.identity].hit, [])
+            found += (*joined.info.seeds, *joined.seeds)
+        for hit, there in seeds.items():
             if self._hides(hit):
-                self._host.hide(hit, hidden=True)
-                self._host.seclude(hit, spared)
+                others = [seed for seed in there if seed.hit not in self._host.hits]
+                self._host.hide(hit, hidden=any(is_abroad(seed, self._host) for seed in others))
+                self._host.seclude(hit, {seed.hit for seed in others})
 
     async def _keep_callable(self, hit: Hit) -> None:
         """Let one of our HITs be called, by whatever way there is."""
