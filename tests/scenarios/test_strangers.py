@@ -254,7 +254,7 @@ async def crowd(there: Village, strangers: int) -> tuple[list[Person], list[Pers
     ("kind", "pause", "strangers"),
     [
         *product([Kind.PUBLIC, Kind.PORT_RESTRICTED, Kind.SYMMETRIC], [5, 120], [2]),
-        (Kind.PORT_RESTRICTED, 5, 11),
+        (Kind.PORT_RESTRICTED, 5, 9),
     ],
 )
 def test_neighbours_of_a_peer_that_begins_with_them_learn_no_address_of_it(
@@ -264,12 +264,12 @@ def test_neighbours_of_a_peer_that_begins_with_them_learn_no_address_of_it(
         async with village(tmp_path, "4") as there:
             relays, others = await crowd(there, strangers)
             owner = await there.add("owner", kind, 11)
-            await asyncio.sleep(120)
+            await asyncio.sleep(60)
             assert [knows(other, owner) for other in others] == [[]] * strangers
             await owner.stack.aclose()
             await asyncio.sleep(pause)
             await owner.start()
-            await asyncio.sleep(60)
+            await asyncio.sleep(40)
             assert owner.peer.status()["callable"] is True
             assert [knows(other, owner) for other in others] == [[]] * strangers
             (member,) = owner.peer._memberships.values()
