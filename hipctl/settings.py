@@ -146,8 +146,8 @@ class EngineConfig:
     max_exchanges: int = 512
     max_contacts: int = 16_384
     registration_lifetime: float = REGISTRATION_LIFETIME
-    relayed_i1_rate: float = 32.0
-    relayed_i1_burst: int = 256
+    relayed_i1_rate: float = 16.0
+    relayed_i1_burst: int = 128
     relayed_rate: float = 64.0
     relayed_burst: int = 512
     to_client_rate: float = 256.0
