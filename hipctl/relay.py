@@ -143,7 +143,7 @@ class Relay:
         path, account = client.path, client.accounts[kind]
         if path is None:
             raise Rejected("relay client nowhere")
-        named = self._data.allows(client, source)
+        named = packet.type is not PacketType.I1 and self._data.allows(client, source)
         self._limit(packet, client, source, account, now, named=named)
         if kind == _RVS:
             if packet.type not in CARRIED:
@@ -178,7 +178,7 @@ class Relay:
         """
         i1 = packet.type is PacketType.I1
         limiter = self._i1s if i1 else self._networks
-        if (i1 or not named) and not limiter.allow(network(source[0]), now):
+        if not named and not limiter.allow(network(source[0]), now):
             account.dropped += 1
             raise Rejected("relayed packets of one network")
         if not self._strangers.allow(f"{i1}{client.hit.hex()}", now):
@@ -231,7 +231,7 @@ class Relay:
         if other is None or other.path is None:
             raise Rejected("relay client nowhere")
         account = other.accounts[to.kind]
-        named = self._data.allows(other, to.seen)
+        named = packet.type is not PacketType.I1 and self._data.allows(other, to.seen)
         self._limit(packet, other, path.to, account, now, named=named)
         changed = packet.changed([params.RelayFrom(to.seen)], _HOP)
         data = _fitting(lambda: hop.extend(changed, (), params.RelayHmac, other.keys))
