@@ -17,6 +17,7 @@ from hipctl.candidates import Candidate, is_ipv6, is_loopback, mapped_to, priori
 from hipctl.constants import CandidateKind
 
 PAIRS_MAX: Final = 100  # RFC 9028 §4.6.2
+BOTH: Final = 2  # relays of a pair that goes through one of either side
 LEARNED_MAX: Final = 16  # pairs with peer-reflexive candidates of the peer's
 
 
@@ -196,13 +197,16 @@ class Checklist:
         victim.forget()
         del self._pairs[victim.path]
 
-    def next_waiting(self, *, varied: bool) -> Pair | None:
+    def next_waiting(self, *, varied: bool, twice: bool) -> Pair | None:
         """The WAITING pair of the highest priority (§6.1.4.2).
 
         Args:
             varied: of the kind of which the fewest were checked.
+            twice: also of those that go through relays of both sides.
         """
         waiting = [pair for pair in self._pairs.values() if pair.state is PairState.WAITING]
+        if not twice:
+            waiting = [pair for pair in waiting if pair.relays < BOTH]
         if varied and waiting:
             had = Counter(
                 _kind(pair) for pair in self._pairs.values() if pair.state is not PairState.WAITING

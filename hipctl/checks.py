@@ -5,6 +5,8 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
 
 - Regular nomination. A direct pair is nominated once every better one has had time to answer, a
   relayed one after ``patience``: a call starts over the relay rather than late.
+- Pairs that go through a relay of either side are checked one at a time, and none once a pair is
+  valid: one will do, and hosts that show relayed candidates only have no others.
 - Without foundations nothing keeps many similar pairs (a machine with many networks) from
   delaying the others, so every third check goes to the kind of pair that had the fewest.
 - A relayed association goes on looking for a direct pair, and nominates it anew; RFC 8445 §8.1.1
@@ -15,6 +17,7 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
   §4.6.3), and when that is not the one meant, the right one is nominated again.
 """
 
+import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from typing import Final
 
 from hipctl.actions import Address, Path
 from hipctl.candidates import Candidate
-from hipctl.checklist import Checklist, Pair, PairState, same
+from hipctl.checklist import BOTH, Checklist, Pair, PairState, same
 from hipctl.sansio import Timers
 from hipctl.settings import CheckConfig
 
@@ -36,6 +39,7 @@ _HEARD_FOR: Final = 10.0  # seconds
 _CALM: Final = 3.0  # seconds after the conclusion in which late checks raise no doubts, §8.3.1
 _ROUND_GAP: Final = 2.0  # seconds at least between the beginnings of two rounds
 _ROUND_PAIRS: Final = 12  # that are checked in one
+_APART: Final = 0.5  # seconds between checks of pairs that go through relays of both sides
 _LIKELY: Final = 3  # pairs that worked before, checked first when the selected one is lost
 _OPEN: Final = frozenset({PairState.WAITING, PairState.IN_PROGRESS})
 
@@ -277,7 +281,7 @@ class Checks:
             self._begin_round(now)
         self._decide(now)
         if self.state is not State.IDLE and now >= self._next_at:
-            pair = self._next()
+            pair = self._next(now)
             if pair is not None:
                 asks.append(self._ask(pair, pair is self._nominating, now))
                 self._next_at = now + self._pacing
@@ -315,14 +319,27 @@ class Checks:
         elif pair not in self._triggered:
             self._triggered.append(pair)
 
-    def _next(self) -> Pair | None:
+    def _next(self, now: float) -> Pair | None:
         """The pair to check next: triggered ones first, else that of the highest priority."""
         while self._triggered:
             pair = self._triggered.popleft()
             if pair.state is PairState.WAITING:
                 return pair
         self._turn += 1
-        return self._list.next_waiting(varied=self._turn % _TURNS == 0)
+        return self._list.next_waiting(
+            varied=self._turn % _TURNS == 0, twice=self._twice_at() <= now
+        )
+
+    def _twice_at(self) -> float:
+        """From when on a pair that goes through relays of both sides may be checked."""
+        if any(pair.valid_at is not None for pair in self._list):
+            return math.inf
+        asked = (
+            pair.asked_at
+            for pair in self._list
+            if pair.relays == BOTH and pair.state is PairState.IN_PROGRESS
+        )
+        return max(asked, default=-math.inf) + _APART
 
     def _promising(self, pair: Pair, now: float) -> bool:
         """Packets get through, one way at least: what fails was lost rather than filtered."""
@@ -477,13 +494,15 @@ class Checks:
             self._begin_round(now)
 
     def _begin_round(self, now: float) -> None:
-        """Check the best pairs with fewer relays again, and tell the peer so."""
+        """Check the best pairs with fewer relays again, if there are any, and tell the peer so."""
         rounds = self._config.rounds
         self._round, self._round_at = min(self._round + 1, len(rounds) - 1), now
         self._timers.set(_Alarm.ROUND, now + rounds[self._round])
         if self._nominating is not None and now - self._nominating.asked_at > _HEARD_FOR:
             self._nominating = None  # its owner has forgotten it
         fewer = [pair for pair in self._list if pair.relays < self._relays]
+        if not fewer:
+            return
         for pair in sorted(fewer, key=self._list.rank)[:_ROUND_PAIRS]:
             if pair.state is not PairState.IN_PROGRESS or now - pair.asked_at >= _ROUND_GAP:
                 pair.state, pair.number = PairState.WAITING, 0
@@ -492,8 +511,11 @@ class Checks:
             self._trigger(selected, first=True)
 
     def _arm(self, now: float) -> None:
-        waits = any(pair.state is PairState.WAITING for pair in self._list)
-        if waits and self.state is not State.IDLE:
-            self._timers.set(_Alarm.PACE, max(now, self._next_at))
+        waiting = [pair for pair in self._list if pair.state is PairState.WAITING]
+        at = max(now, self._next_at)
+        if waiting and not self._triggered and all(pair.relays == BOTH for pair in waiting):
+            at = max(at, self._twice_at())
+        if waiting and self.state is not State.IDLE and at < math.inf:
+            self._timers.set(_Alarm.PACE, at)
         else:
             self._timers.stop(_Alarm.PACE)

@@ -300,6 +300,46 @@ def test_a_check_along_the_relayed_pair_in_use_has_us_look_too() -> None:
     }
 
 
+def hidden() -> Checks:
+    """Both sides show nothing but what two relays lend them."""
+    servers = [("198.51.100.3", 10500), ("198.51.100.4", 10500)]
+    lent = gather([HOME], [], [((ip, 41000), (ip, port), None) for ip, port in servers])
+    theirs = [Candidate((ip, 7), CandidateKind.RELAYED, 7) for ip, _ in servers]
+    checks = Checks(True)
+    checks.start([one for one in lent if one.via], theirs, 0.0)
+    return checks
+
+
+FIRST = run(hidden(), 0.0)[0][1].path
+
+
+def test_pairs_between_relays_are_checked_one_at_a_time() -> None:
+    times = [at for at, _ in run(hidden(), 3.0)]
+    assert times == pytest.approx([0.0, 0.5, 1.0, 1.5])
+
+
+def test_where_one_pair_between_relays_works_no_other_is_checked() -> None:
+    checks = hidden()
+    conclude(checks, FIRST, 0.1)
+    assert (len(checks.valid()), run(checks, 60.0)) == (1, [])
+
+
+def test_a_check_along_a_relayed_pair_that_nothing_could_better_costs_its_answer_only() -> None:
+    checks = hidden()
+    conclude(checks, FIRST, 0.1)
+    checks.on_request(FIRST, PRFLX, False, 31.0)
+    assert run(checks, 60.0) == []
+
+
+def test_pairs_between_relays_are_checked_when_the_one_in_use_falls_silent() -> None:
+    checks = hidden()
+    conclude(checks, FIRST, 0.1)
+    checks.on_silence(50.0)
+    asked = run(checks, 53.0)
+    assert asked[0][1].path == FIRST
+    assert len({ask.path for _, ask in asked}) == 4
+
+
 def test_silence_has_the_selected_pair_and_the_relays_checked_first() -> None:
     checks = started()
     conclude(checks, DIRECT, 0.3)
