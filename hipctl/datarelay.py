@@ -107,6 +107,7 @@ class DataRelay:
         self._free: deque[Address] = deque()
         self._owners: dict[Address, dict[Hit, Client]] = {}
         self._permissions: dict[Pair, dict[Named, Permission]] = {}
+        self._named: dict[Pair, Counter[Address]] = {}  # permissions of each address
         self._alarms: list[tuple[float, int, Pair, Named]] = []
         self._alarm_number = 0
         self._alarms_max = _ALARMS_LEAST
@@ -163,12 +164,14 @@ class DataRelay:
         self.changed = True
         self._owners[address][client.hit] = client
         self._permissions[client.pair] = {}
+        self._named[client.pair] = Counter()
         return address
 
     def close(self, client: Client) -> None:
         """See ``registrar.Opener``; the number isn't used again (RFC 9028 §7.5)."""
         self.deactivate(client)
         self._permissions.pop(client.pair, None)
+        self._named.pop(client.pair, None)
         relayed = client.relayed
         if relayed is None:
             return
@@ -212,6 +215,7 @@ class DataRelay:
         down = Flow(asked.peer, None, account)  # whereto is known when it is filed
         permission = Permission(now + PERMISSION_LIFETIME, up, down, now)
         permissions[named] = permission
+        self._named[client.pair][asked.peer] += 1
         self._file(client, named, permission)
         self._alarm(permission, client.pair, named)
 
@@ -271,10 +275,14 @@ class DataRelay:
 
     def _remove(self, client: Client, named: Named) -> None:
         self._unfile(client, named, self._permissions[client.pair].pop(named))
+        addresses = self._named[client.pair]
+        addresses[named[0]] -= 1
+        if not addresses[named[0]]:
+            del addresses[named[0]]
 
     def allows(self, client: Client, peer: Address) -> bool:
         """Whether the client has named that peer."""
-        return any(named[0] == peer for named in self._permissions.get(client.pair, ()))
+        return peer in self._named.get(client.pair, ())
 
     def deactivate(self, client: Client) -> None:
         """See ``registrar.Opener``."""

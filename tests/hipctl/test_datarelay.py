@@ -271,6 +271,10 @@ def test_tables_hold_what_is_permitted_and_nothing_else(
         paying = [each.accounts[ESP] for each in clients if each.relayed]
         assert all(flow.account in paying for flow in (*ups, *downs))
         assert (data.deadline() is not None) >= any(data.count(each) for each in clients)
+        for each in clients:
+            named = {peer for peer, _, _ in data._permissions.get(each.pair, ())}
+            places = [("192.0.2.1", 1 + a) for a in range(-1, 5)]
+            assert {place for place in places if data.allows(each, place)} == named
     for each in clients:
         if each.relayed:
             data.close(each)
