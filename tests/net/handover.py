@@ -198,6 +198,12 @@ class Side:
         overlays = (await self.status())["overlays"].values()
         return any(self.aor in overlay["published"] for overlay in overlays)
 
+    async def stop(self) -> None:
+        """End the client and the peer; harmless when done twice."""
+        for program in (self._client, self.peer):
+            if program is not None:
+                await program.stop()
+
     async def kill(self) -> None:
         """The peer dies without a word."""
         os.kill(self.peer.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ line of JSON; the last one holds when which RTP packet crossed the loopback.
 
 import asyncio
 import json
+import signal
 import socket
 import struct
 import sys
@@ -94,6 +95,7 @@ async def main() -> None:
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    loop.add_signal_handler(signal.SIGTERM, lines.feed_eof)  # the client would outlive us
     try:
         await client.start()
         await client.registered(SOON)
