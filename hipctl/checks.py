@@ -6,7 +6,8 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
 - Regular nomination. A direct pair is nominated once every better one has had time to answer, a
   relayed one after ``patience``: a call starts over the relay rather than late.
 - Pairs that go through a relay of either side are checked one at a time, and none once a pair is
-  valid: one will do, and hosts that show relayed candidates only have no others.
+  valid: one will do, and hosts that show relayed candidates only have no others. When the path in
+  use is in doubt they are checked at the usual pace: somebody is waiting.
 - Without foundations nothing keeps many similar pairs (a machine with many networks) from
   delaying the others, so every third check goes to the kind of pair that had the fewest.
 - A relayed association goes on looking for a direct pair, and nominates it anew; RFC 8445 §8.1.1
@@ -334,6 +335,8 @@ class Checks:
         """From when on a pair that goes through relays of both sides may be checked."""
         if any(pair.valid_at is not None for pair in self._list):
             return math.inf
+        if self._searching:
+            return -math.inf
         asked = (
             pair.asked_at
             for pair in self._list
