@@ -41,6 +41,7 @@ _CALM: Final = 3.0  # seconds after the conclusion in which late checks raise no
 _ROUND_GAP: Final = 2.0  # seconds at least between the beginnings of two rounds
 _ROUND_PAIRS: Final = 12  # that are checked in one
 _APART: Final = 0.5  # seconds between checks of pairs that go through relays of both sides
+_SURE: Final = 15.0  # seconds after an answer in which its pair is not doubted
 _LIKELY: Final = 3  # pairs that worked before, checked first when the selected one is lost
 _OPEN: Final = frozenset({PairState.WAITING, PairState.IN_PROGRESS})
 
@@ -271,6 +272,24 @@ class Checks:
         if self.state in {State.COMPLETED, State.FAILED}:
             self._search(now)
             self._arm(now)
+
+    def on_doubt(self, now: float) -> None:
+        """Nothing answers what was sent along the selected path: see whether it still works.
+
+        For where no rounds would notice; an answer will do for a while.
+        """
+        here = self._find_selected()
+        if self.state is not State.COMPLETED or here is None or here.state in _OPEN:
+            return
+        if not self.relayed or self._fewer():
+            return
+        if here.valid_at is not None and now - here.valid_at < _SURE:
+            return
+        if self._controlling:
+            self._nominate(here)  # relays are told anew, and the peer uses what a NAT makes of us
+        else:
+            self._trigger(here, first=True)
+        self._arm(now)
 
     def on_time(self, now: float) -> list[Ask]:
         """See sansio.Machine; at most one check, to be sent now."""
@@ -503,7 +522,7 @@ class Checks:
         self._timers.set(_Alarm.ROUND, now + rounds[self._round])
         if self._nominating is not None and now - self._nominating.asked_at > _HEARD_FOR:
             self._nominating = None  # its owner has forgotten it
-        fewer = [pair for pair in self._list if pair.relays < self._relays]
+        fewer = self._fewer()
         if not fewer:
             return
         for pair in sorted(fewer, key=self._list.rank)[:_ROUND_PAIRS]:
@@ -512,6 +531,10 @@ class Checks:
         selected = self._find_selected()
         if selected is not None:
             self._trigger(selected, first=True)
+
+    def _fewer(self) -> list[Pair]:
+        """The pairs that would be better than the selected one."""
+        return [pair for pair in self._list if pair.relays < self._relays]
 
     def _arm(self, now: float) -> None:
         waiting = [pair for pair in self._list if pair.state is PairState.WAITING]

@@ -14,9 +14,12 @@ class Flow:
         call: packets have gone both ways at the rate of a call, and still do our way.
         active: something was sent or received between the last two looks.
         heard: the peer was heard since the look before the last.
+        unheard: we have sent something, and then nothing has come for ``silence`` seconds; said
+            once, until more is sent.
     """
 
     __slots__ = (
+        "_asked_at",
         "_busy_at",
         "_looked",
         "_patience",
@@ -25,11 +28,13 @@ class Flow:
         "active",
         "call",
         "heard",
+        "unheard",
     )
 
     def __init__(self, silence: float, now: float) -> None:
         """Begin; ``silence``: seconds without hearing a call's peer that are too many."""
-        self.call = self.active = self.heard = False
+        self.call = self.active = self.heard = self.unheard = False
+        self._asked_at: float | None = None  # when we saw that something was sent, not heard since
         self._silence = self._patience = silence
         self._looked = (now, 0, 0)  # when, packets sent, packets received
         self._busy_at = self._searched_at = now
@@ -60,6 +65,12 @@ class Flow:
         self.heard = heard_at > since
         if self.heard:
             self._patience, self._searched_at = self._silence, heard_at
+            self._asked_at = None
+        elif self._asked_at is None and sent > sent_before:
+            self._asked_at = now
+        self.unheard = self._asked_at is not None and now - self._asked_at >= self._silence
+        if self.unheard:
+            self._asked_at = None
         quiet = now - max(heard_at, self._searched_at)
         if not (self.call and busy) or quiet < self._patience:
             return False

@@ -340,6 +340,8 @@ class Traversal:
             if now - self._poked_at >= _POKE_GAP:
                 self._poked_at = now
                 shared.poke_servers(self._pair[0])
+        elif self._flow.unheard:
+            self.checks.on_doubt(now)
         self.choose(now)  # from where our relay hears us now
         self._permit_selected(now)
         found = self._find()

@@ -340,6 +340,32 @@ def test_pairs_between_relays_are_checked_when_the_one_in_use_falls_silent() -> 
     assert len({ask.path for _, ask in asked}) == 4
 
 
+def test_a_pair_between_relays_that_answers_nothing_is_checked_and_then_replaced() -> None:
+    checks = hidden()
+    conclude(checks, FIRST, 0.1)
+    checks.on_doubt(10.0)
+    assert run(checks, 15.0) == []  # it has answered not long ago
+    checks.on_doubt(20.0)
+    ((_, ask),) = run(checks, 21.0)
+    assert (ask.path, ask.nominate) == (FIRST, True)
+    checks.on_doubt(21.0)  # it is on its way
+    answer(checks, ask, 21.1)
+    checks.on_doubt(30.0)
+    assert run(checks, 37.0) == []
+    checks.on_doubt(37.0)
+    ((_, ask),) = run(checks, 39.0)
+    checks.on_given_up(ask, 40.0)
+    assert len({ask.path for _, ask in run(checks, 40.2)}) == 4
+
+
+def test_where_rounds_look_anyway_a_doubt_is_no_more() -> None:
+    checks = started()
+    at = conclude(checks, RELAY_PATH, 0.3)
+    run(checks, at + 60)
+    checks.on_doubt(at + 60)
+    assert run(checks, at + 61) == []
+
+
 def test_silence_has_the_selected_pair_and_the_relays_checked_first() -> None:
     checks = started()
     conclude(checks, DIRECT, 0.3)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hipctl.actions import plain
 from hipctl.constants import PacketType
 from hipctl.identity import HostIdentity
 from hipctl.state import State
@@ -84,6 +85,75 @@ def test_two_who_hide_at_one_relay_reach_each_other_there(shared: bool) -> None:
     net.run(net.now + 600)
     both_ways(net, a, b)
     assert not between(net, a, b)
+
+
+def seconds_until_both_ways(net: ServerNet, a: Peer, b: Peer) -> float:
+    """From now, while each sends the other something every second."""
+    began = net.now
+    a.datagrams.clear()
+    b.datagrams.clear()
+    while not (a.datagrams and b.datagrams):
+        assert net.now < began + 100
+        net.send(a, b.hit, UDP, b"there")
+        net.send(b, a.hit, UDP, b"and back")
+        net.run(net.now + 1)
+    return net.now - began
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("idle", [0, 120])
+def test_a_path_through_relays_that_dies_is_replaced_soon_though_nobody_calls(
+    both: bool, idle: float
+) -> None:
+    net, a, b, server = secluded()
+    second = net.serve(RELAYS, name="45.0.4.1")
+    net.perform(b, b.engine.seclude(b.hit, [server.hit, second.hit], net.now))
+    net.register(b, second, [HIP, ESP])
+    if both:
+        hidden_by = net.serve(RELAYS, name="45.0.5.1")
+        net.register(a, hidden_by, [HIP, ESP])
+        a.engine.disclose_by(lambda local, peer, shown: False)
+        net.perform(a, a.engine.seclude(a.hit, [hidden_by.hit], net.now))
+    b.engine.learn(a.hit, [] if both else [a.address], [hidden_by.address] if both else [])
+    a.engine.learn(b.hit, [], [server.address])
+    net.send(a, b.hit, UDP, b"first")
+    net.run(net.now + 200)
+    both_ways(net, a, b)
+    used = plain(a.engine.outbound[a.hit, b.hit].address)[0]
+    there = hidden_by.address[0] if both else a.address[0]
+    net.walls = lambda source, to: {source[0], to[0]} != {used, there}
+    net.run(net.now + idle)
+    assert seconds_until_both_ways(net, a, b) <= 10
+    assert plain(a.engine.outbound[a.hit, b.hit].address)[0] != used
+    assert not between(net, a, b)
+
+
+def test_what_nobody_answers_costs_one_check_and_silence_none() -> None:
+    net, a, b, _server = secluded()
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 200)
+    both_ways(net, a, b)
+    net.run(net.now + 100)
+    net.wire.clear()
+    net.run(net.now + 100)
+    assert not [seen for seen in net.sent(PacketType.UPDATE) if seen.source == a.address]
+    net.wire.clear()
+    net.send(a, b.hit, UDP, b"no answer")
+    net.run(net.now + 100)
+    assert len([seen for seen in net.sent(PacketType.UPDATE) if seen.source == a.address]) == 1
+
+
+def test_a_peer_of_whom_a_nat_makes_another_is_heard_again_soon() -> None:
+    net, a, b, _server = secluded()
+    net.send(b, a.hit, UDP, b"first")
+    net.run(net.now + 200)
+    both_ways(net, a, b)
+    before, seen = a.address, ("45.0.1.1", 33_333)
+    net.nat[before] = seen
+    net.peers[seen] = net.peers.pop(before)
+    net.run(net.now + 120)
+    assert seconds_until_both_ways(net, a, b) <= 10
+    assert plain(b.engine.outbound[b.hit, a.hit].address) == seen
 
 
 def test_on_a_lan_nobody_is_secluded() -> None:
