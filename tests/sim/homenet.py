@@ -289,7 +289,8 @@ class HomeNet(ServerNet):
     def _pass(self, server: Peer, flow: Flow, sealed: bytes) -> None:
         self._receives(server.hit, len(sealed))
         self._passes(server.hit, len(sealed))
-        self._check_proven(server, flow.to)
+        if self.relayed.get(flow.to) is not server:  # control packets don't leave it, either
+            self._check_proven(server, flow.to)
         if self.hops is not None:
             self.hops.append((flow.source or server.address, flow.to))
         super()._pass(server, flow, sealed)
