@@ -40,7 +40,7 @@ _HEARD_FOR: Final = 10.0  # seconds
 _CALM: Final = 3.0  # seconds after the conclusion in which late checks raise no doubts, §8.3.1
 _ROUND_GAP: Final = 2.0  # seconds at least between the beginnings of two rounds
 _ROUND_PAIRS: Final = 12  # that are checked in one
-_APART: Final = 0.5  # seconds between checks of pairs that go through relays of both sides
+_APART: Final = 0.5  # seconds at most between checks of pairs that go through relays of both sides
 _SURE: Final = 15.0  # seconds after an answer in which its pair is not doubted
 _LIKELY: Final = 3  # pairs that worked before, checked first when the selected one is lost
 _OPEN: Final = frozenset({PairState.WAITING, PairState.IN_PROGRESS})
@@ -356,12 +356,10 @@ class Checks:
             return math.inf
         if self._searching:
             return -math.inf
-        asked = (
-            pair.asked_at
-            for pair in self._list
-            if pair.relays == BOTH and pair.state is PairState.IN_PROGRESS
-        )
-        return max(asked, default=-math.inf) + _APART
+        twice = [pair for pair in self._list if pair.relays == BOTH]
+        asked = (pair.asked_at for pair in twice if pair.state is PairState.IN_PROGRESS)
+        apart = min(_APART, self._config.give_up / 2 / max(1, len(twice)))  # each gets its turn
+        return max(asked, default=-math.inf) + apart
 
     def _promising(self, pair: Pair, now: float) -> bool:
         """Packets get through, one way at least: what fails was lost rather than filtered."""

@@ -300,9 +300,9 @@ def test_a_check_along_the_relayed_pair_in_use_has_us_look_too() -> None:
     }
 
 
-def hidden() -> Checks:
-    """Both sides show nothing but what two relays lend them."""
-    servers = [("198.51.100.3", 10500), ("198.51.100.4", 10500)]
+def hidden(relays: int = 2) -> Checks:
+    """Both sides show nothing but what so many relays lend them."""
+    servers = [(f"198.51.100.{3 + n}", 10500) for n in range(relays)]
     lent = gather([HOME], [], [((ip, 41000), (ip, port), None) for ip, port in servers])
     theirs = [Candidate((ip, 7), CandidateKind.RELAYED, 7) for ip, _ in servers]
     checks = Checks(True)
@@ -316,6 +316,12 @@ FIRST = run(hidden(), 0.0)[0][1].path
 def test_pairs_between_relays_are_checked_one_at_a_time() -> None:
     times = [at for at, _ in run(hidden(), 3.0)]
     assert times == pytest.approx([0.0, 0.5, 1.0, 1.5])
+
+
+def test_many_pairs_between_relays_all_get_their_turn_before_we_give_up() -> None:
+    checks = hidden(8)
+    asked = run(checks, 9.9)
+    assert len({ask.path for _, ask in asked}) == len(checks._list) == 64
 
 
 def test_where_one_pair_between_relays_works_no_other_is_checked() -> None:
