@@ -163,7 +163,7 @@ class Checklist:
         for local in self.ours:
             path = _path(local, pair.remote)
             if local.via is None and _match(local, pair.remote) and self.find(path) is None:
-                self._make_room()
+                self._make_room(pair)
                 self._pairs[path] = Pair(path, local, pair.remote, local, learned=True)
 
     def _local(self, path: Path) -> Candidate | None:
@@ -181,17 +181,18 @@ class Checklist:
             return next(alike, _somewhere(path))
         return Candidate(address, CandidateKind.HOST, priority(CandidateKind.HOST, 0), address)
 
-    def _make_room(self) -> None:
+    def _make_room(self, spared: Pair | None = None) -> None:
         learned = [pair for pair in self._pairs.values() if pair.learned]
         if len(learned) >= LEARNED_MAX:
-            self._drop(learned)
+            self._drop(learned, spared)
         if len(self._pairs) >= PAIRS_MAX:
-            self._drop(sorted(self._pairs.values(), key=self.priority))
+            self._drop(sorted(self._pairs.values(), key=self.priority), spared)
 
-    def _drop(self, pairs: Iterable[Pair]) -> None:
+    def _drop(self, pairs: Iterable[Pair], spared: Pair | None) -> None:
         """Drop the first of those of least use; what the peer's checks show is of some."""
         victim = min(
-            pairs, key=lambda pair: (pair.valid_at is not None, _USE[pair.state], pair.heard_at)
+            (pair for pair in pairs if pair is not spared),
+            key=lambda pair: (pair.valid_at is not None, _USE[pair.state], pair.heard_at),
         )
         victim.state = PairState.FROZEN  # wherever it is still queued
         victim.forget()

@@ -364,6 +364,15 @@ def test_a_pair_between_relays_that_answers_nothing_is_checked_and_then_replaced
     assert len({ask.path for _, ask in run(checks, 40.2)}) == 4
 
 
+def test_a_pair_that_a_check_has_shown_does_not_make_room_for_one_beside_it() -> None:
+    checks = started()
+    conclude(checks, RELAY_PATH, 0.3)
+    for n in range(100):
+        path = Path(None, Relayed(("192.0.2.200", 1 + n), RELAY))
+        checks.on_request(path, PRFLX, False, 1.0 + n / 100)
+        assert checks._list.find(path) is not None
+
+
 def test_where_rounds_look_anyway_a_doubt_is_no_more() -> None:
     checks = started()
     at = conclude(checks, RELAY_PATH, 0.3)
