@@ -1,15 +1,10 @@
 """Connectivity checks of one association and their conclusion (RFC 9028 §4.6, RFC 8445 §6 - §8).
 
-This decides which pair is checked when, and which is used; whoever owns it makes, sends, repeats
+This decides what is checked, and which pair is used; whoever owns it makes, sends, repeats
 and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
 
 - Regular nomination. A direct pair is nominated once every better one has had time to answer, a
   relayed one after ``patience``: a call starts over the relay rather than late.
-- Pairs that go through a relay of either side are checked one at a time, and none once a pair is
-  valid: one will do, and hosts that show relayed candidates only have no others. When the path in
-  use is in doubt they are checked at the usual pace: somebody is waiting.
-- Without foundations nothing keeps many similar pairs (a machine with many networks) from
-  delaying the others, so every third check goes to the kind of pair that had the fewest.
 - A relayed association goes on looking for a direct pair, and nominates it anew; RFC 8445 §8.1.1
   would want a restart for that, but both sides would go through the same motions.
 - Both sides look again at about the same time, as NATs demand: who begins checks the selected
@@ -18,8 +13,7 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
   §4.6.3), and when that is not the one meant, the right one is nominated again.
 """
 
-import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,20 +21,19 @@ from typing import Final
 
 from hipctl.actions import Address, Path
 from hipctl.candidates import Candidate
-from hipctl.checklist import BOTH, Checklist, Pair, PairState, same
+from hipctl.checklist import Checklist, Pair, PairState, same
+from hipctl.checkorder import CheckOrder
 from hipctl.sansio import Timers
 from hipctl.settings import CheckConfig
 
 PACING_MIN: Final = 0.005  # seconds, RFC 9028 §4.4
 PACING: Final = 0.05  # seconds, if neither side says otherwise, RFC 9028 §4.4
 RTO_MIN: Final = 1.0  # seconds, RFC 9028 §4.6.2
-_TURNS: Final = 3  # one of so many checks goes to the kind of pair that had the fewest
 _HEARD_MAX: Final = 16  # checks of the peer's that we remember for a (re)start
 _HEARD_FOR: Final = 10.0  # seconds
 _CALM: Final = 3.0  # seconds after the conclusion in which late checks raise no doubts, §8.3.1
 _ROUND_GAP: Final = 2.0  # seconds at least between the beginnings of two rounds
 _ROUND_PAIRS: Final = 12  # that are checked in one
-_APART: Final = 0.5  # seconds at most between checks of pairs that go through relays of both sides
 _SURE: Final = 15.0  # seconds after an answer in which its pair is not doubted
 _LIKELY: Final = 3  # pairs that worked before, checked first when the selected one is lost
 _OPEN: Final = frozenset({PairState.WAITING, PairState.IN_PROGRESS})
@@ -115,15 +108,13 @@ class Checks:
         self._pacing = pacing
         self._config = config or CheckConfig()
         self._list = Checklist.formed(controlling, (), ())
-        self._triggered: deque[Pair] = deque()
+        self._order = CheckOrder(pacing, self._config.give_up / 2)
         self._heard: OrderedDict[Path, tuple[int, bool, float]] = OrderedDict()
         self._timers = Timers[_Alarm]()
         self._nominating: Pair | None = None
         self._relays = 0  # of the selected pair
         self._searching = False  # the selected pair is in doubt
         self._numbers = 0
-        self._turn = 0
-        self._next_at = 0.0
         self._since = 0.0  # of RUNNING
         self._completed_at = 0.0
         self._round = 0  # looks for a direct pair since the conclusion
@@ -177,7 +168,7 @@ class Checks:
             if now - at <= _HEARD_FOR:
                 pair = self._list.find(path) or self._list.learn(path, shown)
                 if pair is not None:
-                    self._trigger(pair)
+                    self._order.trigger(pair)
                     pair.nominated = nominated and early
         self._arm(now)
 
@@ -210,7 +201,7 @@ class Checks:
             ask = self._accept(pair, now)
         self._look_too(pair, nominated, now)
         if ask is None and pair.valid_at is None:
-            self._trigger(pair)
+            self._order.trigger(pair)
         self._arm(now)
         return ask
 
@@ -260,7 +251,7 @@ class Checks:
         if pair is self._nominating:
             self._nominating = None
         if promising and self.state is State.RUNNING:
-            self._trigger(pair)
+            self._order.trigger(pair)
             pair.nominated = nominated
         if self.state is State.COMPLETED and self._is_selected(pair):
             self._search(now)
@@ -288,7 +279,7 @@ class Checks:
         if self._controlling:
             self._nominate(here)  # relays are told anew, and the peer uses what a NAT makes of us
         else:
-            self._trigger(here, first=True)
+            self._order.trigger(here, first=True)
         self._arm(now)
 
     def on_time(self, now: float) -> list[Ask]:
@@ -300,11 +291,10 @@ class Checks:
         if _Alarm.ROUND in due:
             self._begin_round(now)
         self._decide(now)
-        if self.state is not State.IDLE and now >= self._next_at:
-            pair = self._next(now)
+        if self.state is not State.IDLE:
+            pair = self._order.take(self._list, now, urgent=self._searching)
             if pair is not None:
                 asks.append(self._ask(pair, pair is self._nominating, now))
-                self._next_at = now + self._pacing
         self._arm(now)
         return asks
 
@@ -313,7 +303,7 @@ class Checks:
     def _run(self, now: float, *, searching: bool) -> None:
         self.state, self._since, self._searching = State.RUNNING, now, searching
         self._nominating = None
-        self._triggered.clear()
+        self._order.clear()
         self._timers.stop(_Alarm.ROUND)
         self._timers.set(_Alarm.GIVE_UP, now + self._config.give_up)
 
@@ -325,41 +315,6 @@ class Checks:
         self._heard[path] = shown, nominated, now
         if len(self._heard) > _HEARD_MAX:
             self._heard.popitem(last=False)
-
-    def _trigger(self, pair: Pair, *, first: bool = False) -> None:
-        """Check a pair as soon as the pace allows; an older check is repeated no more (§7.3.1.4).
-
-        One that nominates stays one.
-        """
-        pair.state, pair.number = PairState.WAITING, 0
-        if first:
-            if pair in self._triggered:
-                self._triggered.remove(pair)
-            self._triggered.appendleft(pair)
-        elif pair not in self._triggered:
-            self._triggered.append(pair)
-
-    def _next(self, now: float) -> Pair | None:
-        """The pair to check next: triggered ones first, else that of the highest priority."""
-        while self._triggered:
-            pair = self._triggered.popleft()
-            if pair.state is PairState.WAITING:
-                return pair
-        self._turn += 1
-        return self._list.next_waiting(
-            varied=self._turn % _TURNS == 0, twice=self._twice_at() <= now
-        )
-
-    def _twice_at(self) -> float:
-        """From when on a pair that goes through relays of both sides may be checked."""
-        if any(pair.valid_at is not None for pair in self._list):
-            return math.inf
-        if self._searching:
-            return -math.inf
-        twice = [pair for pair in self._list if pair.relays == BOTH]
-        asked = (pair.asked_at for pair in twice if pair.state is PairState.IN_PROGRESS)
-        apart = min(_APART, self._config.give_up / 2 / max(1, len(twice)))  # each gets its turn
-        return max(asked, default=-math.inf) + apart
 
     def _promising(self, pair: Pair, now: float) -> bool:
         """Packets get through, one way at least: what fails was lost rather than filtered."""
@@ -427,7 +382,7 @@ class Checks:
         if before is not None and before is not pair:
             before.state, before.number = PairState.SUCCEEDED, 0
         self._nominating = pair
-        self._trigger(pair, first=True)
+        self._order.trigger(pair, first=True)
 
     def _accept(self, pair: Pair, now: float) -> Ask:
         """The peer nominates; select that once our own check has shown that it works."""
@@ -473,7 +428,7 @@ class Checks:
             pair.forget()
             pair.state = PairState.FAILED
         self.state, self._searching, self._nominating = State.FAILED, False, None
-        self._triggered.clear()
+        self._order.clear()
 
     # -- after the conclusion ------------------------------------------------------------------
 
@@ -504,7 +459,7 @@ class Checks:
             pair.state = PairState.WAITING
         for found in (here, *likely[:_LIKELY], *relayed[:1]):
             if found is not None:
-                self._trigger(found)
+                self._order.trigger(found)
 
     def _look_too(self, pair: Pair, nominated: bool, now: float) -> None:
         """A check along the relayed pair in use says that the peer looks for a direct one."""
@@ -528,18 +483,15 @@ class Checks:
                 pair.state, pair.number = PairState.WAITING, 0
         selected = self._find_selected()
         if selected is not None:
-            self._trigger(selected, first=True)
+            self._order.trigger(selected, first=True)
 
     def _fewer(self) -> list[Pair]:
         """The pairs that would be better than the selected one."""
         return [pair for pair in self._list if pair.relays < self._relays]
 
     def _arm(self, now: float) -> None:
-        waiting = [pair for pair in self._list if pair.state is PairState.WAITING]
-        at = max(now, self._next_at)
-        if waiting and not self._triggered and all(pair.relays == BOTH for pair in waiting):
-            at = max(at, self._twice_at())
-        if waiting and self.state is not State.IDLE and at < math.inf:
+        at = self._order.at(self._list, now, urgent=self._searching)
+        if at is not None and self.state is not State.IDLE:
             self._timers.set(_Alarm.PACE, at)
         else:
             self._timers.stop(_Alarm.PACE)
