@@ -239,7 +239,7 @@ class Association:
             return self._on_i1(packet, source, now)
         # both began: the smaller HIT stays Initiator (§6.7). The peer may have slept when ours
         # came, or be where we don't know, and the next I1 be seconds away
-        if self._initiation.working or self._attempt.crossed(now):
+        if self._initiation.working or self._attempt.crossed(source, now):
             raise Rejected("I1 crossed ours")
         if self._attempt.mute(source):  # nor may it ever get ours, and then nobody would begin
             return self._on_i1(packet, source, now)

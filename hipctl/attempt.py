@@ -7,6 +7,7 @@ from hipctl.actions import Address, Pair, Relayed, Transmit
 from hipctl.constants import I1_ADDRESSES_MAX
 from hipctl.state import Shared
 
+_SAID_MAX: Final = 8  # addresses to which we remember when I1 was sent
 _I1_PAUSE: Final = 1.0  # seconds at least between two I1s that somebody's wish brings about
 
 
@@ -19,7 +20,17 @@ class Attempt:
         quiet: nobody waits for it.
     """
 
-    __slots__ = ("_pair", "_said_at", "_shared", "_ways", "count", "packet", "quiet")
+    __slots__ = (
+        "_pair",
+        "_said",
+        "_said_at",
+        "_shared",
+        "_turned_at",
+        "_ways",
+        "count",
+        "packet",
+        "quiet",
+    )
 
     def __init__(self, pair: Pair, shared: Shared) -> None:
         self.packet = b""
@@ -28,7 +39,9 @@ class Attempt:
         self._ways: set[Address | None] = set()  # relays through which I1 went; None: straight
         self._pair = pair
         self._shared = shared
+        self._said: dict[Address, float] = {}  # when I1 was sent there last, the latest last
         self._said_at = 0.0  # when the last I1 was sent
+        self._turned_at = float("-inf")  # when one was that went where only the peer's came from
 
     def adopt(self) -> None:
         """An I1 is on its way already."""
@@ -40,6 +53,7 @@ class Attempt:
         self.quiet, self._said_at = False, now
         chosen = addresses[:I1_ADDRESSES_MAX]
         self._ways = {_way(address) for address in chosen}
+        self._said = dict.fromkeys(chosen, now)
         return [Transmit(self.packet, address) for address in chosen]
 
     def go_on(self, packet: bytes) -> None:
@@ -91,15 +105,30 @@ class Attempt:
             return []
         self._ways.add(_way(to))
         self._said_at = now
+        self._said.pop(to, None)
+        self._said[to] = now
+        if len(self._said) > _SAID_MAX:
+            del self._said[next(iter(self._said))]
         return [Transmit(self.packet, to)]
 
     def hurried(self, now: float) -> bool:
         """Whether I1 was sent a moment ago, so that whoever wants an answer has to wait."""
         return not (self.quiet or self.held) and now < self._said_at + _I1_PAUSE
 
-    def crossed(self, now: float) -> bool:
-        """Whether an I1 of the peer's is no reason to send it again: they have crossed."""
-        return now < self._said_at + self._shared.config.retransmit_initial
+    def crossed(self, source: Address, now: float) -> bool:
+        """Whether an I1 of the peer's is no reason to send it again: they have crossed.
+
+        That is so if ours was sent a moment ago to where the peer's came from. The peer may be
+        elsewhere than we know, though, and both begin together again and again: then it is sent
+        there, at the pace of retransmissions at most.
+        """
+        pause = self._shared.config.retransmit_initial
+        if source in self._said:
+            return now < self._said[source] + pause
+        if now < self._turned_at + pause:
+            return True
+        self._turned_at = now
+        return False
 
 
 def _way(to: Address) -> Address | None:

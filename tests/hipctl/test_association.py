@@ -33,7 +33,7 @@ def association(state: State) -> Association:
     )
     made = Association(A, Responder(A, FAST, shared.rng), B.hit, shared)
     made.state = state
-    made._attempt._said_at = 1.0
+    made._attempt._said[SOURCE] = 1.0
     return made
 
 
@@ -74,6 +74,33 @@ def test_i1s_that_cross_draw_no_more_i1s_than_a_pause_allows() -> None:
         net.run(net.now + 0.01)
     assert len(net.sent(PacketType.I1)) <= 4
     assert sum(seen.to[0] == "203.0.113.9" for seen in net.sent(PacketType.I1)) <= 2
+
+
+def test_i1s_that_cross_from_where_ours_do_not_go_are_answered_though_both_began_together() -> (
+    None
+):
+    """The peer has moved, or a NAT makes each packet of its come from elsewhere."""
+    net, a, b = pair()
+    first, second = (a, b) if a.hit < b.hit else (b, a)
+    first.engine.learn(second.hit, [("203.0.113.9", 9)])  # where it was
+    net.connect(first, second)
+    net.connect(second, first)
+    net.run(0.3)
+    assert net.state(first, second) is State.ESTABLISHED
+
+
+def test_i1s_that_cross_from_many_addresses_draw_one_more_at_each_pause() -> None:
+    net, a, b = pair()
+    first, second = (a, b) if a.hit < b.hit else (b, a)
+    net.connect(first, second)
+    asleep(net, second)
+    net.wire.clear()
+    i1 = build(PacketType.I1, second.hit, first.hit, [DhGroupList(FAST.groups)])
+    for n in range(100):
+        net.perform(first, first.engine.on_control(i1, ("203.0.113.9", 1 + n), net.now))
+        net.run(net.now + 0.01)
+    assert sum(seen.to[0] == "203.0.113.9" for seen in net.sent(PacketType.I1)) <= 2
+    assert len(first.engine._associations[first.hit, second.hit]._attempt._said) <= 8
 
 
 def test_who_wants_an_association_now_waits_for_no_retransmission() -> None:
