@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hipctl import credentials, params, signed
+from hipctl import credentials, hop, params, signed
 from hipctl.actions import Action, Address, Pair, Path, Transmit
 from hipctl.checklist import same
 from hipctl.checks import RTO_MIN, Ask
@@ -358,12 +358,14 @@ class Answers:
         nonces: that it echoes.
         path: along which it came: (at which of our addresses, where from).
         mapped: where it saw our check come from.
+        relayed: it came through a control relay, the peer's or ours.
     """
 
     update_ids: Sequence[int]
     nonces: frozenset[bytes]
     path: Path
     mapped: params.MappedAddress | None
+    relayed: bool
 
     @classmethod
     def of(cls, packet: Packet, update_ids: Sequence[int], path: Path) -> "Answers":
@@ -375,7 +377,18 @@ class Answers:
         signed = [found.opaque for found in packet.every(params.EchoResponseSigned)]
         unsigned = [found.opaque for found in packet.every(params.EchoResponseUnsigned)]
         mapped = packet.get(params.MappedAddress)
-        return cls(update_ids, frozenset((*signed, *unsigned)), path, mapped)
+        nonces = frozenset((*signed, *unsigned))
+        return cls(update_ids, nonces, path, mapped, hop.relayed(packet, path.to))
+
+    def verify(self, update: Outstanding) -> bool:
+        """Whether it shows that the peer itself is where the nonce was sent (RFC 8046 §5.4).
+
+        A server that passes on to the peer what comes there would show that, too: then the echo
+        has passed through it, or comes from elsewhere. Two servers that took each other for their
+        client would send to each other for ever what comes for that.
+        """
+        echoed = bool(update.nonce) and update.nonce in self.nonces
+        return echoed and not self.relayed and self.path.to == update.path.to
 
     def fit(self, update: Outstanding | None) -> bool:
         """Whether it answers that; a check only along its own path (RFC 9028 §4.6.2)."""

@@ -369,7 +369,7 @@ class Upkeep:
 
     def _take_acks(self, answers: Answers, now: float) -> list[Action]:
         actions: list[Action] = []
-        outstanding, nonces = self.outbox.updates.outstanding, answers.nonces
+        outstanding = self.outbox.updates.outstanding
         update_ids = [each for each in answers.update_ids if answers.fit(outstanding.get(each))]
         for update in self.outbox.updates.acknowledged(update_ids, now):
             if update.ask is not None:
@@ -381,7 +381,7 @@ class Upkeep:
                 self._shared.forget_permissions(self._pair)  # RFC 9028 §4.12.1
             if update.rekeys:
                 self._renewal.acknowledged(now)
-            if update.nonce and update.nonce in nonces and self._paths.answered(update.path, now):
+            if answers.verify(update) and self._paths.answered(update.path, now):
                 self.outbox.withdraw()
                 self._paths.told = False
                 actions += self._announce(now)
