@@ -105,6 +105,13 @@ class Mobility:
     def disclose(self, now: float) -> None:
         """The peer knows where we are: it speaks with us directly."""
 
+    def own(self, path: Path) -> bool:
+        """Whether the peer itself is there: that was verified, see ``answered``."""
+        return True
+
+    def heard(self, source: Address, *, relayed: bool) -> None:
+        """A control packet of the peer's came from there."""
+
     def expire(self, now: float) -> bool:
         """Deprecate addresses whose lifetime has ended; True if there are any."""
         return self.peer.expire(now)
@@ -332,13 +339,17 @@ class Mobility:
             return Path(here, address)
         return self.to(address)
 
-    def answered(self, path: Path, now: float) -> bool:
+    def answered(self, path: Path, now: float, *, straight: bool) -> bool:
         """The peer has echoed what we sent along ``path``; True: tell it where we prefer to be.
 
         Who looks for a path takes the first that works. Else it is the preferred one.
+
+        An echo that a server has passed on, or that comes from elsewhere, does not show that the
+        peer itself is there (RFC 8046 §5.4): servers that took each other for their client would
+        send to each other for ever what comes for that.
         """
-        if self.peer.get(path.to) is None:
-            return False  # a server has passed it on: no data goes there
+        if not straight or self.peer.get(path.to) is None:
+            return False
         self.peer.verify(path.to)
         current = self.path()
         if path.to == current.to:

@@ -380,15 +380,13 @@ class Answers:
         nonces = frozenset((*signed, *unsigned))
         return cls(update_ids, nonces, path, mapped, hop.relayed(packet, path.to))
 
-    def verify(self, update: Outstanding) -> bool:
-        """Whether it shows that the peer itself is where the nonce was sent (RFC 8046 §5.4).
+    def echo(self, update: Outstanding) -> bool:
+        """Whether it holds the nonce that was sent with that."""
+        return bool(update.nonce) and update.nonce in self.nonces
 
-        A server that passes on to the peer what comes there would show that, too: then the echo
-        has passed through it, or comes from elsewhere. Two servers that took each other for their
-        client would send to each other for ever what comes for that.
-        """
-        echoed = bool(update.nonce) and update.nonce in self.nonces
-        return echoed and not self.relayed and self.path.to == update.path.to
+    def straight(self, update: Outstanding) -> bool:
+        """Whether it comes from where that was sent, and nobody has passed it on."""
+        return not self.relayed and self.path.to == update.path.to
 
     def fit(self, update: Outstanding | None) -> bool:
         """Whether it answers that; a check only along its own path (RFC 9028 §4.6.2)."""

@@ -23,6 +23,7 @@ _IV_LENGTH: Final = 16
 _ROOM: Final = 720  # bytes of our locators in an UPDATE
 _SLOW_LOOK: Final = 2.0  # seconds between looks at one in use that is no call
 _PERMITTED_MAX: Final = 32  # addresses of a peer that our data relays let in
+_PASSERS_MAX: Final = 16  # with so many, we don't know any more where the peer itself is
 _REFRESH: Final = 4 * 60.0  # seconds after which a permission is refreshed, RFC 9028 §4.12.1
 _TELLING_MAX: Final = 4  # paths on which a move is told
 _POKE_GAP: Final = 2.0  # seconds between two looks at our servers
@@ -45,6 +46,7 @@ class Traversal:
         "_collides",
         "_flow",
         "_pair",
+        "_passers",
         "_pending",
         "_permitted",
         "_poked_at",
@@ -93,6 +95,7 @@ class Traversal:
         self._pending: tuple[tuple[Candidate, ...], tuple[Address, ...]] | None = None
         # when, and how often its relay had forgotten all, by the peer's address
         self._permitted: dict[Relayed, tuple[float, int]] = {}
+        self._passers: set[Address] = set()  # whence the peer's packets came that a relay had sent
         self._poked_at = float("-inf")
         self._flow = Flow(shared.config.silence, now)
         self.checks = Checks(controlling, pacing)
@@ -146,10 +149,29 @@ class Traversal:
             return
         outbound.aim(selected.to, source)
         self._shared.counters["path changed"] += 1
-        self._shared.serving.moved(self._pair, selected)
+        self._serve()
         if not self.checks.relayed:
             self._shared.remember(self._pair[1], selected.to)
         self._permit_selected(now)
+
+    def own(self, path: Path) -> bool:
+        """Whether the peer itself is there, and not a relay that it has told us of."""
+        passers = self._passers
+        return len(passers) < _PASSERS_MAX and plain(path.to) not in passers
+
+    def heard(self, source: Address, *, relayed: bool) -> None:
+        """A control packet of the peer's came from there; ``relayed``: its relay has sent it."""
+        if not relayed:
+            self._passers.discard(source)
+        elif len(self._passers) < _PASSERS_MAX and source not in self._passers:
+            self._passers.add(source)
+            self._serve()
+
+    def _serve(self) -> None:
+        """Where our client is: two servers are not to take each other for it."""
+        selected = self.checks.selected
+        if selected is not None:
+            self._shared.serving.moved(self._pair, selected if self.own(selected) else None)
 
     def describe(self) -> list[dict[str, object]]:
         """The peer's addresses and what we know about each, JSON-ready."""
@@ -248,8 +270,8 @@ class Traversal:
         self._pending = from_locators(listed, plain(source))
         return [self.to(source)]
 
-    def answered(self, path: Path, now: float) -> bool:
-        """The peer has echoed what we sent along ``path``: it is where it says that it is."""
+    def answered(self, path: Path, now: float, *, straight: bool) -> bool:
+        """The peer has echoed what we sent, by whatever way: what it says is from now."""
         if self._pending is not None:
             (self._theirs, self._relays), self._pending = self._pending, None
             self._permitted.clear()

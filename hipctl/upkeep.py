@@ -250,6 +250,7 @@ class Upkeep:
         echo = signed.Echo.of(packet)
         check = packet.get(params.CandidatePriority)
         answers = Answers.of(packet, update_ids, Path(shared.here, source))
+        self._paths.heard(source, relayed=answers.relayed)
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(answers, now)
             self._renewal.finish(now)
@@ -358,6 +359,7 @@ class Upkeep:
         shared.requester.on_update(pair, packet, now)
         path = self._paths.path()
         proven = not self._sas.outbound.sa.metered and not isinstance(path.to, Relayed)
+        proven = proven and self._paths.own(path)
         shown = bool(shared.desk.theirs.get(pair))
         relayed = hop.relayed(packet, source)
         asked = Asked(self._keys, source, path if proven else None, shown, bad, relayed=relayed)
@@ -381,7 +383,8 @@ class Upkeep:
                 self._shared.forget_permissions(self._pair)  # RFC 9028 §4.12.1
             if update.rekeys:
                 self._renewal.acknowledged(now)
-            if answers.verify(update) and self._paths.answered(update.path, now):
+            straight = answers.straight(update)
+            if answers.echo(update) and self._paths.answered(update.path, now, straight=straight):
                 self.outbox.withdraw()
                 self._paths.told = False
                 actions += self._announce(now)

@@ -75,7 +75,9 @@ def test_going_to_and_fro_does_not_give_credit_back() -> None:
         b.engine.on_control(update(a, b, listing(VICTIM, ELSEWHERE)), VICTIM, net.now)
         assert outbound.address == VICTIM
         sent += flood(outbound)
-        mobility.answered(Path(None, ELSEWHERE), net.now)  # when it has been flooded enough
+        mobility.answered(
+            Path(None, ELSEWHERE), net.now, straight=True
+        )  # when it has been flooded enough
         assert outbound.address == ELSEWHERE
         assert not outbound.sa.metered
         b.engine.on_control(update(a, b, listing(VICTIM)), VICTIM, net.now)
