@@ -140,6 +140,8 @@ class Relay:
     ) -> list[Action]:
         if packet.sender == client.hit:
             raise Rejected("the client's own HIT from elsewhere")
+        if packet.has(params.RelayFrom):  # a client is not behind another relay of its
+            raise Rejected("relayed before")
         path, account = client.path, client.accounts[kind]
         if path is None:
             raise Rejected("relay client nowhere")

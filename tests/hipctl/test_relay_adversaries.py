@@ -128,7 +128,6 @@ def test_a_packet_to_a_client_grows_by_what_a_hop_adds_and_its_own_hop_parameter
     assert seen.to == w.client.address
     assert len(seen.data) == len(i1(w.client.hit)) + HOP
     lies: list[params.Parameter] = [
-        params.RelayFrom(VICTIM),
         params.RelayTo(VICTIM),
         params.From(VICTIM[0]),
         params.RvsHmac(bytes(48)),
