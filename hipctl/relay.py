@@ -26,7 +26,7 @@ from hipctl.registrar import Registrar
 from hipctl.rendezvous import CARRIED, forwarded
 from hipctl.settings import EngineConfig
 
-SEEN_MAX: Final = 32  # peers of one client, and
+SEEN_MAX: Final = 64  # peers of one client, and
 SEEN_CLIENTS: Final = 4_096  # clients, of which we remember who has spoken to them through us
 SEEN_SECONDS: Final = 120.0
 _NEEDS_MODE: Final = frozenset({PacketType.R1, PacketType.I2})
@@ -263,8 +263,7 @@ class Relay:
             return False
         if self._data.lent(to):  # both may hide: neither hears the other but there
             return client.relayed is not None and (to != client.relayed or to == self._data.shared)
-        known = self._seen.get(client.hit, _NOBODY).get(to)
-        if known is not None and now - known[0] < SEEN_SECONDS:
+        if self.heard(client, to, now):
             return True
         home = client.path.to[0] if client.path is not None else ""
         if ip_address(ip).is_loopback:
@@ -272,6 +271,11 @@ class Relay:
         if any(ip == own for own, _ in self.ours):
             return False
         return is_public(ip) or (bool(home) and not is_public(home))
+
+    def heard(self, client: Client, peer: Address, now: float) -> bool:
+        """Whether the client got a packet from there, lately, that was for its HIT."""
+        known = self._seen.get(client.hit, _NOBODY).get(peer)
+        return known is not None and now - known[0] < SEEN_SECONDS
 
     def _note(self, client: Client, source: Address, here: Address | None, now: float) -> None:
         seen = self._seen.get(client.hit)

@@ -6,6 +6,7 @@ from typing import Final
 
 from hipctl import params
 from hipctl.actions import Action, Address, Pair, Path, PortsChanged, Relayed
+from hipctl.clients import Client
 from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.crypto import Keys
 from hipctl.datarelay import DataRelay
@@ -166,6 +167,9 @@ class Serving:
     def permit(self, pair: Pair, packet: Packet, now: float) -> bool:
         """Take the PEER_PERMISSIONs of a new UPDATE; False: one was refused.
 
+        They are for peers of which the client has got a check already, or an answer to one: what
+        speaks no HIP is sent no data, which need not be ESP. Other clients of ours do.
+
         Raises:
             MalformedPacket: one is not well formed.
         """
@@ -175,11 +179,17 @@ class Serving:
             try:
                 if client is None or not self.relay.may_send(client, asked.peer, now):
                     raise Rejected("PEER_PERMISSION for where nothing may be sent")
+                if not self._speaks(client, asked.peer, now):
+                    raise Rejected("PEER_PERMISSION for who has not spoken with the client")
                 self.data.permit(client, asked, now)
             except Rejected as error:
                 self._counters[error.reason] += 1
                 permitted = False
         return permitted
+
+    def _speaks(self, client: Client, peer: Address, now: float) -> bool:
+        known = self.data.lent(peer) or self.data.allows(client, peer)
+        return known or self.relay.heard(client, peer, now)
 
     def relocated(
         self, pair: Pair, packet: Packet, listed: Sequence[params.Locator], source: Address

@@ -90,11 +90,11 @@ def test_at_the_end_of_registration_or_association_the_relay_stops_and_closes_th
 ) -> None:
     net, client, server = registered(HIP, ESP)
     relayed, data = relayed_address(client), server.engine.serving.data
+    i1 = make_i1(OTHERS, client.hit, FAST)
+    assert inject(net, server, i1, ELSEWHERE, relayed)
     tell(net, client, server, params.PeerPermission(relayed, ELSEWHERE, 1_000, 2_000))
     assert data.up[client.address].keys() == {1_000}
     assert data.down[relayed][ELSEWHERE].keys() == {2_000}
-    i1 = make_i1(OTHERS, client.hit, FAST)
-    assert inject(net, server, i1, ELSEWHERE, relayed)
     pair = client.hit, server.hit
     match how:
         case "cancelled":
@@ -290,6 +290,7 @@ def test_an_activated_address_rests_when_the_client_says_that_it_is_elsewhere() 
     net.run(net.now + 1)
     relayed, data = relayed_address(client), server.engine.serving.data
     permission = params.PeerPermission(relayed, ELSEWHERE, 1_000, 2_000)
+    inject(net, server, make_i1(OTHERS, client.hit, FAST), ELSEWHERE, relayed)
     tell(net, client, server, permission)
     assert data.up
     net.move(client, ("203.0.113.7", 10500))
@@ -400,6 +401,11 @@ def test_esp_passes_under_a_permission_only_both_ways_and_for_five_minutes() -> 
 
             assert not await passes(0x2000, BOB, relayed)
             assert not await passes(0x1000, ALICE, SERVER)
+            permit()
+            await asyncio.sleep(0.1)
+            assert not await passes(0x1000, ALICE, SERVER)  # he has not spoken with her
+            net.carry(bytes(4) + make_i1(OTHERS, A.hit, FAST), BOB, relayed)
+            await asyncio.sleep(0.1)
             permit()
             await asyncio.sleep(0.1)
             permitted = asyncio.get_running_loop().time()

@@ -87,11 +87,15 @@ def test_a_client_is_not_at_what_another_relay_lends_it() -> None:
         assert path is None or path.to == mallory.address
     for server, other, out in ((first, second, 0x5001), (second, first, 0x5002)):
         peers = (other.address, MALLORY)
+        for peer in peers:  # they have spoken
+            i1 = make_i1(OTHERS, mallory.hit, FAST)
+            net._control(server, i1, peer, lent(server, mallory))
         permits = [
             params.PeerPermission(lent(server, mallory), peer, out + 16 * n, 0x7000)
             for n, peer in enumerate(peers)
         ]
         says(net, mallory, server, *permits)
+        assert server.engine.serving.data.count(client(server, mallory)) == 2
     net.bytes.clear()
     net._open(first, (0x7000).to_bytes(4, "big") + bytes(1_000), MALLORY, lent(first, mallory))
     net.run(net.now + 10)
@@ -155,3 +159,19 @@ def test_where_a_packet_of_a_client_comes_from_nothing_goes_before_somebody_answ
         )
         net._control(server, update, (f"198.18.0.{1 + n}", 1), server.address)
     assert len([seen for seen in net.wire if seen.to == VICTIM]) == 1  # who is there?
+
+
+def test_a_relay_is_no_way_for_data_to_who_speaks_no_hip() -> None:
+    """An SPI may be chosen as the first bytes of another protocol."""
+    net, first, _second, mallory = registered_twice(RELAYS)
+    permission = params.PeerPermission(lent(first, mallory), VICTIM, 0x1234_0100, 0x1234_8180)
+    says(net, mallory, first, permission)
+    assert first.engine.serving.data.count(client(first, mallory)) == 0
+    assert first.engine.counters["PEER_PERMISSION for who has not spoken with the client"] == 1
+    net._control(first, make_i1(OTHERS, mallory.hit, FAST), VICTIM, lent(first, mallory))
+    says(net, mallory, first, permission)
+    assert first.engine.serving.data.count(client(first, mallory)) == 1
+    net.run(net.now + 200)  # it is renewed though the peer's packets were long ago
+    says(net, mallory, first, permission)
+    net.run(net.now + 200)
+    assert first.engine.serving.data.count(client(first, mallory)) == 1

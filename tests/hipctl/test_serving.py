@@ -423,7 +423,10 @@ def behind(net: ServerNet, client: Peer, outside: Address) -> None:
 
 
 def name(net: ServerNet, client: Peer, server: Peer, relayed: Address) -> None:
-    permission = params.PeerPermission(relayed, ("198.51.100.9", 9), 0x1000, 0x2000)
+    peer = ("198.51.100.9", 9)
+    others = Hit(client.hit[:-1] + bytes([client.hit[-1] ^ 1]))
+    net._control(server, make_i1(others, client.hit, FAST), peer, relayed)
+    permission = params.PeerPermission(relayed, peer, 0x1000, 0x2000)
     pair = client.hit, server.hit
     net.perform(client, client.engine.tell(pair, [permission], net.now) or [])
     net.run(net.now + 0.5)
