@@ -3,7 +3,8 @@
 ``relay.cpu``: CPU a relayed packet of 172 bytes, of a host's data relay and of Debian's coturn
 (ChannelData), each a process of its own, under the same load in turn. ``relay.calls``: what 150
 calls of G.711 through the data relay lose, and how much later their packets arrive than straight
-ones. ``relay.strangers``: the 99th percentile of delay in the same calls in each second, while
+ones, each of another client and while 2,000 others are registered. Both relays have one core and
+512 MB. ``relay.strangers``: the 99th percentile of delay in the same calls in each second, while
 1,000 packets of strangers come to the relay's port and to those of its clients, beside that of
 quiet seconds in between; ``waited``: how much of the time others had the core that the relay
 wanted.
@@ -42,12 +43,15 @@ from hipctl import (
     contact_from_addresses,
 )
 from hipctl.actions import Action
+from hipctl.constants import PacketType
 from hipctl.contact import compose
 from hipctl.identity import Hit
-from hipctl.params import PeerPermission
+from hipctl.packet import build
+from hipctl.params import PeerPermission, Seq
 
-CLIENTS = 3
 CALLS = 150
+CLIENTS = 150  # so many relayed addresses
+MEMORY = 512 << 20  # bytes that a relay may have
 PACE = 0.02  # seconds between packets of one direction of a call
 SIZE = 172  # bytes of a packet
 WINDOW = 4.0  # seconds of a measurement
@@ -120,7 +124,7 @@ def start_server(stack: ExitStack) -> tuple[int, Hit, Address]:
     """Run a host that serves, until the end of ``stack``."""
     server = stack.enter_context(
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.relay_server"],
+            [*confined(), sys.executable, "-m", "benchmarks.relay_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -134,6 +138,12 @@ def start_server(stack: ExitStack) -> tuple[int, Hit, Address]:
     return server.pid, Hit.parse(line["hit"]), (ip, port)
 
 
+def confined() -> tuple[str, ...]:
+    """What a relay has: one core, which those who load it leave to it, and 512 MB."""
+    core = min(os.sched_getaffinity(0))
+    return "taskset", "-c", str(core), "prlimit", f"--data={MEMORY}"
+
+
 async def permit(
     stack: AsyncExitStack, server: Hit, at: Address, peers: Sequence[socket.socket]
 ) -> tuple[socket.socket, Address, Hit]:
@@ -144,7 +154,11 @@ async def permit(
     rows = await host.register(server, [ESP, RegistrationType.RELAY_UDP_HIP])
     relayed = next(row.relayed for row in rows if row.relayed is not None)
     pair = host.hits[0], server
+    stranger = HostIdentity.from_secret(1).hit
     for n, peer in enumerate(peers):
+        said = build(PacketType.UPDATE, stranger, host.hits[0], [Seq(n)])
+        peer.sendto(bytes(4) + said, relayed)  # who has not spoken is sent nothing
+        await asyncio.sleep(0.02)
         asked = PeerPermission(relayed, peer.getsockname(), 1_000 + n, 5_000 + n)
 
         def step(now: float, asked: PeerPermission = asked) -> Sequence[Action]:
@@ -187,6 +201,7 @@ def start_coturn(stack: ExitStack) -> Load:
     coturn = stack.enter_context(
         subprocess.Popen(
             [
+                *confined(),
                 *("turnserver", "-n", "--no-auth", "--no-tls", "--no-dtls", "--no-cli", "-m", "1"),
                 *("--listening-ip", "127.0.0.1", "--listening-port", str(port)),
                 *("--relay-ip", "127.0.0.1", "--allow-loopback-peers", "--no-rfc5780"),
@@ -348,8 +363,9 @@ async def reach(callee: LocalHost, number: int) -> float:
         return 1e3 * (time.perf_counter() - began)
 
 
-async def registrations(server: Hit, at: Address, pid: int, hits: list[Hit]) -> None:
-    """Memory with 2,000 rendezvous registrations; a flood beside them, of I1s for ``hits``."""
+async def registrations(server: Hit, at: Address, load: Load, hits: list[Hit]) -> None:
+    """Memory with 2,000 rendezvous registrations; calls, and a flood of I1s for ``hits``, then."""
+    pid, cores = load.pid, os.sched_getaffinity(0)
     empty, hosts = rss(pid), []
     async with AsyncExitStack() as stack:
         registered = 0
@@ -365,6 +381,9 @@ async def registrations(server: Hit, at: Address, pid: int, hits: list[Hit]) -> 
         full = rss(pid)
         each = round(1024 * (full - empty) / registered, 1)
         report("relay.registrations", "MB", [full], registrations=registered, kb_each=each)
+        os.sched_setaffinity(0, {max(cores)})
+        calls(load)
+        os.sched_setaffinity(0, cores)
         await flooded(hosts, server, at, hits)
 
 
@@ -386,11 +405,10 @@ def main() -> None:
             for load in (ours, theirs):
                 used[load.pid].append(cost(load))
         report("relay.cpu", "us", used[ours.pid], "coturn", used[theirs.pid])
-        calls(ours)
         bothered(ours)
         os.sched_setaffinity(0, cores)
         hits = asyncio.run(victims(server, at))
-        asyncio.run(registrations(server, at, pid, hits))
+        asyncio.run(registrations(server, at, ours, hits))
 
 
 if __name__ == "__main__":
