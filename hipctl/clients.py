@@ -76,8 +76,7 @@ class Account:
 
     def spares(self, now: float) -> bool:
         """Whether less than half is used up of what the client may have at once."""
-        packets, size = self._own.left(now, 0.5)
-        return packets + self.packets_left >= 1 and size + self.bytes_left > 0
+        return self._own.spares(now, self.packets_left, self.bytes_left)
 
     def _draw(self, size: int, now: float) -> bool:
         """Get another grant; False if not even this packet may pass."""
