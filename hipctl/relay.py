@@ -228,10 +228,9 @@ class Relay:
 
         First I1s and checks go to who may never have heard of the client: so may what is aimed.
         """
-        known = self._seen.get(client.hit, _NOBODY).get(to)
-        if known is not None and now - known[0] < SEEN_SECONDS:
+        if self.heard(client, to, now) or self._data.allows(client, to):
             return True
-        return self._data.allows(client, to) or self._unasked.allow(client.hit.hex(), now)
+        return self._unasked.allow(client.hit.hex(), now)
 
     def _other(self, hit: Hit, client: Client, to: Address) -> "_Across | None":
         """Another client of ours, if an address of ours leads to it, with no router's help."""
