@@ -25,12 +25,28 @@ class Account:
         dropped: packets beyond the limits, or not allowed.
     """
 
-    __slots__ = ("_bytes", "_own", "_packets", "_total", "bytes_left", "dropped", "packets_left")
+    __slots__ = (
+        "_bytes",
+        "_kept",
+        "_own",
+        "_packets",
+        "_total",
+        "bytes_left",
+        "dropped",
+        "packets_left",
+    )
 
-    def __init__(self, own: Allowance, total: Allowance) -> None:
+    def __init__(self, own: Allowance, total: Allowance, kept: float = 0.0) -> None:
+        """Set up.
+
+        Args:
+            own: what may pass for this client.
+            total: for all.
+            kept: which share of ``total`` it leaves to other accounts.
+        """
         self.packets_left = self.bytes_left = self.dropped = 0
         self._packets = self._bytes = 0  # granted so far
-        self._own, self._total = own, total
+        self._own, self._total, self._kept = own, total, kept
 
     @property
     def packets(self) -> int:
@@ -42,9 +58,9 @@ class Account:
         """Their UDP payloads."""
         return self._bytes - self.bytes_left
 
-    def limit(self, own: Allowance, total: Allowance) -> None:
+    def limit(self, own: Allowance, total: Allowance, kept: float = 0.0) -> None:
         """Other limits hold from now on."""
-        self._own, self._total = own, total
+        self._own, self._total, self._kept = own, total, kept
         self._packets -= self.packets_left
         self._bytes -= self.bytes_left
         self.packets_left = self.bytes_left = 0
@@ -58,10 +74,14 @@ class Account:
         self.bytes_left -= size
         return True
 
+    def spares(self, now: float) -> bool:
+        """Whether less than half is used up of what the client may have at once."""
+        return self._own.spares(now, self.packets_left, self.bytes_left)
+
     def _draw(self, size: int, now: float) -> bool:
         """Get another grant; False if not even this packet may pass."""
         own, own_bytes = self._own.left(now)
-        total, total_bytes = self._total.left(now)
+        total, total_bytes = self._total.left(now, self._kept)
         packets = int(min(own, total, _GRANT_PACKETS))
         several = int(min(own_bytes, total_bytes, _GRANT_BYTES))
         if self.packets_left + packets < 1 or self.bytes_left + several < size:

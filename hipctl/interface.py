@@ -86,7 +86,10 @@ class Offer:
         lifetime: seconds, the longest granted.
         packets: a second and client; 0: no limit.
         bandwidth: bytes a second and client; 0: no limit.
-        total_bandwidth: bytes a second of all clients together; 0: no limit.
+        total_bandwidth: bytes a second of all clients together; 0: no limit. The control relay
+            and the data relay have one total: the lesser, where they differ.
+        total_packets: likewise.
+        burst: for how many seconds a client may save up what it doesn't use.
         credentials: only for those who have shown some that our policy accepts.
     """
 
@@ -95,6 +98,8 @@ class Offer:
     packets: float = 0.0
     bandwidth: float = 0.0
     total_bandwidth: float = 0.0
+    total_packets: float = 0.0
+    burst: float = 1.0
     credentials: bool = False
 
 

@@ -66,32 +66,52 @@ class Damper:
 
 
 class Allowance:
-    """So many packets and bytes a second, at most a second's worth of them at once.
+    """So many packets and bytes a second, at most those of ``burst`` seconds at once.
 
     One packet passes at once however low the rate is; a rate of 0 is no limit.
     """
 
     __slots__ = ("_bandwidth", "_bytes", "_most", "_most_bytes", "_packets", "_rate", "_since")
 
-    def __init__(self, packets: float, bandwidth: float, now: float) -> None:
+    def __init__(self, packets: float, bandwidth: float, now: float, burst: float = 1.0) -> None:
         self._rate = packets or _UNLIMITED
         self._bandwidth = bandwidth or _UNLIMITED
         self._since = now
-        self._most, self._most_bytes = max(self._rate, 1.0), max(self._bandwidth, _PACKET)
+        self._most = max(self._rate * burst, 1.0)
+        self._most_bytes = max(self._bandwidth * burst, _PACKET)
         self._packets, self._bytes = self._most, self._most_bytes
 
-    def left(self, now: float) -> tuple[float, float]:
-        """Packets and bytes that may pass now."""
+    def left(self, now: float, kept: float = 0.0) -> tuple[float, float]:
+        """Packets and bytes that may pass now.
+
+        Args:
+            now: monotonic seconds.
+            kept: which share of what passes at once is for others; but for one packet.
+        """
         passed, self._since = max(0.0, now - self._since), now
         if passed:
             self._packets = min(self._most, self._packets + passed * self._rate)
             self._bytes = min(self._most_bytes, self._bytes + passed * self._bandwidth)
-        return self._packets, self._bytes
+        if not kept:
+            return self._packets, self._bytes
+        return (
+            _beyond(self._packets, kept, self._most, 1.0),
+            _beyond(self._bytes, kept, self._most_bytes, _PACKET),
+        )
+
+    def spares(self, now: float, packets: int, size: int) -> bool:
+        """Whether half of what passes at once is left, with what was taken and not used."""
+        left, left_bytes = self.left(now)
+        return 2 * (left + packets) >= self._most and 2 * (left_bytes + size) >= self._most_bytes
 
     def take(self, packets: float, size: float) -> None:
         """So much passes; no more than was left."""
         self._packets -= packets
         self._bytes -= size
+
+
+def _beyond(left: float, kept: float, most: float, least: float) -> float:
+    return left if most == _UNLIMITED else max(0.0, left - min(kept * most, most - least))
 
 
 def network(address: str) -> str:

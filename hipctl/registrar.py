@@ -8,7 +8,7 @@ lasts (RFC 9028 §7.8).
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -29,6 +29,7 @@ LEAST: Final = encode_lifetime(REGISTRATION_LEAST)
 
 _CROWD_LEAST: Final = 16  # registrations that one network may have though others want some, too,
 _CROWD_SHARE: Final = 8  # and beyond one in so many, as soon as half of all are taken
+_CONTROL_SHARE: Final = 0.1  # of the relays' total, which data leaves to control packets
 _ALARMS_LEAST: Final = 64  # that may wait before we look which of them are for nothing
 
 
@@ -104,8 +105,13 @@ class Registrar:
         """
         self._offers = {int(kind): offer for kind, offer in offers.items()}
         self._totals = {
-            kind: Allowance(0, offer.total_bandwidth, now) for kind, offer in self._offers.items()
+            kind: Allowance(offer.total_packets, offer.total_bandwidth, now)
+            for kind, offer in self._offers.items()
         }
+        relays = [self._offers[kind] for kind in RELAYS if kind in self._offers]
+        packets = _least(offer.total_packets for offer in relays)
+        together = Allowance(packets, _least(offer.total_bandwidth for offer in relays), now)
+        self._totals |= {int(kind): together for kind in RELAYS}
         told = []
         for client in list(self._clients.values()):
             ended = tuple(kind for kind in client.expires if kind not in self._offers)
@@ -137,9 +143,11 @@ class Registrar:
     def _full(self, kind: int) -> bool:
         return len(self._by_type.get(kind, ())) >= self._offers[kind].clients
 
-    def _limits(self, kind: int, now: float) -> tuple[Allowance, Allowance]:
+    def _limits(self, kind: int, now: float) -> tuple[Allowance, Allowance, float]:
         offer = self._offers[kind]
-        return Allowance(offer.packets, offer.bandwidth, now), self._totals[kind]
+        own = Allowance(offer.packets, offer.bandwidth, now, offer.burst)
+        kept = _CONTROL_SHARE if kind == RegistrationType.RELAY_UDP_ESP else 0.0
+        return own, self._totals[kind], kept
 
     # -- what is asked -------------------------------------------------------------------------
 
@@ -425,3 +433,8 @@ class Registrar:
             for client in self._clients.values()
             for kind, account in client.accounts.items()
         ]
+
+
+def _least(limits: Iterable[float]) -> float:
+    """The least of several limits, of which 0 is none."""
+    return min((limit for limit in limits if limit), default=0.0)

@@ -79,6 +79,7 @@ class Relay:
         self._i1s = Limiter(config.relayed_i1_rate, config.relayed_i1_burst, keys)
         self._networks = Limiter(config.relayed_rate, config.relayed_burst, keys)
         self._strangers = Limiter(config.to_client_rate, config.to_client_burst, keys)
+        self._unasked = Limiter(config.unasked_rate, config.unasked_burst, keys)
         self._seen: OrderedDict[Hit, _Seen] = OrderedDict()
 
     def takes(self, packet: Packet) -> bool:
@@ -176,14 +177,16 @@ class Relay:
 
         Each I1 makes the client compute; what follows a base exchange comes at the pace of calls.
         From a peer that the client has named all that follows may come which the client pays for:
-        many who hide are one network, that of their relay.
+        many who hide are one network, that of their relay. I1s, which anybody may send in the name
+        of anybody, leave the client half of its limits for the rest.
         """
         i1 = packet.type is PacketType.I1
         limiter = self._i1s if i1 else self._networks
         if not named and not limiter.allow(network(source[0]), now):
             account.dropped += 1
             raise Rejected("relayed packets of one network")
-        if not self._strangers.allow(f"{i1}{client.hit.hex()}", now):
+        passes = self._strangers.allow(f"{i1}{client.hit.hex()}", now)
+        if not passes or (i1 and not account.spares(now)):
             account.dropped += 1
             raise Rejected("relayed packets for one client")
 
@@ -213,9 +216,21 @@ class Relay:
             return self._refuse(packet, client, why, path, now)
         if across is not None:
             return self._across(packet, path, across, now)
+        if not self._expected(client, target.address, now):
+            account.dropped += 1
+            raise Rejected("relayed packets to who has not asked")
         data = packet.changed(without=_MAC)
         source = self._leaves_from(packet, client, target.address, kind, now)
         return self._send(data, account, Path(source, target.address), now)
+
+    def _expected(self, client: Client, to: Address, now: float) -> bool:
+        """Whether that address has asked for the client, or was named; of others, a few packets.
+
+        First I1s and checks go to who may never have heard of the client: so may what is aimed.
+        """
+        if self.heard(client, to, now) or self._data.allows(client, to):
+            return True
+        return self._unasked.allow(client.hit.hex(), now)
 
     def _other(self, hit: Hit, client: Client, to: Address) -> "_Across | None":
         """Another client of ours, if an address of ours leads to it, with no router's help."""

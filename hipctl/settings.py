@@ -93,6 +93,9 @@ class EngineConfig:
         to_client_rate: I1s to one client of ours, of all networks, in the long run; and so many
             others.
         to_client_burst: the same at once.
+        unasked_rate: control packets that one client of ours has us send to addresses that have
+            not spoken to it through us, and that it has not named, in the long run.
+        unasked_burst: the same at once.
         queue_datagrams: datagrams that wait for one peer's exchange.
         queue_bytes: their bytes.
     """
@@ -152,6 +155,8 @@ class EngineConfig:
     relayed_burst: int = 512
     to_client_rate: float = 256.0
     to_client_burst: int = 1024
+    unasked_rate: float = 32.0
+    unasked_burst: int = 64
     queue_datagrams: int = 128
     queue_bytes: int = 262_144
 

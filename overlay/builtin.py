@@ -3,7 +3,8 @@
 For peers that the Internet reaches: a profile names them, nobody else starts them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ from hipctl import Host, Offer, RegistrationType
 from overlay.config import check_table
 from overlay.services import Peer
 
+_BURST: Final = 4.0  # seconds: exchanges and checks come in crowds, and then for long not at all
 MAX_SHOWN: Final = 100  # clients that a status tells singly
 REFUSED: Final = "registration refused: "  # how the host's counters of refusals begin
 
@@ -25,11 +27,19 @@ class RendezvousTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     Attributes:
         clients: registrations at most, 1–65,535.
         lifetime: seconds, the longest that is granted, 10–86,400.
+        packets: a second and client; 0: no limit. A base exchange takes one.
+        bandwidth: bytes a second and client, likewise.
+        total_bandwidth: bytes a second of all clients together; 0: no limit.
+        total_packets: likewise.
         members: only for whom one of our overlays lets in by what it has shown.
     """
 
     clients: int = 4_096
     lifetime: float = 600.0
+    packets: float = 256.0
+    bandwidth: float = 100_000.0
+    total_bandwidth: float = 12_500_000.0
+    total_packets: float = 50_000.0
     members: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -46,7 +56,11 @@ class RelayTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         packets: data packets a second and client, both ways together; 0: no limit. A call takes
             about 100.
         bandwidth: bytes a second and client, likewise; a call takes about 25,000.
-        total_bandwidth: bytes a second of all clients together; 0: no limit.
+        control_packets: control packets a second and client, both ways together; 0: no limit.
+            Who enters an overlay of 40 members takes about 60 for some seconds.
+        control_bandwidth: bytes of them, likewise.
+        total_bandwidth: bytes a second of all clients together, of data and control; 0: no limit.
+        total_packets: likewise.
         members: only for whom one of our overlays lets in by what it has shown.
     """
 
@@ -54,15 +68,16 @@ class RelayTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     lifetime: float = 600.0
     packets: float = 500.0
     bandwidth: float = 500_000.0
+    control_packets: float = 256.0
+    control_bandwidth: float = 100_000.0
     total_bandwidth: float = 12_500_000.0
+    total_packets: float = 50_000.0
     members: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong with it)."""
         yield from _problems(self)
-        for key, most in (("packets", 1e6), ("bandwidth", 1e10), ("total_bandwidth", 1e11)):
-            if not 0 <= getattr(self, key) <= most:
-                yield key, f"must be between 0 (no limit) and {most:g}"
+        yield from _unlimited(self, ("control_packets", "control_bandwidth"))
 
 
 def _problems(table: RendezvousTable | RelayTable) -> Iterator[tuple[str, str]]:
@@ -70,6 +85,16 @@ def _problems(table: RendezvousTable | RelayTable) -> Iterator[tuple[str, str]]:
         yield "clients", f"must be between 1 and 65535, not {table.clients}"
     if not 10 <= table.lifetime <= 86_400:
         yield "lifetime", f"must be between 10 and 86400 seconds, not {table.lifetime:g}"
+    yield from _unlimited(table, ("packets", "bandwidth", "total_packets", "total_bandwidth"))
+
+
+def _unlimited(
+    table: RendezvousTable | RelayTable, keys: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        most = (1e10 if "bandwidth" in key else 1e6) * (10 if "total" in key else 1)
+        if not 0 <= getattr(table, key) <= most:
+            yield key, f"must be between 0 (no limit) and {most:g}"
 
 
 class OfferBook:
@@ -111,6 +136,8 @@ def _wider(one: Offer, other: Offer) -> Offer:
         packets=most(one.packets, other.packets),
         bandwidth=most(one.bandwidth, other.bandwidth),
         total_bandwidth=most(one.total_bandwidth, other.total_bandwidth),
+        total_packets=most(one.total_packets, other.total_packets),
+        burst=max(one.burst, other.burst),
         credentials=one.credentials and other.credentials,
     )
 
@@ -184,7 +211,16 @@ class RendezvousService:
 
     def __init__(self, peer: Peer, table: Mapping[str, Any]) -> None:
         checked = check_table(RendezvousTable, table, "services.rvs")
-        offer = Offer(checked.clients, checked.lifetime, credentials=checked.members)
+        offer = Offer(
+            clients=checked.clients,
+            lifetime=checked.lifetime,
+            packets=checked.packets,
+            bandwidth=checked.bandwidth,
+            total_bandwidth=checked.total_bandwidth,
+            total_packets=checked.total_packets,
+            burst=_BURST,
+            credentials=checked.members,
+        )
         self._offered = _Offered(peer, "rvs", {RegistrationType.RENDEZVOUS: offer})
 
     async def start(self) -> None:
@@ -213,14 +249,20 @@ class RelayService:
 
     def __init__(self, peer: Peer, table: Mapping[str, Any]) -> None:
         checked = check_table(RelayTable, table, "services.relay")
-        control = Offer(checked.clients, checked.lifetime, credentials=checked.members)
         data = Offer(
             clients=checked.clients,
             lifetime=checked.lifetime,
             packets=checked.packets,
             bandwidth=checked.bandwidth,
             total_bandwidth=checked.total_bandwidth,
+            total_packets=checked.total_packets,
             credentials=checked.members,
+        )
+        control = replace(
+            data,
+            packets=checked.control_packets,
+            bandwidth=checked.control_bandwidth,
+            burst=_BURST,
         )
         offers = {RegistrationType.RELAY_UDP_HIP: control, RegistrationType.RELAY_UDP_ESP: data}
         self._offered = _Offered(peer, "relay", offers)

@@ -70,6 +70,45 @@ def test_one_client_cannot_keep_all_that_all_may_have() -> None:
     assert other.pays(100, lambda: 0.0)
 
 
+@given(PACKETS, st.sampled_from([1.0, 5.0, 100.0]), st.sampled_from([0.5, 4.0]))
+def test_an_account_passes_at_once_what_its_burst_says(
+    packets: list[tuple[float, int]], rate: float, burst: float
+) -> None:
+    account = Account(Allowance(rate, 1_000.0, 0.0, burst), Allowance(0, 0, 0.0))
+    now, passed, size_passed = 0.0, 0, 0
+    for pause, size in packets:
+        now += pause
+        if account.pays(size, lambda now=now: now):  # type: ignore[misc]
+            passed, size_passed = passed + 1, size_passed + size
+    assert passed <= max(rate * burst, 1) + rate * now
+    assert size_passed <= max(1_000 * burst, 2_048) + 1_000 * now
+
+
+@given(st.sampled_from([0.0, 1.0, 2.0, 30.0, 1_000.0]), st.sampled_from([0.0, 500.0, 1e5]))
+def test_who_keeps_something_for_others_passes_the_rest_and_one_packet_at_least(
+    rate: float, bandwidth: float
+) -> None:
+    total = Allowance(rate, bandwidth, 0.0)
+    modest, other = Account(Allowance(0, 0, 0.0), total, 0.1), Account(Allowance(0, 0, 0.0), total)
+    passed = sum(modest.pays(100, lambda: 0.0) for _ in range(2_000))
+    assert passed >= 1
+    assert not rate or passed <= max(1, 0.9 * rate)
+    assert not bandwidth or 100 * passed <= max(2_048, 0.9 * bandwidth)
+    if not rate and not bandwidth:
+        assert passed == 2_000
+    elif rate != 1.0 and bandwidth != 500.0:  # there it was the only one
+        assert other.pays(100, lambda: 0.0)
+
+
+def test_an_account_tells_when_half_of_its_own_is_used() -> None:
+    account = Account(Allowance(10, 0, 0.0, 2.0), Allowance(0, 0, 0.0))
+    for n in range(20):
+        assert account.spares(0.0) is (n <= 10)
+        assert account.pays(100, lambda: 0.0)
+    assert not account.spares(0.9)
+    assert account.spares(1.0)
+
+
 def test_an_account_goes_on_under_new_limits() -> None:
     account = Account(Allowance(0, 0, 0.0), Allowance(0, 0, 0.0))
     assert all(account.pays(100, lambda: 0.0) for _ in range(10))

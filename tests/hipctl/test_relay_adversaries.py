@@ -5,6 +5,7 @@ and nothing gets longer than the parameters of a hop make it.
 """
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 
 from hipctl import hop, params, rendezvous
 from hipctl.actions import Address, Relayed
-from hipctl.constants import NatTraversalMode, NotifyType, PacketType
+from hipctl.constants import NatTraversalMode, NotifyType, PacketType, RegistrationType
 from hipctl.crypto import Keys
 from hipctl.exchange import make_i1
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
-from hipctl.interface import Offer
+from hipctl.interface import Offer, Served
 from hipctl.packet import Packet, build, finish
+from hipctl.relay import SEEN_SECONDS
 from hipctl.wire import frame
 from sim.engines import FAST, Net, Peer, Seen
 from sim.servers import ESP, HIP, RELAYS, RVS, ServerNet
@@ -77,9 +79,11 @@ class World:
         return client.relayed
 
 
-def world(*types: object, seed: int = 0) -> World:
+def world(
+    *types: object, seed: int = 0, offers: Mapping[RegistrationType, Offer] | None = None
+) -> World:
     net = ServerNet(seed)
-    server = net.serve({**RELAYS, RVS: Offer()})
+    server = net.serve(offers or {**RELAYS, RVS: Offer()})
     client, other = net.add(), net.add()
     net.register(client, server, types or (HIP, ESP))  # type: ignore[arg-type]
     assert net.granted(client) == set(types or (HIP, ESP))
@@ -521,6 +525,206 @@ def test_all_is_over_with_the_association() -> None:
     assert w.server.engine.serving.data.closed == [relayed]
     assert w.inject(i1(w.client.hit), MALLORY) == []
     assert w.inject(i1(w.client.hit), MALLORY, relayed) == []
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+CONTROL = Offer(packets=256.0, bandwidth=100_000.0, burst=4.0)
+LIMITED = {HIP: CONTROL, ESP: Offer(packets=500.0, bandwidth=500_000.0), RVS: CONTROL}
+STRANGER = ("198.51.100.77", 10500)
+NEVER_ASKED = "relayed packets to who has not asked"
+OVER = "relay client over its limits"
+
+
+def row(w: World, kind: RegistrationType) -> Served:
+    """What the server tells of its client."""
+    found = w.server.engine.serving.served()
+    return next(each for each in found if (each.client, each.type) == (w.client.hit, kind))
+
+
+def sent(w: World, packets: Sequence[bytes], source: Address, seconds: float) -> list[Seen]:
+    """Let the server have them, evenly over so many seconds."""
+    out = []
+    for packet in packets:
+        out += w.inject(packet, source)
+        w.net.now += seconds / len(packets)
+    return out
+
+
+def asked(w: World, *peers: Address) -> None:
+    """These have spoken to the client through its relay."""
+    for peer in peers:
+        assert len(w.inject(i1(w.client.hit), peer)) == 1
+
+
+def name(w: World, peer: Address) -> None:
+    """The client names a peer."""
+    client = w.server.engine.serving.registrar.of((w.server.hit, w.client.hit))
+    assert client is not None
+    permission = params.PeerPermission(w.relayed(), peer, 0x1000, 0x2000)
+    w.server.engine.serving.data.permit(client, permission, w.net.now)
+
+
+@pytest.mark.parametrize("size", [8, 1_800])
+def test_a_client_sends_no_more_control_packets_than_its_limits(size: int) -> None:
+    w = world(offers=LIMITED)
+    asked(w, STRANGER)
+    before = row(w, HIP)
+    packet = w.from_client(STRANGER, more=[params.EchoRequestSigned(bytes(size))])
+    out = sent(w, [packet] * 10_000, w.client.address, 1.0)
+    assert len(out) <= CONTROL.packets * 5
+    assert sum(len(seen.data) for seen in out) <= CONTROL.bandwidth * 5
+    after = row(w, HIP)
+    assert after.packets - before.packets == len(out)
+    assert after.dropped == 10_000 - len(out) == w.server.engine.counters[OVER]
+    w.net.now += 4.0
+    assert len(w.inject(packet, w.client.address)) == 1
+
+
+def test_a_client_s_packets_to_who_never_asked_are_few_though_one_is_sent_again_and_again() -> (
+    None
+):
+    w = world(offers=LIMITED)
+    config = w.server.engine._shared.config
+    packet = w.from_client(VICTIM, more=[params.EchoRequestSigned(bytes(1_800))])
+    out = sent(w, [packet] * 10_000, w.client.address, 10.0)
+    most = config.unasked_burst + 10 * config.unasked_rate
+    assert most - 1 <= len(out) <= most
+    assert w.server.engine.counters[NEVER_ASKED] == row(w, HIP).dropped == 10_000 - len(out)
+
+
+def test_many_who_never_asked_are_not_asked_more_than_one() -> None:
+    w = world(offers=LIMITED)
+    config = w.server.engine._shared.config
+    everybody = [(f"8.8.{n // 250}.{n % 250}", 9) for n in range(5_000)]
+    packets = [
+        w.from_client(each, PacketType.I1, [params.DhGroupList((7,))]) for each in everybody
+    ]
+    out = sent(w, packets, w.client.address, 1.0)
+    assert len(out) <= config.unasked_burst + config.unasked_rate
+    second = w.net.add()
+    w.net.register(second, w.server, [HIP])
+    other = World(w.net, w.server, second, w.other)
+    assert len(other.inject(other.from_client(VICTIM), second.address)) == 1
+
+
+def test_who_has_asked_or_was_named_is_none_who_never_asked_until_it_is_long_ago() -> None:
+    w = world(offers=LIMITED)
+    burst = w.server.engine._shared.config.unasked_burst
+    asked(w, STRANGER)
+    name(w, MALLORY)
+    for to in (STRANGER, MALLORY):
+        assert len(sent(w, [w.from_client(to)] * 200, w.client.address, 1.0)) == 200
+    w.net.now += SEEN_SECONDS
+    assert len(sent(w, [w.from_client(STRANGER)] * 200, w.client.address, 0.0)) == burst
+
+
+def test_a_flood_of_big_i1s_leaves_the_client_half_of_its_limits() -> None:
+    w = world(offers=LIMITED)
+    name(w, STRANGER)
+    more: list[params.Parameter] = [
+        params.DhGroupList((7,)),
+        params.EchoRequestUnsigned(bytes(1_800)),
+    ]
+    big = build(PacketType.I1, OTHERS, w.client.hit, more)
+    flood = [w.inject(big, (f"10.{n // 250}.{n % 250}.1", 9)) for n in range(2_000)]
+    size = sum(len(seen.data) for out in flood for seen in out)
+    assert CONTROL.bandwidth <= size <= 2 * CONTROL.bandwidth + 2_000
+    packet = w.from_client(STRANGER, more=[params.EchoRequestSigned(bytes(600))])
+    assert len(sent(w, [packet] * 200, w.client.address, 0.0)) == 200
+
+
+@pytest.mark.parametrize("kind", [PacketType.I1, PacketType.UPDATE])
+def test_a_rendezvous_client_gets_no_more_than_its_limits(kind: PacketType) -> None:
+    few = Offer(packets=16.0, bandwidth=4_000.0, burst=2.0)
+    w = world(RVS, offers={RVS: few})
+    packet = build(kind, OTHERS, w.client.hit, [params.EchoRequestUnsigned(bytes(40))])
+    sources = [(f"10.{n // 250}.{n % 250}.1", 9) for n in range(2_000)]
+    out = []
+    for source in sources:
+        out += w.inject(packet, source)
+        w.net.now += 1 / len(sources)
+    assert 8 <= len(out) <= 3 * few.packets
+    assert sum(len(seen.data) for seen in out) <= 3 * few.bandwidth
+    assert row(w, RVS).dropped == len(sources) - len(out)
+
+
+@pytest.mark.parametrize(
+    "total",
+    [Offer(total_packets=100.0), Offer(total_bandwidth=20_000.0)],
+    ids=["packets", "bytes"],
+)
+@pytest.mark.parametrize("kind", [HIP, RVS])
+def test_all_clients_together_get_no_more_than_the_total(
+    kind: RegistrationType, total: Offer
+) -> None:
+    net = ServerNet()
+    server = net.serve({kind: total})
+    clients = [net.add() for _ in range(5)]
+    for client in clients:
+        net.register(client, server, [kind])
+    net.now += 1.0
+    w = World(net, server, clients[0], clients[1])
+    before = len(net.wire)
+    for n in range(100):
+        for client in clients:
+            w.inject(i1(client.hit), (f"10.0.{n}.1", 9))
+    out = net.wire[before:]
+    assert 0 < len(out) <= 100
+    assert sum(len(seen.data) for seen in out) <= 20_000
+    assert sum(each.dropped for each in server.engine.serving.served()) == 500 - len(out)
+
+
+def test_data_and_control_have_one_total_of_which_data_leaves_control_some() -> None:
+    total = Offer(total_packets=1_000.0)
+    w = world(offers={HIP: total, ESP: total})
+    name(w, VICTIM)
+    client = w.server.engine.serving.registrar.of((w.server.hit, w.client.hit))
+    assert client is not None
+    w.net.now += 1.0
+    data = sum(client.accounts[ESP].pays(1_000, lambda: w.net.now) for _ in range(5_000))
+    assert data == 900
+    control = sent(w, [w.from_client(VICTIM)] * 500, w.client.address, 0.0)
+    assert len(control) == 100
+    assert not client.accounts[ESP].pays(1_000, lambda: w.net.now)
+
+
+def test_an_ordinary_load_passes_untouched() -> None:
+    """Somebody who hides enters an overlay of 40, then has three calls checked at once."""
+    w = world(
+        offers={kind: replace(offer, total_packets=50_000.0) for kind, offer in LIMITED.items()}
+    )
+    members = [(f"9.9.9.{n}", 10500) for n in range(40)]
+    exchange: list[params.Parameter] = [
+        params.NatTraversalModes((NatTraversalMode.ICE_HIP_UDP,)),
+        params.EchoRequestUnsigned(bytes(700)),
+    ]
+    check: list[params.Parameter] = [
+        params.Seq(1),
+        params.CandidatePriority(1),
+        params.EchoRequestUnsigned(bytes(100)),
+    ]
+    first = [params.DhGroupList((7,))]
+    for member in members:  # twenty a second
+        there = [
+            w.inject(w.from_client(member, PacketType.I1, first), w.client.address),
+            w.inject(build(PacketType.R1, OTHERS, w.client.hit, exchange), member),
+            w.inject(w.from_client(member, PacketType.I2, exchange), w.client.address),
+            w.inject(build(PacketType.R2, OTHERS, w.client.hit, exchange), member),
+        ]
+        assert all(len(out) == 1 for out in there)
+        w.net.now += 0.05
+    for n in range(3 * 100):  # pairs, to candidates that are silent
+        candidate = (f"9.9.{n % 3}.{n % 10}", 10_000 + n)
+        assert len(w.inject(w.from_client(candidate, more=check), w.client.address)) == 1
+        w.net.now += 0.05
+    for _ in range(10):  # and what two calls keep alive
+        for member in members[:2]:
+            assert len(w.inject(w.from_client(member, more=check), w.client.address)) == 1
+            answer = build(PacketType.UPDATE, OTHERS, w.client.hit, check)
+            assert len(w.inject(answer, member)) == 1
+        w.net.now += 1.0
+    assert row(w, HIP).dropped == row(w, ESP).dropped == 0
 
 
 # -- rendezvous ----------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ def test_a_relay_is_offered_and_advertised_until_it_stops() -> None:
         await relay.start()
         assert world.offered == {"relay": {peer.hit: 0}}
         assert peer.sim.registry.offers == {
-            HIP: Offer(5, 600.0),
-            ESP: Offer(5, 600.0, 10, 1000, 12_500_000),
+            HIP: Offer(5, 600.0, 256, 100_000, 12_500_000, 50_000, burst=4.0),
+            ESP: Offer(5, 600.0, 10, 1000, 12_500_000, 50_000),
         }
         await relay.stop()
         assert world.offered == {"relay": {}}
@@ -50,14 +50,26 @@ def test_a_relay_is_offered_and_advertised_until_it_stops() -> None:
 def test_both_services_of_a_peer_and_of_several_overlays_are_offered_together() -> None:
     async def main() -> None:
         peer = World().peer()
-        rvs = RendezvousService(peer, {"clients": 9, "members": True})
+        rvs = RendezvousService(peer, {"clients": 9, "packets": 7, "members": True})
         relay = RelayService(peer, {"clients": 5, "bandwidth": 0, "packets": 10})
-        other = RelayService(peer, {"clients": 7, "lifetime": 300, "packets": 20, "members": True})
+        other = RelayService(
+            peer,
+            {
+                "clients": 7,
+                "lifetime": 300,
+                "packets": 20,
+                "control_packets": 300,
+                "control_bandwidth": 0,
+                "total_packets": 60_000,
+                "members": True,
+            },
+        )
         for service in (rvs, relay, other):
             await service.start()
         offers = peer.sim.registry.offers
-        assert offers[RVS] == Offer(9, 600.0, credentials=True)
-        assert offers[ESP] == Offer(7, 600.0, 20, 0.0, 12_500_000)
+        assert offers[RVS] == Offer(9, 600.0, 7, 100_000, 12_500_000, 50_000, 4.0, True)
+        assert offers[HIP] == Offer(7, 600.0, 300, 0.0, 12_500_000, 60_000, 4.0)
+        assert offers[ESP] == Offer(7, 600.0, 20, 0.0, 12_500_000, 60_000)
         await relay.stop()
         assert offers != peer.sim.registry.offers
         assert peer.sim.registry.offers[ESP].packets == 20
@@ -134,7 +146,16 @@ def test_people_see_a_row_for_each_client() -> None:
         (RelayService, {"packets": -1}, r"services\.relay\.packets: must be between 0"),
         (RelayService, {"bandwidth": 1e11}, r"services\.relay\.bandwidth: "),
         (RelayService, {"total_bandwidth": float("nan")}, r"services\.relay\.total_bandwidth: "),
-        (RendezvousService, {"packets": 1}, r"services\.rvs\.packets: unknown key"),
+        (RelayService, {"control_packets": -1}, r"services\.relay\.control_packets: must be betw"),
+        (RelayService, {"control_bandwidth": 1e11}, r"services\.relay\.control_bandwidth: "),
+        (RelayService, {"total_packets": 1e8}, r"services\.relay\.total_packets: "),
+        (
+            RendezvousService,
+            {"control_packets": 1},
+            r"services\.rvs\.control_packets: unknown key",
+        ),
+        (RendezvousService, {"packets": -1}, r"services\.rvs\.packets: must be between 0"),
+        (RendezvousService, {"bandwidth": 1e11}, r"services\.rvs\.bandwidth: "),
         (RendezvousService, {"clients": 70_000}, r"services\.rvs\.clients: "),
         (RendezvousService, {"members": 1}, r"services\.rvs\.members: "),
     ],
