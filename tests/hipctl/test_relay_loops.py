@@ -175,3 +175,11 @@ def test_a_relay_is_no_way_for_data_to_who_speaks_no_hip() -> None:
     says(net, mallory, first, permission)
     net.run(net.now + 200)
     assert first.engine.serving.data.count(client(first, mallory)) == 1
+
+
+def test_a_relay_does_not_hand_its_own_packets_to_a_client_at_what_it_lends() -> None:
+    net, first, _second, mallory = registered_twice(RELAYS)
+    net.wire.clear()
+    own = make_i1(first.hit, mallory.hit, FAST)
+    net._control(first, own, first.address, lent(first, mallory))
+    assert not net.wire
