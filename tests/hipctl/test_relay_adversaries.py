@@ -302,6 +302,25 @@ def test_a_client_cannot_have_the_server_send_to_itself() -> None:
         assert [s for s in w.inject(w.from_client(to), w.client.address) if s.to == to] == []
 
 
+def test_nobody_registers_at_another_port_than_the_r1_went_to() -> None:
+    net = ServerNet()
+    server, client = net.serve(RELAYS), net.add()
+    held: list[bytes] = []
+
+    def hold(seen: Seen) -> list[bytes]:
+        held.extend([seen.data] if seen.kind == PacketType.I2 else [])
+        return [] if seen.kind == PacketType.I2 else [seen.data]
+
+    net.tamper = hold
+    net.register(client, server, [HIP, ESP])
+    neighbour = (client.address[0], client.address[1] + 1)  # behind the same NAT
+    net._control(server, held[0], neighbour, server.address)
+    assert server.engine.serving.registrar.of((server.hit, client.hit)) is None
+    assert server.engine.counters["I2 answers no R1 of ours"] == 1
+    net._control(server, held[0], client.address, server.address)
+    assert server.engine.serving.registrar.of((server.hit, client.hit)) is not None
+
+
 def two_clients(*, shared: bool) -> tuple[World, World]:
     """Two clients of one server, each with a relayed address, which may be the same."""
     net = ServerNet()
