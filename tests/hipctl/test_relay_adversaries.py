@@ -291,6 +291,30 @@ def test_a_client_cannot_have_the_server_send_where_nobody_may(to: Address) -> N
     assert sum(len(seen.data) for seen in answers) <= len(packet)
 
 
+@pytest.mark.parametrize("home", ["11.0.0.66", "192.168.7.7"])
+@pytest.mark.parametrize(
+    "ip",
+    [
+        "64:ff9b::a00:1",
+        "64:ff9b:1::a00:1",
+        "fec0::1",
+        "::7f00:1",
+        "::ffff:0:a00:1",
+        "::ffff:10.0.0.1",
+        "2002:c0a8:101::1",
+    ],
+)
+def test_a_client_cannot_have_the_server_send_to_ipv4_in_disguise(ip: str, home: str) -> None:
+    net = ServerNet()
+    server, client = net.serve(RELAYS, name="11.0.0.1"), net.add(name=home)
+    net.register(client, server, [HIP, ESP])
+    registered = server.engine.serving.registrar.of((server.hit, client.hit))
+    assert registered is not None
+    may_send = server.engine.serving.relay.may_send
+    assert may_send(registered, ("2a00:1450::1", 53), net.now)
+    assert not may_send(registered, (ip, 53), net.now)
+
+
 def test_a_client_cannot_have_the_server_send_to_itself() -> None:
     w = world()
     for to in (
