@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from hipctl import hop, params, rendezvous
 from hipctl.actions import Address, Relayed
-from hipctl.constants import NatTraversalMode, NotifyType, PacketType
+from hipctl.constants import LocatorType, NatTraversalMode, NotifyType, PacketType
 from hipctl.crypto import Keys
 from hipctl.exchange import make_i1
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
 from hipctl.interface import Offer
 from hipctl.packet import Packet, build, finish
+from hipctl.params_mobility import UNBOUNDED, Locator
 from hipctl.wire import frame
 from sim.engines import FAST, Net, Peer, Seen
 from sim.servers import ESP, HIP, RELAYS, RVS, ServerNet
@@ -343,6 +344,24 @@ def test_nobody_registers_at_another_port_than_the_r1_went_to() -> None:
     assert server.engine.counters["I2 answers no R1 of ours"] == 1
     net._control(server, held[0], client.address, server.address)
     assert server.engine.serving.registrar.of((server.hit, client.hit)) is not None
+
+
+@pytest.mark.parametrize("every", [1.0, 5.0, 20.0])
+@pytest.mark.parametrize("lasts", [1, UNBOUNDED])
+def test_a_client_that_names_victims_says_more_than_they_hear(lasts: int, every: float) -> None:
+    w = world()
+    pair, begin = (w.client.hit, w.server.hit), w.net.now
+    while w.net.now < begin + 60.0:
+        kind = LocatorType.TRANSPORT_ADDRESS
+        named = [Locator(kind, *w.client.address, 0, lasts, preferred=True)]
+        named += [Locator(kind, VICTIM[0], port, 0, UNBOUNDED) for port in range(1, 8)]
+        actions = w.client.engine.tell(pair, [params.LocatorSet(tuple(named))], w.net.now)
+        w.net.perform(w.client, actions or [])
+        w.net.run(w.net.now + every)
+    w.net.run(w.net.now + 60.0)
+    said = sum(len(seen.data) for seen in w.net.wire if seen.source == w.client.address)
+    heard = sum(len(seen.data) for seen in w.net.wire if seen.to[0] == VICTIM[0])
+    assert 0 < heard <= said
 
 
 def two_clients(*, shared: bool) -> tuple[World, World]:
