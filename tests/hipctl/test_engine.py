@@ -200,14 +200,10 @@ def test_the_first_i1_goes_to_three_addresses_the_next_to_one() -> None:
 
 def test_i1_goes_to_the_peer_s_own_addresses_first_and_to_its_servers_last() -> None:
     net, a, b = pair()
-    own = [
-        ("198.51.100.9", 1),
-        ("198.51.100.2", 1),
-        ("203.0.113.7", 10500),
-    ]  # told, told, recalled
+    own = [("198.51.100.9", 1), ("198.51.100.2", 1), ("203.0.113.7", 10500)]
     servers = [("192.0.2.200", 10500), ("192.0.2.100", 10500)]
     a.engine.learn(b.hit, own[:2], servers)
-    a.engine.recall(b.hit, own[2])
+    a.engine.recall(b.hit, own[2])  # where it was, after where it is said to be
     net.connect(a, b)
     net.run(8.0)
     assert [seen.to for seen in net.wire] == [*own, *own[1:], *servers]
