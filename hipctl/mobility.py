@@ -305,7 +305,7 @@ class Mobility:
 
     # -- the peer moves ------------------------------------------------------------------------
 
-    def heard(self, address: Address) -> bool:
+    def hears(self, address: Address) -> bool:
         """Whether the peer has answered from there, or spoken last."""
         known = self.peer.get(address)
         return address == self.peer.spoke_from or (known is not None and known.verified)

@@ -191,7 +191,7 @@ class Outbox:
 
         Such a one is asked once, and the client pays for that; see ``locators.Earned``.
         """
-        return self._shared.serving.holds(self._pair) and not self._paths.heard(path.to)
+        return self._shared.serving.holds(self._pair) and not self._paths.hears(path.to)
 
     def notify(self, what: NotifyType, details: bytes, to: Address, now: float) -> list[Action]:
         """Say what is wrong, but not often."""

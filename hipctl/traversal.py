@@ -261,7 +261,7 @@ class Traversal:
 
     # -- the peer moves ------------------------------------------------------------------------
 
-    def heard(self, address: Address) -> bool:
+    def hears(self, address: Address) -> bool:
         """Only where the peer speaks from is asked anything; all else are checks, which pace."""
         return True
 
