@@ -229,9 +229,10 @@ class Association:
         return [] if isinstance(cell, Drop) else ON_REST[cell](self, now)
 
     def _on_i1(self, packet: Packet, source: Address, now: float) -> list[Action]:
-        r1 = self._responder.answer(packet, source, now)
-        if self._shared.via_rvs:  # RFC 8004 §4.3.3
-            r1 = finish(r1 + params.encode([params.ViaRvs((self._shared.via_rvs,))]))
+        via_rvs = self._shared.via_rvs
+        r1 = self._responder.answer(packet, source, now, rendezvous=bool(via_rvs))
+        if via_rvs:  # RFC 8004 §4.3.3
+            r1 = finish(r1 + params.encode([params.ViaRvs((via_rvs,))]))
         return [Transmit(r1, source)]
 
     def _on_i1_in_i1_sent(self, packet: Packet, source: Address, now: float) -> list[Action]:

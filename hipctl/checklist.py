@@ -5,7 +5,6 @@ There is one checklist an association; foundations, and so the states that they 
 bases, relayed ones with their relay.
 """
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Final
 from hipctl.actions import Address, Path, Relayed
 from hipctl.candidates import Candidate, is_ipv6, is_loopback, mapped_to, priority
 from hipctl.constants import CandidateKind
+from hipctl.contact import is_public
 
 PAIRS_MAX: Final = 100  # RFC 9028 §4.6.2
 BOTH: Final = 2  # relays of a pair that goes through one of either side
@@ -260,11 +260,7 @@ def _match(local: Candidate, remote: Candidate) -> bool:
         return False
     if local.via is None and is_ipv6(ours):
         return True
-    return not _public(ours) or _public(remote.address)  # no way back, nor there
-
-
-def _public(address: Address) -> bool:
-    return ipaddress.ip_address(address[0]).is_global
+    return not is_public(ours[0]) or is_public(remote.address[0])  # no way back, nor there
 
 
 def _path(local: Candidate, remote: Candidate) -> Path:

@@ -1,6 +1,7 @@
 """Which pair of a checklist is checked next, and when (RFC 8445 §6.1.4).
 
-Choices of ours, where the RFCs leave one:
+Choices of ours, both against the letter of RFC 9028 §4.6.2, which asks for a check each Ta in
+order of priority:
 
 - Pairs that go through relays of both sides are checked one at a time, and none once a pair is
   valid: one will do, and hosts that show relayed candidates only have no others. When the path in

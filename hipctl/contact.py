@@ -33,6 +33,16 @@ _HOMES: Final = tuple(
     ipaddress.ip_network(text)
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 )
+_AMBIGUOUS: Final = tuple(  # IPv6 that leads to other hosts here than there
+    ipaddress.IPv6Network(text)
+    for text in (
+        "::/96",  # IPv4-compatible (RFC 4291 §2.5.5.1)
+        "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765 §2.1)
+        "64:ff9b:1::/48",  # translators of one network (RFC 8215)
+        "fec0::/10",  # site-local (RFC 3879)
+    )
+)
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -157,8 +167,29 @@ def groups(data: bytes) -> frozenset[bytes]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address means the same host everywhere."""
-    return ipaddress.ip_address(address).is_global
+    """Whether an IP address means the same host everywhere, and so does what is hidden in it."""
+    return ipaddress.ip_address(address).is_global and not is_disguised(address)
+
+
+def is_disguised(address: str) -> bool:
+    """Whether an IPv6 address may lead to an IPv4 host that only some network knows.
+
+    Translators and tunnels on the way unpack the IPv4 address in it (IPv4-mapped, NAT64, 6to4,
+    Teredo), which must be public, too. Nor is it one whose meaning a network chooses.
+    """
+    ip = ipaddress.ip_address(address)
+    if ip.version == 4 or ip.is_loopback:
+        return False
+    if any(ip in network for network in _AMBIGUOUS):
+        return True
+    return any(not v4.is_global or v4.is_multicast for v4 in _embedded(ip))
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    found = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+    if ip in _NAT64:
+        found.append(ipaddress.IPv4Address(ip.packed[12:]))
+    return [v4 for v4 in found if v4 is not None]
 
 
 def is_at_home(address: str) -> bool:

@@ -24,6 +24,9 @@ from hipctl.params_mobility import UNBOUNDED, Locator
 
 _SIGNALING: Final = 1  # Traffic Type
 _UDP: Final = 17
+_PROBE_LENGTH: Final = 256  # bytes of one that asks who is at an address, at most
+_EXCHANGED: Final = 512  # bytes of I1 and I2, at least
+_EARNED_MAX: Final = 4_096  # bytes of UPDATEs that are remembered
 _BROADCAST: Final = "255.255.255.255"
 _ORCHIDS: Final = ipaddress.IPv6Network("2001:20::/28")
 
@@ -247,6 +250,30 @@ def read_locator_set(packet: Packet, keys: Keys) -> tuple[params.Locator, ...] |
         raise Rejected("unknown critical parameter")
     sets = [found for found in inner if isinstance(found, params.LocatorSet)]
     return sets[0].locators if sets else None
+
+
+class Earned:
+    """How much of ours may go to addresses that a client has named and where nobody was heard.
+
+    No more bytes than it sends us: else whoever registers could have us do its shouting, for these
+    addresses may be anybody's (compare RFC 9000 §8.1).
+    """
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        self._bytes = _EXCHANGED
+
+    def earn(self, size: int) -> None:
+        """So many bytes of an UPDATE of the peer's have come."""
+        self._bytes = min(self._bytes + size, _EARNED_MAX)
+
+    def pay(self) -> bool:
+        """Pay for one probe; False: there isn't enough."""
+        if self._bytes < _PROBE_LENGTH:
+            return False
+        self._bytes -= _PROBE_LENGTH
+        return True
 
 
 class Credit:

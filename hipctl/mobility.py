@@ -305,6 +305,11 @@ class Mobility:
 
     # -- the peer moves ------------------------------------------------------------------------
 
+    def hears(self, address: Address) -> bool:
+        """Whether the peer has answered from there, or spoken last."""
+        known = self.peer.get(address)
+        return address == self.peer.spoke_from or (known is not None and known.verified)
+
     def take(
         self, listed: Sequence[params.Locator] | None, source: Address, now: float
     ) -> list[Path]:

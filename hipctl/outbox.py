@@ -180,9 +180,18 @@ class Outbox:
         announces: bool = False,
         more: Sequence[params.Parameter] = (),
     ) -> Transmit:
-        """Ask whether the peer is there; longer where our data goes already."""
+        """Ask whether the peer is there; longer where our data goes already, but see ``blind``."""
         limit = None if path.to == self._paths.path().to else PROBE_RETRANSMIT_MAX
+        if self.blind(path):
+            limit = 1
         return self.ask(path, now, limit=limit, ack=ack, echo=echo, announces=announces, more=more)
+
+    def blind(self, path: Path) -> bool:
+        """Whether only a client of ours says that it is there: it may be anybody's address.
+
+        Such a one is asked once, and the client pays for that; see ``locators.Earned``.
+        """
+        return self._shared.serving.holds(self._pair) and not self._paths.hears(path.to)
 
     def notify(self, what: NotifyType, details: bytes, to: Address, now: float) -> list[Action]:
         """Say what is wrong, but not often."""

@@ -15,7 +15,7 @@ from hipctl import hop, params, signed
 from hipctl.actions import Action, Address, Path, Transmit
 from hipctl.clients import Account, Client
 from hipctl.constants import HEADER_LENGTH, NotifyType, PacketType, ParameterType, RegistrationType
-from hipctl.contact import is_public
+from hipctl.contact import is_disguised, is_public
 from hipctl.datarelay import DataRelay
 from hipctl.errors import Rejected
 from hipctl.identity import Hit, HostIdentity
@@ -269,12 +269,13 @@ class Relay:
     def may_send(self, client: Client, to: Address, now: float) -> bool:
         """Whether a client may have us send there, control packets or data.
 
-        Not to ourselves, groups and nobody, but to what another client was lent; nor, for clients
-        on the public Internet, to addresses that mean something on our side of a NAT or firewall
-        only, unless from there somebody has asked for the client.
+        Not to ourselves, groups, nobody, and private IPv4 addresses inside IPv6 ones, but to what
+        another client was lent; nor, for clients on the public Internet, to addresses that mean
+        something on our side of a NAT or firewall only, unless from there somebody has asked for
+        the client.
         """
         ip, port = to
-        if not port or not one_host(ip) or to in self.ours:
+        if not port or not one_host(ip) or is_disguised(ip) or to in self.ours:
             return False
         if self._data.lent(to):  # both may hide: neither hears the other but there
             return client.relayed is not None and (to != client.relayed or to == self._data.shared)

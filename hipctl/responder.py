@@ -1,8 +1,9 @@
 """The Responder before it believes anybody: answers I1 and vets I2 without keeping state.
 
 R1s are made once a generation and DH group. What varies between their copies (the receiver's
-HIT, Opaque and #I) isn't signed; #I is a time and a MAC of who asked from where, so that an I2
-shows by itself that it answers an R1 of ours, and which (RFC 7401 §4.1.1, Appendix A).
+HIT, Opaque and #I) isn't signed; #I is a time and a MAC of who asked from which IP address and
+port, so that an I2 shows by itself that it answers an R1 of ours, and which, and that somebody is
+there (RFC 7401 §4.1.1, Appendix A).
 
 Whoever storms us meets, in this order: a limit of R1s and one of bad I2s, both by source network,
 so that few cannot starve the others; then puzzles that get harder with what is asked in all.
@@ -38,6 +39,7 @@ _BAD_SOLUTION_MAX: Final = 3  # failed I2s with one solution, RFC 7401 §8
 _STAMPS: Final = 1000  # time stamps a second in #I
 _STAMP_LENGTH: Final = 4  # bytes
 _RECEIVER_AT: Final = 24  # offset of the receiver's HIT
+_ANY_PORT: Final = 0  # in #I; over UDP nobody is at that one
 _OPAQUE_AT: Final = 6  # offset of Opaque in the TLV of PUZZLE
 
 
@@ -121,7 +123,15 @@ class Responder:
         self.mark = b""
         self.info: Callable[[], params.RegInfo | None] = lambda: None
 
-    def answer(self, packet: Packet, source: Address, now: float, *, lan: bool = False) -> bytes:
+    def answer(
+        self,
+        packet: Packet,
+        source: Address,
+        now: float,
+        *,
+        lan: bool = False,
+        rendezvous: bool = False,
+    ) -> bytes:
         """Make the R1 for an I1 (RFC 7401 §6.7).
 
         Args:
@@ -129,6 +139,9 @@ class Responder:
             source: where it came from and R1 goes.
             now: monotonic seconds.
             lan: it came to a link-local group.
+            rendezvous: it came through a rendezvous server, whose FROM names no port; and a NAT
+                may give the I2, which comes directly, another one than the server saw. Only
+                then may the I2 come from any port of that IP address.
 
         Raises:
             MalformedPacket: no DH_GROUP_LIST.
@@ -151,7 +164,8 @@ class Responder:
             generation.r1s[group, k, relayed, info, lan] = r1
         before, between, after = r1
         stamp = int((now - generation.began) * _STAMPS).to_bytes(_STAMP_LENGTH, "big")
-        random_i = self._random_i(generation, k, stamp, packet.sender, source)
+        asker = (source[0], _ANY_PORT) if rendezvous else source
+        random_i = self._random_i(generation, k, stamp, packet.sender, asker)
         return b"".join((before, packet.sender, between, generation.opaque, random_i, after))
 
     def difficulty(self, now: float) -> int:
@@ -176,8 +190,11 @@ class Responder:
         if packet.need(params.R1Counter).generation != generation.number:
             raise Rejected("I2 answers no R1 of ours")
         stamp = solution.random_i[:_STAMP_LENGTH]
-        random_i = self._random_i(generation, solution.k, stamp, packet.sender, source)
-        if not hmac.compare_digest(random_i, solution.random_i):
+        for asker in (source, (source[0], _ANY_PORT)):
+            random_i = self._random_i(generation, solution.k, stamp, packet.sender, asker)
+            if hmac.compare_digest(random_i, solution.random_i):
+                break
+        else:
             raise Rejected("I2 answers no R1 of ours")
         origin = network(source[0])  # proven: an R1 of ours has arrived there
         if self._bad_i2s.exhausted(origin, now):
@@ -230,7 +247,8 @@ class Responder:
         self, generation: Generation, k: int, stamp: bytes, sender: bytes, source: Address
     ) -> bytes:
         """#I: when it was issued, then a MAC of that, of K, and of who asked from where."""
-        asked = stamp + bytes((k,)) + sender + self._identity.hit + source[0].encode()
+        where = source[1].to_bytes(2, "big") + source[0].encode()
+        asked = stamp + bytes((k,)) + sender + self._identity.hit + where
         mac = hmac.digest(generation.secret, asked, "sha384")
         return (stamp + mac)[: self._rhash_length]
 

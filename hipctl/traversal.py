@@ -261,6 +261,10 @@ class Traversal:
 
     # -- the peer moves ------------------------------------------------------------------------
 
+    def hears(self, address: Address) -> bool:
+        """Only where the peer speaks from is asked anything; all else are checks, which pace."""
+        return True
+
     def take(
         self, listed: Sequence[params.Locator] | None, source: Address, now: float
     ) -> list[Path]:

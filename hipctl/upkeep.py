@@ -28,7 +28,7 @@ from hipctl.errors import MalformedPacket, Rejected
 from hipctl.identity import HostId, HostIdentity
 from hipctl.keepalive import Keepalive
 from hipctl.limits import Limiter
-from hipctl.locators import read_locator_set
+from hipctl.locators import Earned, read_locator_set
 from hipctl.mobility import Mobility
 from hipctl.outbox import NO_ECHO, Answers, Outbox
 from hipctl.packet import Packet
@@ -69,6 +69,7 @@ class Upkeep:
     __slots__ = (
         "_answered",
         "_answers",
+        "_earned",
         "_host_id",
         "_keepalive",
         "_keys",
@@ -107,6 +108,7 @@ class Upkeep:
         self._paths = paths
         self._answers = Limiter(_ANSWERS_RATE, _ANSWERS_BURST, 1)
         self._probes = Limiter(_PROBES_RATE, _PROBES_BURST, 1)
+        self._earned = Earned()
         self._answered: tuple[int, Sequence[params.Parameter]] = (-1, ())  # of registrations
         self._spoke_at = now  # when an authentic UPDATE came
         self._listed_by = 0  # Update ID of the LOCATOR_SET in force
@@ -242,6 +244,7 @@ class Upkeep:
         arrival = self._screen(seq, update_ids, now)
         signed.authenticate(packet, self._keys, self._host_id)
         self._spoke_at = now
+        self._earned.earn(len(packet.raw))
         shared = self._shared
         shared.serving.screen(self._pair, packet)
         host_id = packet.get(params.HostIdParameter)
@@ -280,7 +283,7 @@ class Upkeep:
         actions += self._take_registrations(packet, seq.update_id, bad, source, now)
         known = None if listed is None else [locator for locator in listed if locator.ip]
         wanted = self._paths.take(known, source, now)
-        wanted = [path for path in wanted if self._probes.allow("", now)]
+        wanted = [path for path in wanted if self._probes.allow("", now) and self._pays(path)]
         acks, owed = (seq.update_id,), self._answered[1]
         actions += self.outbox.answer(acks, echo, source, now, said=owed, wanted=wanted)
         self._renewal.finish(now)
@@ -288,7 +291,11 @@ class Upkeep:
             self._watch_lifetimes()
             return [*actions, *self._unsupported(listed, source, now)]
         paths = self._paths.questioned(self._heard_at(), now) if echo != NO_ECHO else []
-        return [*actions, *(self.outbox.probe(path, now) for path in paths)]
+        return [*actions, *(self.outbox.probe(path, now) for path in paths if self._pays(path))]
+
+    def _pays(self, path: Path) -> bool:
+        """Whether a probe may go there, and then who has named that address has paid for it."""
+        return not self.outbox.blind(path) or self._earned.pay()
 
     def _answer_check(
         self, ask: Ask | None, update_id: int, echo: signed.Echo, source: Address, now: float
@@ -435,11 +442,12 @@ class Upkeep:
         sas.inbound.heard_at = self._heard_at()
         actions = self.start_rekey(now) if self._rekeying.due() else []
         paths = mobility.look(sas.inbound.heard_at, now)
-        for path in paths:
+        for path in filter(self._pays, paths):
             alone = len(paths) == 1 and bool(mobility.ours)  # a NAT may have moved us
             actions.append(self.outbox.probe(path, now, announces=alone))
         here = mobility.path()
-        if sas.outbound.sa.metered and not self.outbox.asks(here) and self._probes.allow("", now):
+        unsure = sas.outbound.sa.metered and not self.outbox.asks(here)
+        if unsure and self._probes.allow("", now) and self._pays(here):
             actions.append(self.outbox.probe(here, now))
         if not mobility.told and mobility.in_use and not self.outbox.telling:
             actions += self._announce(now)

@@ -1,5 +1,8 @@
 """Contacts: small, opaque, and never aimed at a group of hosts."""
 
+import ipaddress
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,12 +17,22 @@ from hipctl.contact import (
     encode_contact,
     groups,
     is_at_home,
+    is_disguised,
     is_public,
     parse_contact,
 )
 from hipctl.errors import MalformedPacket
 from hipctl.identity import Hit
 
+DISGUISES: dict[str, Callable[[bytes], bytes]] = {
+    "IPv4-mapped": lambda v4: b"\0" * 10 + b"\xff\xff" + v4,
+    "NAT64": lambda v4: bytes.fromhex("0064ff9b") + bytes(8) + v4,
+    "6to4": lambda v4: b"\x20\x02" + v4 + bytes(9) + b"\1",
+    "Teredo server": lambda v4: b"\x20\1\0\0" + v4 + bytes(4) + b"\xf7" * 4,
+    "Teredo client": lambda v4: (
+        b"\x20\1\0\0" + b"\x08" * 4 + bytes(4) + bytes(255 - x for x in v4)
+    ),
+}
 HIT = Hit.parse("2001:22::1")
 PORTS = st.integers(1, 65_535)
 IPS = st.one_of(
@@ -141,3 +154,44 @@ def test_a_server_that_seems_to_be_at_no_port_is_left_out() -> None:
 )
 def test_what_leads_beyond_a_lan_is_not_at_home(ip: str, home: bool) -> None:
     assert is_at_home(ip) is home
+
+
+@given(st.sampled_from(sorted(DISGUISES)), st.ip_addresses(v=4))
+def test_an_ipv6_address_is_no_better_than_the_ipv4_address_inside(
+    name: str, inside: ipaddress.IPv4Address
+) -> None:
+    outside = str(ipaddress.IPv6Address(DISGUISES[name](inside.packed)))
+    assert is_disguised(outside) is not (inside.is_global and not inside.is_multicast)
+    assert not (is_disguised(outside) and is_public(outside))
+
+
+@given(st.ip_addresses(v=4).map(str))
+def test_ipv4_is_no_disguise(ip: str) -> None:
+    assert not is_disguised(ip)
+
+
+@pytest.mark.parametrize(
+    ("ip", "disguised"),
+    [
+        ("64:ff9b::10.0.0.1", True),
+        ("64:ff9b::127.0.0.1", True),
+        ("64:ff9b::224.0.0.1", True),
+        ("64:ff9b::8.8.8.8", False),
+        ("64:ff9b:1::8.8.8.8", True),
+        ("::ffff:0:8.8.8.8", True),
+        ("::ffff:169.254.169.254", True),
+        ("::ffff:8.8.8.8", False),
+        ("::127.0.0.1", True),
+        ("::8.8.8.8", True),
+        ("::1", False),
+        ("2002:c0a8:101::1", True),
+        ("2002:808:808::1", False),
+        ("2001:0:a00:1::f7f7:f7f7", True),
+        ("fec0::1", True),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("2a00:1450::1", False),
+    ],
+)
+def test_ipv6_addresses_that_lead_elsewhere_in_each_network(ip: str, disguised: bool) -> None:
+    assert is_disguised(ip) is disguised

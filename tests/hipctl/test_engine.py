@@ -198,6 +198,26 @@ def test_the_first_i1_goes_to_three_addresses_the_next_to_one() -> None:
     assert [seen.to[0][-1] for seen in net.wire] == ["0", "1", "2", "1", "2"]
 
 
+def test_i1_goes_to_the_peer_s_own_addresses_first_and_to_its_servers_last() -> None:
+    net, a, b = pair()
+    own = [("198.51.100.9", 1), ("198.51.100.2", 1), ("203.0.113.7", 10500)]
+    servers = [("192.0.2.200", 10500), ("192.0.2.100", 10500)]
+    a.engine.learn(b.hit, own[:2], servers)
+    a.engine.recall(b.hit, own[2])  # where it was, after where it is said to be
+    net.connect(a, b)
+    net.run(8.0)
+    assert [seen.to for seen in net.wire] == [*own, *own[1:], *servers]
+
+
+def test_i1_goes_to_servers_at_once_where_there_is_room_for_them() -> None:
+    net, a, b = pair()
+    own, servers = ("203.0.113.7", 1), [(f"192.0.2.{n}", 10500) for n in (200, 100, 150)]
+    a.engine.learn(b.hit, [own], servers)
+    net.connect(a, b)
+    net.run(4.0)
+    assert [seen.to for seen in net.wire] == [own, *servers[:2], *servers]
+
+
 def test_an_i2_that_comes_again_draws_the_same_r2_and_no_work() -> None:
     net, a, b = pair()
     drop = [R2]

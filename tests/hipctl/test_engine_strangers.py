@@ -115,7 +115,10 @@ def test_an_i2_from_another_address_is_refused() -> None:
     i2 = solved(net, a, b)
     assert b.engine.on_control(i2, ("203.0.113.1", 10500), net.now) == []
     assert b.engine.counters["I2 answers no R1 of ours"] == 1
-    assert b.engine.on_control(i2, (a.address[0], 4321), net.now)  # a NAT may change the port
+    # nor from another port of the same: that is somebody else behind the same NAT
+    assert b.engine.on_control(i2, (a.address[0], 4321), net.now) == []
+    assert b.engine.counters["I2 answers no R1 of ours"] == 2
+    assert b.engine.on_control(i2, a.address, net.now)
 
 
 def test_old_generations_are_accepted_once_more_then_no_longer() -> None:

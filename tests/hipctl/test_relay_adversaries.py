@@ -14,12 +14,19 @@ from hypothesis import strategies as st
 
 from hipctl import hop, params, rendezvous
 from hipctl.actions import Address, Relayed
-from hipctl.constants import NatTraversalMode, NotifyType, PacketType, RegistrationType
+from hipctl.constants import (
+    LocatorType,
+    NatTraversalMode,
+    NotifyType,
+    PacketType,
+    RegistrationType,
+)
 from hipctl.crypto import Keys
 from hipctl.exchange import make_i1
 from hipctl.identity import NULL_HIT, Hit, HostIdentity
 from hipctl.interface import Offer, Served
 from hipctl.packet import Packet, build, finish
+from hipctl.params_mobility import UNBOUNDED, Locator
 from hipctl.relay import SEEN_SECONDS
 from hipctl.wire import frame
 from sim.engines import FAST, Net, Peer, Seen
@@ -295,6 +302,30 @@ def test_a_client_cannot_have_the_server_send_where_nobody_may(to: Address) -> N
     assert sum(len(seen.data) for seen in answers) <= len(packet)
 
 
+@pytest.mark.parametrize("home", ["11.0.0.66", "192.168.7.7"])
+@pytest.mark.parametrize(
+    "ip",
+    [
+        "64:ff9b::a00:1",
+        "64:ff9b:1::a00:1",
+        "fec0::1",
+        "::7f00:1",
+        "::ffff:0:a00:1",
+        "::ffff:10.0.0.1",
+        "2002:c0a8:101::1",
+    ],
+)
+def test_a_client_cannot_have_the_server_send_to_ipv4_in_disguise(ip: str, home: str) -> None:
+    net = ServerNet()
+    server, client = net.serve(RELAYS, name="11.0.0.1"), net.add(name=home)
+    net.register(client, server, [HIP, ESP])
+    registered = server.engine.serving.registrar.of((server.hit, client.hit))
+    assert registered is not None
+    may_send = server.engine.serving.relay.may_send
+    assert may_send(registered, ("2a00:1450::1", 53), net.now)
+    assert not may_send(registered, (ip, 53), net.now)
+
+
 def test_a_client_cannot_have_the_server_send_to_itself() -> None:
     w = world()
     for to in (
@@ -304,6 +335,43 @@ def test_a_client_cannot_have_the_server_send_to_itself() -> None:
         (w.server.address[0], 22),
     ):
         assert [s for s in w.inject(w.from_client(to), w.client.address) if s.to == to] == []
+
+
+def test_nobody_registers_at_another_port_than_the_r1_went_to() -> None:
+    net = ServerNet()
+    server, client = net.serve(RELAYS), net.add()
+    held: list[bytes] = []
+
+    def hold(seen: Seen) -> list[bytes]:
+        held.extend([seen.data] if seen.kind == PacketType.I2 else [])
+        return [] if seen.kind == PacketType.I2 else [seen.data]
+
+    net.tamper = hold
+    net.register(client, server, [HIP, ESP])
+    neighbour = (client.address[0], client.address[1] + 1)  # behind the same NAT
+    net._control(server, held[0], neighbour, server.address)
+    assert server.engine.serving.registrar.of((server.hit, client.hit)) is None
+    assert server.engine.counters["I2 answers no R1 of ours"] == 1
+    net._control(server, held[0], client.address, server.address)
+    assert server.engine.serving.registrar.of((server.hit, client.hit)) is not None
+
+
+@pytest.mark.parametrize("every", [1.0, 5.0, 20.0])
+@pytest.mark.parametrize("lasts", [1, UNBOUNDED])
+def test_a_client_that_names_victims_says_more_than_they_hear(lasts: int, every: float) -> None:
+    w = world()
+    pair, begin = (w.client.hit, w.server.hit), w.net.now
+    while w.net.now < begin + 60.0:
+        kind = LocatorType.TRANSPORT_ADDRESS
+        named = [Locator(kind, *w.client.address, 0, lasts, preferred=True)]
+        named += [Locator(kind, VICTIM[0], port, 0, UNBOUNDED) for port in range(1, 8)]
+        actions = w.client.engine.tell(pair, [params.LocatorSet(tuple(named))], w.net.now)
+        w.net.perform(w.client, actions or [])
+        w.net.run(w.net.now + every)
+    w.net.run(w.net.now + 60.0)
+    said = sum(len(seen.data) for seen in w.net.wire if seen.source == w.client.address)
+    heard = sum(len(seen.data) for seen in w.net.wire if seen.to[0] == VICTIM[0])
+    assert 0 < heard <= said
 
 
 def two_clients(*, shared: bool) -> tuple[World, World]:

@@ -87,6 +87,7 @@ def test_an_i2_shows_when_its_r1_was_sent() -> None:
     [
         ("sender", "I2 answers no R1 of ours"),
         ("source", "I2 answers no R1 of ours"),
+        ("port", "I2 answers no R1 of ours"),
         ("stamp", "I2 answers no R1 of ours"),
         ("mac", "I2 answers no R1 of ours"),
         ("k", "I2 answers no R1 of ours"),
@@ -100,6 +101,8 @@ def test_an_i2_to_another_puzzle_is_refused(name: str, reason: str) -> None:
     r1 = ask(subject, 0.0)
     asked, counter = r1.need(params.Puzzle), r1.need(params.R1Counter)
     source = ("192.0.2.9", 10500) if name == "source" else SOURCE
+    if name == "port":  # somebody else's, behind the same NAT
+        source = (SOURCE[0], SOURCE[1] + 1)
     random_i, sender = asked.random_i, C if name == "sender" else A
     if name == "stamp":
         random_i = b"\1" + random_i[1:]
@@ -112,6 +115,14 @@ def test_an_i2_to_another_puzzle_is_refused(name: str, reason: str) -> None:
     packet = Packet(build(PacketType.I2, sender.hit, B.hit, [counter, solution]))
     with pytest.raises(Rejected, match=reason):
         subject.vet(packet, source, 128.0 if name == "late" else 1.0)
+
+
+def test_an_i2_may_come_from_another_port_if_its_i1_came_through_a_rendezvous_server() -> None:
+    subject = responder()
+    r1 = Packet(subject.answer(i1(), SOURCE, 0.0, rendezvous=True))
+    subject.vet(i2(r1), (SOURCE[0], 4242), 1.0)
+    with pytest.raises(Rejected, match="I2 answers no R1 of ours"):
+        subject.vet(i2(r1), ("192.0.2.9", SOURCE[1]), 1.0)
 
 
 def test_a_solution_is_spent_once_for_its_sender() -> None:
