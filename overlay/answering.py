@@ -12,7 +12,7 @@ from overlay.accounts import canonical_aor, split_aor
 from overlay.callability import Callability
 from overlay.config import Profile
 from overlay.contacts import ContactBook
-from overlay.errors import ConfigError
+from overlay.errors import ConfigError, NotFound
 from overlay.membership import Membership
 from overlay.services import Peer, Service
 from overlay.trace import TraceRing
@@ -88,7 +88,12 @@ class Answering:
                     await member.node.joined()
 
     async def _resolve(self, text: str) -> dict[str, Any]:
-        aor = self.contacts.uri(text) or canonical_aor(text if "@" in text else f"sip:{text}")
+        known = self.contacts.uri(text)
+        if known is None and "@" not in text:
+            raise NotFound(
+                f"no contact {text[:40]!r}: see p2psip contact, or give sip:user@domain"
+            )
+        aor = known or canonical_aor(text)
         began = self.now()
         targets = await self.peer.resolve(aor)
         return {

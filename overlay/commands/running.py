@@ -144,10 +144,22 @@ def callable_lines(value: Mapping[str, Any]) -> Iterator[str]:
             ways = {identity.get("reach") for identity in value["identities"].values()}
             yield f"you can be called {' and '.join(sorted(way for way in ways if way))}"
         case False:
-            yield "nobody can call you"
+            rows = [
+                row for each in value.get("overlays", {}).values() for row in each["neighbours"]
+            ]
+            connected = {row["hit"] for row in rows if row["connected"]}
+            yield "nobody can call you" + _but_for(len(connected))
             yield from advice_lines(value["why"])
         case _:
             yield "whether you can be called is not known yet"
+
+
+def _but_for(connected: int) -> str:
+    """Associations that are there carry calls, too, as long as they last."""
+    if not connected:
+        return ""
+    peers = "the peer" if connected == 1 else f"the {connected} peers"
+    return f", but for {peers} that this one is connected with now"
 
 
 def advice_lines(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:

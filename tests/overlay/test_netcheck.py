@@ -174,7 +174,7 @@ def test_nobody_can_call_you_is_said_in_words_with_what_to_do(tmp_path: Path) ->
             assert status["callable"] is False
             assert len(status["why"]) == 2
             said = text(status)
-            assert "nobody can call you" in said
+            assert "nobody can call you, but for the peer that this one is connected with" in said
             assert "behind a NAT, and its router maps no port" in said
             assert "no relay is known in the overlay" in said
             assert said.count("do: ") == 2

@@ -18,7 +18,7 @@ from overlay.commands.init import ACCOUNT_NAME, make
 from overlay.commands.running import status_lines
 from overlay.config import Profile, load_profile
 from overlay.contacts import ContactBook
-from overlay.errors import OverlayError, ServiceNotInstalled
+from overlay.errors import NotFound, OverlayError, ServiceNotInstalled
 from overlay.overlayfile import found_overlay, save_overlay
 from overlay.peer import LocalPeer
 from overlay.store import MemoryStore
@@ -443,6 +443,8 @@ def test_the_control_socket_gets_answers_and_sentences(tmp_path: Path) -> None:
             ):
                 with pytest.raises(OverlayError):
                     await peer.answer(what, arguments)
+            with pytest.raises(NotFound, match=r"no contact 'mum'.*p2psip contact"):
+                await peer.answer("resolve", {"aor": "mum"})
             await peer.answer("stop", {})
             await asyncio.sleep(1)
             assert stopped == [True]
