@@ -18,7 +18,7 @@ from overlay.commands.init import ACCOUNT_NAME, make
 from overlay.commands.running import status_lines
 from overlay.config import Profile, load_profile
 from overlay.contacts import ContactBook
-from overlay.errors import NotFound, OverlayError, ServiceNotInstalled
+from overlay.errors import OverlayError, ServiceNotInstalled
 from overlay.overlayfile import found_overlay, save_overlay
 from overlay.peer import LocalPeer
 from overlay.store import MemoryStore
