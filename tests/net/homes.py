@@ -149,6 +149,8 @@ class Homes:
         return self
 
     async def __aexit__(self, *raised: Any) -> None:
+        if any(raised):
+            self.capture.hold()
         async with asyncio.TaskGroup() as group:  # many: one after the other takes long
             for side in (*self.sides.values(), *self.servers.values()):
                 group.create_task(side.stop())

@@ -66,6 +66,7 @@ class Capture:
         self._taps: list[tuple[str, Sequence[str], socket.socket]] = [
             (name, net.devices(name), _tap(net, name)) for name in self._names
         ]
+        self._held = False
         self._reading, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -103,10 +104,16 @@ class Capture:
         rows = (replace(event, at=event.at - began) for event in found)
         return draw(rows, columns, ROWS) or "no packets were seen"
 
-    def focus(self, *columns: str) -> None:
-        """Draw these only, unless that has been said before: what fails first is shown."""
-        self._columns = self._columns or columns
-        self._names = self._columns
+    def hold(self, *columns: str) -> None:
+        """See nothing any more, and draw these only; unless that has been said before.
+
+        What fails first is shown, and not how all is taken down.
+        """
+        if not self._held:
+            self._read()
+            self._held = True
+            self._columns = columns or self._columns
+            self._names = self._columns or self._names
 
     def clear(self) -> None:
         """Forget what was seen until now."""
@@ -118,6 +125,8 @@ class Capture:
             self._read()
 
     def _read(self) -> None:
+        if self._held:
+            return
         with self._reading:
             for name, devices, tap in self._taps:
                 for at, device, leaves, packet in _arrivals(tap):
@@ -143,7 +152,7 @@ def focus(capture: Capture, *columns: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        capture.focus(*columns)
+        capture.hold(*columns)
         raise
 
 
