@@ -180,6 +180,10 @@ class Engine:
         """Where ``peer`` was when we last spoke with it directly."""
         return self._shared.recent.get(peer)
 
+    def forget(self, peer: Hit) -> None:
+        """Forget where ``peer`` was; what we were told by ``learn`` stays."""
+        self._shared.recent.pop(peer, None)
+
     def recall(self, peer: Hit, address: Address) -> None:
         """Remember where ``peer`` was, unless that is known."""
         if peer not in self._shared.recent:

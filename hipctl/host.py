@@ -436,6 +436,10 @@ class LocalHost:
         if self._open:
             self._driver.feed(lambda now: self.engine.close(local or self._hits[0], peer, now))
 
+    def forget(self, peer: Hit) -> None:
+        """Forget where ``peer`` was: what follows goes where its contact says."""
+        self.engine.forget(peer)
+
     async def ping(
         self, peer: Hit, *, local: Hit | None = None, data: bytes = b"", timeout: float = 1.0
     ) -> float:

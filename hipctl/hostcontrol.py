@@ -12,8 +12,9 @@ from hipctl.identity import Hit
 class HostControl:
     """Answers for one host: ``ControlServer(path, HostControl(host).answer)``.
 
-    Requests: ``status``; ``close`` with ``hit``; ``access``, which with ``allow`` (a list of HITs,
-    or null for anybody) and ``deny`` replaces both lists.
+    Requests: ``status``; ``close`` with ``hit``, and with ``forget`` where it was, too;
+    ``access``, which with ``allow`` (a list of HITs, or null for anybody) and ``deny`` replaces
+    both lists.
     """
 
     def __init__(self, host: LocalHost) -> None:
@@ -29,7 +30,8 @@ class HostControl:
             case "status":
                 return self.status()
             case "close":
-                return self._close(str(arguments.get("hit", "")))
+                forget = arguments.get("forget") is True
+                return self._close(str(arguments.get("hit", "")), forget=forget)
             case "access":
                 if "allow" in arguments or "deny" in arguments:
                     self._set_access(arguments)
@@ -57,13 +59,15 @@ class HostControl:
             None if allow is None else _hits(allow), _hits(arguments.get("deny") or [])
         )
 
-    def _close(self, text: str) -> dict[str, Any]:
+    def _close(self, text: str, *, forget: bool) -> dict[str, Any]:
         peer = _hit(text)
         pairs = [pair for pair in self._host.engine.pairs() if pair[1] == peer]
         if not pairs:
             raise ControlRefused(f"no association with {peer}; see: hipctl status")
         for local, _ in pairs:
             self._host.disconnect(peer, local)
+        if forget:
+            self._host.forget(peer)
         return {"closed": len(pairs), "peer": str(peer)}
 
 

@@ -66,11 +66,14 @@ def watch(
 
 def close(
     hit: Annotated[str, typer.Argument(help="The peer's HIT.", show_default=False)],
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget where it was, too: go by its contact.")
+    ] = False,
     control: Control = None,
     as_json: Json = False,
 ) -> None:
     """Close the associations of the host that runs with one peer (RFC 7401 §6.14)."""
-    told = ask(_find(control), "close", hit=hit)
+    told = ask(_find(control), "close", hit=hit, forget=forget)
     print(json.dumps(told) if as_json else f"closed: {told.get('peer')}", flush=True)
 
 

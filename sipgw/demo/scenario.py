@@ -10,9 +10,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -154,7 +155,7 @@ async def capturing(path: Path | None) -> AsyncIterator[None]:
             await tshark.stop(signal.SIGINT)
 
 
-async def _set_up(demo: Demo, stack: AsyncExitStack) -> World:
+async def set_up(demo: Demo, stack: AsyncExitStack) -> World:
     """Make the overlay and start its peers."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="p2psip-demo-")))
     if demo.capture is not None:
@@ -205,7 +206,7 @@ def _log_of(world: World, name: str) -> Callable[[], list[str]]:
     return lambda: [f"{name}: {line}" for line in world.tail(name, 8)]
 
 
-async def _clients(demo: Demo, world: World, stack: AsyncExitStack) -> dict[str, Client]:
+async def start_clients(demo: Demo, world: World, stack: AsyncExitStack) -> dict[str, Client]:
     """Start a real SIP client at two of the peers, and let it register."""
     kind, make = choose_client(demo.client)
     clients: dict[str, Client] = {}
@@ -274,26 +275,53 @@ async def _call(demo: Demo, world: World, clients: dict[str, Client]) -> None:
         detail.append("404, as it should be")
     async with demo.step("look at the call", SHORT * 2, *logs):
         await _look(demo, world)
-    await _call_without(demo, world, clients)
+    await call_without(demo, world, clients)
     picture_lines = picture(
         world.peers, statuses, dict.fromkeys(("alice", "bob"), kind), ("alice", "bob")
     )
     demo.progress.say(*picture_lines)
 
 
-async def _call_without(demo: Demo, world: World, clients: dict[str, Client]) -> None:
-    """One of the callee's servers dies; a call that begins anew finds it through the other."""
+async def call_without(
+    demo: Demo,
+    world: World,
+    clients: dict[str, Client],
+    dead: Sequence[str] = RENDEZVOUS[:1],
+    alive: Sequence[str] = RENDEZVOUS[1:],
+) -> None:
+    """Some of the callee's servers die; a call that begins anew finds it through the others.
+
+    Args:
+        demo: this run.
+        world: its peers.
+        clients: theirs.
+        dead: which servers die.
+        alive: which are left.
+
+    Raises:
+        StepFailed: the call was not answered, or did not come through a server that lives.
+    """
     alice, bob = clients["alice"], clients[CALLEE]
     logs = [*_logs(world, "alice", CALLEE), alice.tail, bob.tail]
     async with demo.step("kill a server", SHORT * 2, *logs) as detail:
-        await world.kill(RENDEZVOUS[0])
-        for name in ("alice", CALLEE):
-            await world.forget(name, CALLEE if name == "alice" else "alice")
-        detail.append(f"{RENDEZVOUS[0]} is dead, and alice knows no more where {CALLEE} is")
+        before = {name: await world.passed_on(name, CALLEE) for name in alive}
+        for name in dead:
+            await world.kill(name)
+        detail.append(f"{' and '.join(dead)} died without a word")
     async with demo.step("alice calls bob again", ANSWER + SHORT, *logs) as detail:
+        began = time.monotonic()
+        await world.forget("alice", CALLEE)
         await alice.call(bob.account.aor, ANSWER)
         await bob.answered(SHORT)
-        detail.append("answered")
+        row = await world.association("alice", CALLEE)
+        if row.get("age", inf) > time.monotonic() - began:
+            raise StepFailed(f"alice had not forgotten where {CALLEE} is")
+        used = [name for name in alive if await world.passed_on(name, CALLEE) > before[name]]
+        if not used:
+            raise StepFailed(f"answered, but not through {' or '.join(alive) or 'a server'}")
+        detail.append(
+            f"answered: alice had forgotten where {CALLEE} is, {used[0]} passed her I1 on"
+        )
     async with demo.step("hang up again", SHORT * 3, *logs):
         await alice.hang_up()
         await alice.ended(SHORT)
@@ -334,8 +362,8 @@ async def _run(demo: Demo) -> bool:
     try:
         choose_client(demo.client)
         async with AsyncExitStack() as stack:
-            world = await _set_up(demo, stack)
-            clients = await _clients(demo, world, stack)
+            world = await set_up(demo, stack)
+            clients = await start_clients(demo, world, stack)
             await _call(demo, world, clients)
     except StepFailed as failed:
         if not demo.steps or demo.steps[-1]["ok"]:  # outside of any step

@@ -6,6 +6,7 @@ rights: HIP at port 10500 of each, and the SIP gateway at port 5060.
 
 import asyncio
 import contextlib
+import functools
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from hipctl import ControlRefused, NotRunning, ask_control
 from sipgw.demo.process import Program, StepFailed, is_free, reserve
 
 DOMAIN = "demo.internal"
@@ -311,10 +313,38 @@ class World:
         await self.peers[name].program.stop(signal.SIGKILL)
 
     async def forget(self, name: str, other: str) -> None:
-        """Let a peer close its association with another: what follows begins anew."""
+        """Let a peer close its association with another, and forget where that was.
+
+        What follows begins anew, where the other's contact says. Asked as ``hipctl close`` does,
+        but without the time that a process takes to start: what the other says meanwhile would
+        tell again where it is.
+        """
+        with contextlib.suppress(ControlRefused):  # there was none
+            await self._ask_host(name, "close", hit=self.peers[other].hit, forget=True)
+
+    async def association(self, name: str, other: str) -> dict[str, Any]:
+        """What a peer's host says of its association with another; empty if there is none."""
+        rows = (await self._ask_host(name, "status"))["associations"]
+        return next((dict(row) for row in rows if row["peer"] == self.peers[other].hit), {})
+
+    async def _ask_host(self, name: str, what: str, **arguments: Any) -> dict[str, Any]:
         control = self.peers[name].folder / "state" / "hip.sock"
-        with contextlib.suppress(StepFailed):  # there was none
-            await command("hipctl", "close", self.peers[other].hit, "--control", str(control))
+        try:
+            return await asyncio.to_thread(
+                functools.partial(ask_control, control, what, **arguments)
+            )
+        except NotRunning as error:
+            raise StepFailed(f"peer of {name}: {error}") from None
+
+    async def passed_on(self, name: str, client: str) -> int:
+        """How many packets a rendezvous server has passed on to a client."""
+        status = await self.ask(name, "status")
+        return sum(
+            row["packets"]
+            for service in status["services"].values()
+            for row in service.get("served", ())
+            if row["hit"] == self.peers[client].hit
+        )
 
     async def stop(self) -> None:
         """End every peer; harmless when done twice."""

@@ -130,6 +130,20 @@ def test_close_closes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert served(path, close) == (True, False)
 
 
+def test_close_forgets_where_the_peer_was_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.sock"
+
+    def close(a: LocalHost, b: LocalHost) -> bool:
+        more = ["--forget"] if forget else []
+        assert program(monkeypatch, "close", str(B.hit), "--control", str(path), *more) == 0
+        return a.engine.last_seen(B.hit) is None
+
+    for forget in (False, True):
+        assert served(path, close) is forget
+
+
 def test_lists_of_hits_change_while_the_host_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,11 +19,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
 from net.gaps import longest_missing, longest_pause
 from net.lab import PORT, Lab, missing
+from net.lab_capture import ladder
 
 from hipctl import ControlRefused, ask_control
 from overlay.control import ask, control_path, hip_control_path
@@ -226,6 +228,29 @@ class Side:
         )
 
 
+class TooLong(AssertionError):
+    """A gap was longer than it may be.
+
+    Attributes:
+        heard: what each heard.
+    """
+
+    def __init__(self, limit: float, heard: dict[str, Heard]) -> None:
+        super().__init__(f"longer than {limit:g} ms: {heard}")
+        self.heard = heard
+
+
+def within(limit: float, heard: dict[str, Heard]) -> dict[str, Heard]:
+    """What each heard, if no gap is longer than that, in milliseconds.
+
+    Raises:
+        TooLong: one is.
+    """
+    if any(one.gap > limit for one in heard.values()):
+        raise TooLong(limit, heard)
+    return heard
+
+
 async def talk(lab: Lab, kind: Kind, folder: Path) -> dict[str, Heard]:
     """One call with one move; what each heard."""
     alice, bob = (Side(lab, name, folder) for name in NAMES)
@@ -286,15 +311,25 @@ def _comes_from(there: list[Any], here: list[Any]) -> bool:
     return bool(took) and statistics.median(took) > 0
 
 
-def measure(name: str) -> dict[str, Heard]:
-    """Make a lab, talk in it, and take it down."""
+def measure(name: str, limit: float | None = None) -> dict[str, Heard]:
+    """Make a lab, talk in it, and take it down.
+
+    Args:
+        name: of the kind.
+        limit: milliseconds, if not those of the kind.
+
+    Raises:
+        TooLong: for longer nobody was heard; a ladder of the last seconds was printed.
+    """
     kind = KINDS[name]
     with tempfile.TemporaryDirectory(prefix="hiplab-") as folder, Lab(NAMES) as lab:
         for host, link in {(host, link) for host, link, _ in kind.first}:
             lab.connect(host, link)
         for host, link, version in kind.first:
             lab.add(host, link, version)
-        return asyncio.run(asyncio.wait_for(talk(lab, kind, Path(folder)), 90))
+        with ladder(lab):
+            heard = asyncio.run(asyncio.wait_for(talk(lab, kind, Path(folder)), 90))
+            return within(kind.limit if limit is None else limit, heard)
 
 
 def main() -> None:
@@ -302,7 +337,7 @@ def main() -> None:
         print(f"no handover can be measured: {why}", file=sys.stderr)  # noqa: T201
         raise SystemExit(IMPOSSIBLE)
     for name in sys.argv[1:] or KINDS:
-        heard = measure(name)
+        heard = measure(name, limit=inf)
         for who, found in heard.items():
             line = {"kind": name, "listener": who, "gap": found.gap, "limit": KINDS[name].limit}
             line |= {"pause": found.pause, "missing": found.missing}

@@ -13,13 +13,17 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
 from net import lab
+from net.lab_namespaces import entered
 
 PREFIX = "hiphome-"
 _numbers = itertools.count(1)
+NAMES = ("host", "router", "outside")
 LAN = "192.168.77"  # .1 the router, .2 and .3 the host
 LAN6 = "2a00:77::"
 WAN = "5.9.1.1"
@@ -97,6 +101,25 @@ class Home:
         """What to put before a command so that it runs in one of the namespaces."""
         return ["ip", "netns", "exec", self._prefix + name]
 
+    @property
+    def names(self) -> Sequence[str]:
+        """All namespaces."""
+        return NAMES
+
+    def owners(self) -> dict[str, str]:
+        """Who has each address."""
+        host = dict.fromkeys((f"{LAN}.2", f"{LAN}.3", f"{LAN6}2"), "host")
+        router = dict.fromkeys((f"{LAN}.1", f"{LAN6}1", self._wan), "router")
+        return host | router | dict.fromkeys((OUTSIDE, OUTSIDE6), "outside")
+
+    def devices(self, name: str) -> Sequence[str]:
+        """All count."""
+        return ()
+
+    def entered(self, name: str) -> AbstractContextManager[None]:
+        """Sockets opened inside are that namespace's; never await inside."""
+        return entered(self._prefix + name)
+
     def ip(self, name: str, command: str) -> str:
         """Run ``ip`` on one namespace."""
         return _run("ip", "-n", self._prefix + name, *command.split())
@@ -171,8 +194,7 @@ class Home:
         return self
 
     def _build(self) -> None:
-        names = ("host", "router", "outside")
-        for name in names:
+        for name in NAMES:
             _run("ip", "netns", "add", self._prefix + name)
             self.ip(name, "link set lo up")
             nobody_else = "net.ipv6.conf.default.accept_dad=0"  # so no second of finding out

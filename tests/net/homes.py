@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from net.handover import LENGTH, Side
 from net.lab import PORT, missing
+from net.lab_capture import Capture, focus, ladder
 from net.lab_internet import Internet
 
 from hipctl import ControlRefused
@@ -85,18 +86,41 @@ class Cell:
     ncc: float
     ends: tuple[Checked, Checked]
 
+    def __str__(self) -> str:
+        """A line of a table."""
+        first, direct = (
+            "never" if seconds is None else f"{seconds * 1e3:,.0f} ms"
+            for seconds in (self.first, self.direct)
+        )
+        way = "relayed" if self.relayed else "direct"
+        return (
+            f"{self.caller:>20} calls {self.callee:<20} {way:<7}  first datagram {first:>8}"
+            f"  direct {direct:>8}  ncc {self.ncc:.4f}"
+        )
+
 
 class Homes:
     """From ``async with`` on: servers and peers run, have joined, and can be called.
 
+    What is raised meanwhile prints a ladder of the last seconds first.
+
     Attributes:
         net: the laboratory.
+        capture: what crosses it.
         sides: peers with clients, by name.
         servers: public peers with the service relay, or rvs where peers are visible.
     """
 
+    capture: Capture
+
     def __init__(
-        self, net: Internet, folder: Path, places: dict[str, str], *, visible: bool = False
+        self,
+        net: Internet,
+        folder: Path,
+        places: dict[str, str],
+        *,
+        elsewhere: Sequence[tuple[str, str]] = (),
+        visible: bool = False,
     ) -> None:
         """Set up.
 
@@ -104,13 +128,14 @@ class Homes:
             net: an Internet.
             folder: an empty folder.
             places: name of a peer -> kind of its home, or "public".
+            elsewhere: names and kinds of homes where nobody is as yet.
             visible: strangers may see the peers' addresses: they use rendezvous servers.
         """
         self.net = net
         self.sides: dict[str, Side] = {}
         self.servers: dict[str, Side] = {}
         self._folder = folder
-        self._places = places
+        self._places, self._elsewhere = places, elsewhere
         self._visible = visible
         self._stack = AsyncExitStack()
         self._gate = asyncio.Semaphore(AT_A_TIME)
@@ -119,21 +144,21 @@ class Homes:
         try:
             await self._build()
         except BaseException:
-            await self._stack.aclose()
+            await self._stack.__aexit__(*sys.exc_info())
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *raised: Any) -> None:
+        if any(raised):
+            self.capture.hold()
         async with asyncio.TaskGroup() as group:  # many: one after the other takes long
             for side in (*self.sides.values(), *self.servers.values()):
                 group.create_task(side.stop())
-        await self._stack.aclose()
+        await self._stack.__aexit__(*raised)
 
     async def _build(self) -> None:
-        for name in SERVERS:
-            self.servers[name] = self._place(name, "public")
-        for name, kind in self._places.items():
-            self.sides[name] = self._place(name, kind)
+        self._lay_out()
+        self.capture = self._stack.enter_context(ladder(self.net))
         first, *others = self.servers.values()
         made = await first.make([], [])
         seed = ["--seed", f"{made['hit']}@{self.net.address(first.name)}:{PORT}"]
@@ -154,6 +179,14 @@ class Homes:
         async with asyncio.TaskGroup() as group:
             for side in (*self.servers.values(), *self.sides.values()):
                 group.create_task(joined(side))
+
+    def _lay_out(self) -> None:
+        for name in SERVERS:
+            self.servers[name] = self._place(name, "public")
+        for name, kind in self._places.items():
+            self.sides[name] = self._place(name, kind)
+        for name, kind in self._elsewhere:
+            self.net.home(name, kind)
 
     def _place(self, name: str, kind: str) -> Side:
         if kind == "public":
@@ -289,17 +322,30 @@ async def matrix(kinds: Sequence[str] = KINDS) -> AsyncIterator[Homes]:
             yield homes
 
 
-async def every_cell(homes: Homes, kinds: Sequence[str] = KINDS) -> list[Cell]:
-    """Let each kind call each other; a few at a time, of which none share a peer."""
+async def every_cell(
+    homes: Homes, kinds: Sequence[str] = KINDS, judge: Callable[[Cell], None] = lambda cell: None
+) -> list[Cell]:
+    """Let each kind call each other; a few at a time, of which none share a peer.
+
+    Args:
+        homes: a matrix.
+        kinds: those of its homes.
+        judge: is told of each cell at once, while the packets of its call can still be drawn.
+    """
+
+    async def cell(one: str, other: str) -> Cell:
+        begins = f"from-{one}", f"to-{other}", *SERVERS
+        with focus(homes.capture, *(n for n in homes.net.names if n.startswith(begins))):
+            ends = homes.sides[f"from-{one}"], homes.sides[f"to-{other}"]
+            found = await call(*ends, (one, other), TALK)
+            judge(found)
+            return found
+
     cells: list[Cell] = []
     for shift in range(len(kinds)):
         pairs = [(kind, kinds[(i + shift) % len(kinds)]) for i, kind in enumerate(kinds)]
-        calls = [
-            call(homes.sides[f"from-{one}"], homes.sides[f"to-{other}"], (one, other), TALK)
-            for one, other in pairs
-        ]
-        for begin in range(0, len(calls), CALLS):
-            cells += await asyncio.gather(*calls[begin : begin + CALLS])
+        for begin in range(0, len(pairs), CALLS):
+            cells += await asyncio.gather(*(cell(*pair) for pair in pairs[begin : begin + CALLS]))
     return cells
 
 

@@ -7,13 +7,24 @@ behind when the next one begins. Needs root.
 import contextlib
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Self
 
-from net.lab_namespaces import PREFIX, CommandFailed, Namespaces, missing, run, sweep, tune
+from net.lab_namespaces import (
+    PREFIX,
+    CommandFailed,
+    Namespaces,
+    entered,
+    missing,
+    run,
+    sweep,
+    tune,
+)
 
 __all__ = ["PORT", "PREFIX", "Lab", "missing"]
 
 PORT = 10_500
+LINKS = 4  # of a host, at most
 
 
 class Lab:
@@ -33,6 +44,29 @@ class Lab:
         self._spaces = Namespaces(f"{PREFIX}{os.getpid()}-")
         self.namespace, self.inside = self._spaces.name, self._spaces.inside
         self.ip = self._spaces.ip
+
+    @property
+    def names(self) -> list[str]:
+        """The hosts, and the router between them."""
+        first, *others = self._hosts
+        return [first, "router", *others]
+
+    def owners(self) -> dict[str, str]:
+        """Who has each address, or could have it."""
+        return {
+            self.address(name, link, version): name
+            for name in self._hosts
+            for link in range(1, LINKS + 1)
+            for version in (4, 6)
+        }
+
+    def devices(self, name: str) -> Sequence[str]:
+        """All count."""
+        return ()
+
+    def entered(self, name: str) -> AbstractContextManager[None]:
+        """Sockets opened inside are that namespace's; never await inside."""
+        return entered(self.namespace(name))
 
     def connect(self, name: str, link: int) -> None:
         """Lay a cable from a host to the router; without addresses as yet."""

@@ -14,23 +14,27 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 
 from net.lab_capture import Capture
-from net.lab_internet import Internet
+from net.lab_internet import INTERNET, Internet
 from net.lab_mapper import PROGRAM
 from net.lab_namespaces import CommandFailed, missing
 from net.lab_prober import Prober
-from net.lab_routers import Kind
+from net.lab_routers import HOSTS, Kind
 
 EXAMPLE = "alice:symmetric bob,carol:port-restricted dave:mapped:40:1 relay:public"
 SERVERS = "echo1", "echo2"  # what measures
+MOST_MILLISECONDS = 60_000
 IMPOSSIBLE = 77  # exit status
 FAILURES = (ValueError, KeyError, OSError, TimeoutError, CommandFailed)
 
+FORM = "NAMES:KIND[:MILLISECONDS[:PERCENT]]"
+KINDS = textwrap.fill(", ".join(Kind), 95, break_on_hyphens=False)
 _HELP = f"""\
-Each argument is NAMES:KIND[:MILLISECONDS[:PERCENT]]: the hosts of one home, what its router does,
+Each argument is {FORM}: the hosts of one home, what its router does,
 and the delay and the loss of its link, each way. "public" hosts have no router. Kinds:
-{textwrap.fill(", ".join(Kind), 95)}.
+{KINDS}.
 
 example:
   make lab LAB="{EXAMPLE}"
@@ -58,14 +62,58 @@ def wanted(text: str) -> Wanted:
     """Read ``NAMES:KIND[:MILLISECONDS[:PERCENT]]``.
 
     Raises:
-        ValueError: it isn't that.
+        ValueError: it isn't that; says why.
     """
-    names, kind, *link = text.split(":")
+    names, _, rest = text.partition(":")
+    kind, *link = rest.split(":")
+    if not rest or len(link) > 2:
+        raise ValueError(f"{text!r} is not of the form {FORM}")
     found = tuple(names.split(","))
-    if not all(name.isalnum() for name in found) or len(link) > 2:
-        raise ValueError(text)
-    latency, loss = [float(number) for number in [*link, "0", "0"][:2]]
-    return Wanted(found, Kind(kind), latency / 1e3, loss / 1e2)
+    for name in found:
+        if not (name.isascii() and name.isalnum()):
+            raise ValueError(f"{name!r} in {text!r} is no name: letters and digits only")
+    if kind not in set(Kind):
+        raise ValueError(f"{kind!r} in {text!r} is no kind of home; there are: {', '.join(Kind)}")
+    latency, loss = quality(*link)
+    return Wanted(found, Kind(kind), latency, loss)
+
+
+def quality(latency: str = "0", loss: str = "0") -> tuple[float, float]:
+    """Read milliseconds and percent: seconds, and a share.
+
+    Raises:
+        ValueError: it isn't that; says why.
+    """
+    found = []
+    for text, most, unit in ((latency, MOST_MILLISECONDS, "milliseconds"), (loss, 100, "percent")):
+        try:
+            number = float(text)
+        except ValueError:
+            number = nan
+        if not 0 <= number <= most:
+            raise ValueError(f"{text!r} is no number of {unit} from 0 to {most}")
+        found.append(number)
+    return found[0] / 1e3, found[1] / 1e2
+
+
+def check(topology: Sequence[Wanted], *, ipv6_only: bool = False) -> None:
+    """Whether all of it can be made together.
+
+    Raises:
+        ValueError: it can't; says why.
+    """
+    seen = set(SERVERS)
+    for place in topology:
+        for name in place.names:
+            if name in {*SERVERS, INTERNET}:
+                raise ValueError(f"{name} is what the laboratory has itself: take another name")
+            if name in seen:
+                raise ValueError(f"{name} is there twice: a host is at one place")
+            seen.add(name)
+        if ipv6_only and place.kind is Kind.MAPPED:
+            raise ValueError("a home of kind mapped needs IPv4: its router maps IPv4 ports")
+        if len(place.names) > HOSTS and place.kind is not Kind.PUBLIC:
+            raise ValueError(f"{len(place.names)} hosts in one home are too many: {HOSTS} at most")
 
 
 def build(net: Internet, topology: Sequence[Wanted]) -> None:
@@ -110,7 +158,8 @@ class Console(cmd.Cmd):
 
     def do_shell(self, line: str) -> None:
         """shell NAME [COMMAND ...]: run a shell, or a command, in its namespace"""
-        name, *command = shlex.split(line)
+        name, *command = shlex.split(line) or [""]
+        self._known(name)
         command = command or [os.environ.get("SHELL", "/bin/sh")]
         env = {**os.environ, "HIPLAB": name}
         with _interrupts_are_the_childs():
@@ -118,32 +167,51 @@ class Console(cmd.Cmd):
 
     def do_measure(self, line: str) -> None:
         """measure HOST: what its NAT does, as two servers see it (RFC 5780)"""
-        with contextlib.closing(Prober(self._net, SERVERS)) as prober:
+        self._known(line, host=True)
+        version = 4 if any("." in address for address in self._net.owners()) else 6
+        with contextlib.closing(Prober(self._net, SERVERS, version)) as prober:
             found = prober.measure(line)
-        inner, outer = (f"{ip}:{port}" for ip, port in (found.inner, found.outer))
+        inner, outer = (
+            f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+            for ip, port in (found.inner, found.outer)
+        )
         self._say(f"  {inner} is seen as {outer}")
         self._say(f"  mapping: {found.mapping}, filtering: {found.filtering}")
 
     def do_move(self, line: str) -> None:
         """move HOST HOME [break]: to another home, or to the internet; "break" leaves first"""
-        name, place, *first = line.split()
-        self._net.move(name, place, *first)
+        match line.split():
+            case [name, place] | [name, place, "break"]:
+                self._known(name, host=True)
+                if place != INTERNET:
+                    self._known(place, home=True)
+                if [place] == list(self._net.places(name)):
+                    raise ValueError(f"{name} is already at {place}")
+                self._net.move(name, place, "break" if line.split()[2:] else "make")
+            case _:
+                raise ValueError(f"say it so: {self.do_move.__doc__}")
 
     def do_cut(self, line: str) -> None:
         """cut NAME: its link loses everything"""
+        self._known(line)
         self._net.cut(line)
 
     def do_mend(self, line: str) -> None:
         """mend NAME: undo a cut"""
+        self._known(line)
         self._net.mend(line)
 
     def do_worsen(self, line: str) -> None:
         """worsen NAME MILLISECONDS [PERCENT]: delay and loss of its link, each way"""
-        name, latency, *loss = line.split()
-        self._net.worsen(name, float(latency) / 1e3, float(loss[0]) / 1e2 if loss else 0.0)
+        name, *link = line.split() or [""]
+        if not 1 <= len(link) <= 2:
+            raise ValueError(f"say it so: {self.do_worsen.__doc__}")
+        self._known(name)
+        self._net.worsen(name, *quality(*link))
 
     def do_reboot(self, line: str) -> None:
         """reboot HOME: its router forgets all mappings"""
+        self._known(line, home=True)
         self._net.reboot(line)
 
     def do_ladder(self, _: str) -> None:
@@ -162,11 +230,22 @@ class Console(cmd.Cmd):
         try:
             return bool(super().onecmd(line))
         except FAILURES as error:
-            self._say(f"  {type(error).__name__}: {error}")
+            self._say(f"  {error}")
             return False
 
     def emptyline(self) -> bool:
         return False
+
+    def _known(self, name: str, *, host: bool = False, home: bool = False) -> None:
+        names = [
+            each
+            for each in self._net.names
+            if not (host and self._net.is_home(each))
+            and not (home and not self._net.is_home(each))
+        ]
+        if name not in names:
+            what = "host" if host else "home" if home else "host or home"
+            raise ValueError(f"{name!r} is no {what}; there are: {', '.join(names) or 'none'}")
 
     def _say(self, text: str) -> None:
         print(text, file=self.stdout, flush=True)
@@ -188,18 +267,25 @@ def main() -> int:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("topology", nargs="*", type=wanted, metavar="NAMES:KIND")
-    parser.add_argument("--ipv6", action="store_true", help="IPv6 beside IPv4")
+    parser.add_argument("topology", nargs="*", metavar="NAMES:KIND")
+    versions = parser.add_mutually_exclusive_group()
+    versions.add_argument("--ipv6", action="store_true", help="IPv6 beside IPv4")
+    versions.add_argument("--ipv6-only", action="store_true", help="no IPv4 (nor what maps ports)")
     parser.add_argument("--shell", metavar="NAME", help="open a shell there; its end is all's end")
     given = parser.parse_args()
-    programs = [PROGRAM] if any(x.kind is Kind.MAPPED for x in given.topology) else []
+    example = EXAMPLE.replace("mapped", "double") if given.ipv6_only else EXAMPLE
+    try:
+        topology = [wanted(text) for text in given.topology or example.split()]
+        check(topology, ipv6_only=given.ipv6_only)
+    except ValueError as error:
+        parser.error(str(error))
+    programs = [PROGRAM] if any(place.kind is Kind.MAPPED for place in topology) else []
     if why := missing(*programs):
         print(f"no laboratory here: {why}", file=sys.stderr)  # noqa: T201
         return IMPOSSIBLE
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: sys.exit(1))
-    topology = given.topology or [wanted(text) for text in EXAMPLE.split()]
-    with Internet((4, 6) if given.ipv6 else (4,)) as net:
+    with Internet((6,) if given.ipv6_only else (4, 6) if given.ipv6 else (4,)) as net:
         build(net, topology)
         with Capture(net) as capture:
             console = Console(net, capture)

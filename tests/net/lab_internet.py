@@ -14,7 +14,7 @@ and with IPv6 another /64 of what it is behind. Needs root.
 
 import itertools
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -336,6 +336,10 @@ class Internet:
         """The homes from a host to the internet."""
         places = [place for place in self._nodes[name].attachments if place != INTERNET]
         return [home for place in places for home in (place, *self._way(place))]
+
+    def devices(self, name: str) -> Sequence[str]:
+        """Those of a router that are no ports of its bridge."""
+        return ("wan", "lan") if name in self._homes else ()
 
     def is_home(self, name: str) -> bool:
         """Or a host."""

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Self
 
 from net.lab_namespaces import PREFIX, Namespaces, entered, sweep
@@ -77,6 +78,23 @@ class Lan:
             with contextlib.suppress(OSError):
                 self._ear.close()
         self._spaces.remove()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The hosts."""
+        return self._hosts
+
+    def owners(self) -> dict[str, str]:
+        """Who has each address."""
+        return {f"10.77.0.{number}": name for number, name in enumerate(self._hosts, 1)}
+
+    def devices(self, name: str) -> Sequence[str]:
+        """All count."""
+        return ()
+
+    def entered(self, name: str) -> AbstractContextManager[None]:
+        """Sockets opened inside are that namespace's; never await inside."""
+        return entered(self.namespace(name))
 
     def _listen(self) -> None:
         with entered(self.namespace("switch")):

@@ -12,17 +12,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from net.handover import BEFORE, Heard, Side, heard_by
+from net.handover import BEFORE, Heard, Side, heard_by, within
 from net.homes import Homes, association, found
 from net.lab import missing
 from net.lab_internet import Internet
 
 AFTER = 8.0  # seconds of talk after the event
 LIMIT = 120.0  # seconds for all of it
+TOGETHER = 0.1  # seconds between the ends of two moves at once
 SETTLE = 60.0  # seconds until the call has its final path
 
 Do = Callable[[Homes], Awaitable[None]]
@@ -51,8 +53,12 @@ class Event:
 
 
 async def both_move(homes: Homes) -> None:
-    homes.net.move("alice", "alice2", first="break")
-    homes.net.move("bob", "bob2", first="break")
+    def move(name: str) -> float:
+        homes.net.move(name, f"{name}2", first="break")
+        return time.monotonic()
+
+    ends = await asyncio.gather(*(asyncio.to_thread(move, name) for name in homes.sides))
+    assert abs(ends[0] - ends[1]) < TOGETHER, f"they moved {ends} s: one after the other"
 
 
 async def another_nat(homes: Homes) -> None:
@@ -108,12 +114,24 @@ EVENTS = {
 }
 
 
-async def talk(event: Event, net: Internet, folder: Path) -> dict[str, Heard]:
-    """One call with one event; what each heard."""
+async def talk(
+    event: Event, net: Internet, folder: Path, settled: asyncio.Barrier
+) -> dict[str, Heard]:
+    """One call with one event; what each heard.
+
+    Args:
+        event: what happens.
+        net: an empty laboratory.
+        folder: likewise.
+        settled: of all calls that there are at the same time: programs that start would disturb.
+
+    Raises:
+        TooLong: for longer than the event's limit, nobody was heard.
+    """
     places = {"alice": event.alice, "bob": event.bob}
-    async with Homes(net, folder, places, visible=event.visible) as homes:
-        for name, kind in event.elsewhere:
-            net.home(name, kind)
+    async with Homes(
+        net, folder, places, elsewhere=event.elsewhere, visible=event.visible
+    ) as homes:
         await homes.clients()
         await homes.callable()
         alice, bob = homes.sides["alice"], homes.sides["bob"]
@@ -122,6 +140,7 @@ async def talk(event: Event, net: Internet, folder: Path) -> dict[str, Heard]:
         talking = time.monotonic()
         await bob.ask("answered")
         await _settled(alice, bob, event.relayed)
+        await settled.wait()
         await asyncio.sleep(BEFORE)
         first = time.monotonic()
         await event.do(homes)
@@ -129,11 +148,12 @@ async def talk(event: Event, net: Internet, folder: Path) -> dict[str, Heard]:
         last = time.monotonic()
         await alice.ask("hangup")
         said = {side.name: await side.ask("stop") for side in (alice, bob)}
-    when = talking, first, first, last
-    return {
-        name: heard_by(said[name], said[speaker], tune, when, 0.0)
-        for name, speaker, tune in (("alice", "bob", 2), ("bob", "alice", 1))
-    }
+        when = talking, first, first, last
+        heard = {
+            name: heard_by(said[name], said[speaker], tune, when, 0.0)
+            for name, speaker, tune in (("alice", "bob", 2), ("bob", "alice", 1))
+        }
+        return within(event.limit, heard)
 
 
 async def _settled(alice: Side, bob: Side, relayed: bool) -> None:
@@ -150,10 +170,28 @@ async def _settled(alice: Side, bob: Side, relayed: bool) -> None:
         await asyncio.sleep(0.2)
 
 
-def measure(name: str) -> dict[str, Heard]:
-    """Make a laboratory, talk in it, and take it down."""
-    with tempfile.TemporaryDirectory(prefix="survive-") as folder, Internet() as net:
-        return asyncio.run(asyncio.wait_for(talk(EVENTS[name], net, Path(folder)), LIMIT))
+def measure(*names: str, limit: float | None = None) -> dict[str, dict[str, Heard]]:
+    """Make a laboratory for each event, talk in all at the same time, and take them down.
+
+    Args:
+        names: of the events; more than three calls at a time are too many for two cores.
+        limit: milliseconds, if not those of the events.
+
+    Raises:
+        TooLong: see ``talk``.
+    """
+
+    async def one(name: str, settled: asyncio.Barrier) -> dict[str, Heard]:
+        event = EVENTS[name] if limit is None else replace(EVENTS[name], limit=limit)
+        with tempfile.TemporaryDirectory(prefix="survive-") as folder, Internet() as net:
+            return await talk(event, net, Path(folder), settled)
+
+    async def together() -> list[dict[str, Heard]]:
+        settled = asyncio.Barrier(len(names))
+        async with asyncio.timeout(LIMIT):
+            return await asyncio.gather(*(one(name, settled) for name in names))
+
+    return dict(zip(names, asyncio.run(together()), strict=True))
 
 
 def main() -> None:
@@ -161,7 +199,7 @@ def main() -> None:
         print(f"nothing can be measured: {why}", file=sys.stderr)  # noqa: T201
         raise SystemExit(77)
     for name in sys.argv[1:] or EVENTS:
-        for who, heard in measure(name).items():
+        for who, heard in measure(name, limit=inf)[name].items():
             line = {"event": name, "listener": who, "gap": heard.gap, "limit": EVENTS[name].limit}
             print(json.dumps(line), flush=True)  # noqa: T201
 

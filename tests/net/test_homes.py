@@ -5,13 +5,17 @@ procedure can; and goes on when networks change and servers die. Measured on wha
 """
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from net import homes, lab, survive
+from net.handover import Heard, TooLong, within
 from net.homes import HEARD, KINDS, Cell, Checked
+from net.lab_capture import LAST
 from net.programs import require_program
+from net.summary import Tell
 
 pytestmark = [pytest.mark.net, pytest.mark.slow]
 
@@ -70,31 +74,59 @@ def require() -> None:
         pytest.skip(why)
 
 
+def holds(cell: Cell) -> None:
+    """What every call of the matrix has to be."""
+    for kind, end in zip((cell.caller, cell.callee), cell.ends, strict=True):
+        says_what_it_is(kind, end)
+    assert cell.ncc >= HEARD, cell
+    assert cell.first is not None, cell
+    assert cell.first <= SOON, cell
+    assert cell.relayed is not met(cell), cell
+    assert (cell.direct is not None) is met(cell), cell
+
+
 @pytest.mark.timeout(400)
-def test_every_kind_of_home_calls_every_other_directly_where_that_can_be() -> None:
+def test_every_kind_of_home_calls_every_other_directly_where_that_can_be(tell: Tell) -> None:
     require()
 
-    async def main() -> list[Cell]:
-        async with homes.matrix() as there:
-            return await homes.every_cell(there)
+    def judge(cell: Cell) -> None:
+        tell("every kind of home calls every other", str(cell))
+        holds(cell)
 
-    cells = asyncio.run(main())
-    assert len(cells) == len(KINDS) ** 2
-    for kind in KINDS:
-        assert knocks(cells, kind)["reached" if kind in OPEN else ELSEWHERE] >= len(KINDS)
-    for cell in cells:
-        for kind, end in zip((cell.caller, cell.callee), cell.ends, strict=True):
-            says_what_it_is(kind, end)
-        assert cell.ncc >= HEARD, cell
-        assert cell.first is not None, cell
-        assert cell.first <= SOON, cell
-        assert cell.relayed is not met(cell), cell
-        assert (cell.direct is not None) is met(cell), cell
+    async def main() -> None:
+        async with homes.matrix() as there:
+            cells = await homes.every_cell(there, judge=judge)
+            assert len(cells) == len(KINDS) ** 2
+            for kind in KINDS:
+                met_as = "reached" if kind in OPEN else ELSEWHERE
+                assert knocks(cells, kind)[met_as] >= len(KINDS)
+
+    asyncio.run(main())
+
+
+def told(tell: Tell, heard: Mapping[str, Mapping[str, Heard]]) -> None:
+    for event, both in heard.items():
+        for who, one in both.items():
+            tell("calls that survive", f"{event:>20}: {who} hears a gap of {one.gap:.0f} ms")
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("event", ["both-move", "relay-dies", "nat-reboots"])
-def test_a_call_survives(event: str) -> None:
+@pytest.mark.parametrize("events", [("both-move", "nat-reboots"), ("another-nat", "relay-dies")])
+def test_calls_survive(events: tuple[str, str], tell: Tell) -> None:
     require()
-    heard = survive.measure(event)
-    assert all(one.gap <= survive.EVENTS[event].limit for one in heard.values()), heard
+    told(tell, survive.measure(*events))
+
+
+@pytest.mark.timeout(150)
+def test_a_call_survives_its_rendezvous_server_and_a_limit_that_it_misses_prints_a_ladder(
+    tell: Tell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require()
+    with pytest.raises(TooLong) as raised:
+        survive.measure("rvs-dies", limit=0.0)
+    told(tell, {"rvs-dies": raised.value.heard})
+    within(survive.EVENTS["rvs-dies"].limit, raised.value.heard)
+    heading, *rows = capsys.readouterr().out.strip().splitlines()
+    assert {"seconds", "alice", "bob"} <= set(heading.split())
+    assert any(re.search(r"\|<?-+ ESP [0-9a-f]{8}( x\d+)? -+>?\|", row) for row in rows)
+    assert float(rows[-1].split()[0]) <= LAST

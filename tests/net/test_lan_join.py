@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from net.lab_capture import ladder
 from net.lab_namespaces import missing
 from net.lan import Lan
 
@@ -121,6 +122,7 @@ class House:
 def house(folder: Path, *, four: bool = True) -> Iterator[House]:
     with ExitStack() as stack:
         lan = stack.enter_context(Lan("alice", "bob", "carol", four=four))
+        stack.enter_context(ladder(lan))
         yield House(lan, folder, stack)
 
 

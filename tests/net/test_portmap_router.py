@@ -14,6 +14,7 @@ import pytest
 from net import home
 from net.handover import ROOT
 from net.home import LAN, LAN6, WAN, Home
+from net.lab_capture import ladder
 
 from hipctl import HostIdentity
 from hipctl.mapped import NO_PUBLIC_ADDRESS
@@ -257,5 +258,5 @@ def test_behind_another_nat_it_is_said_and_nothing_announced() -> None:
             assert "behind another NAT" in row["advice"]
             await host.close()
 
-    with Home(wan="100.64.1.1") as net:
+    with Home(wan="100.64.1.1") as net, ladder(net):
         asyncio.run(main(net))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from net import lab, lab_mapper
 from net.handover import ROOT
+from net.lab_capture import ladder
 from net.lab_internet import Internet
 
 from sipgw.demo.process import Program
@@ -66,4 +67,5 @@ def test_a_symmetric_and_a_port_restricted_home_talk_through_a_mapped_one(
         ):
             net.home(f"{name}-home", kind)
             net.host(name, f"{name}-home")
-        asyncio.run(main(net))
+        with ladder(net):
+            asyncio.run(main(net))

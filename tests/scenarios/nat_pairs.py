@@ -1,11 +1,13 @@
 """Two hosts, each behind a NAT of some kind, and two public servers, in virtual time."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from hipctl import HostConfig, HostIdentity, LocalHost, Offer, RegistrationType
+from sim.ladder import of_internet
 from sim.nats import Internet, Kind
 
 SERVERS = (RegistrationType.RELAY_UDP_HIP, RegistrationType.RELAY_UDP_ESP)
@@ -31,6 +33,7 @@ class Pair:
 
 @asynccontextmanager
 async def pair(one: Kind, other: Kind, *, seed: int = 1) -> AsyncIterator[Pair]:
+    """Make the two; what is raised meanwhile prints a ladder first."""
     internet = Internet(seed=seed, families="4")
     heard: list[bytes] = []
     async with AsyncExitStack() as stack:
@@ -51,7 +54,11 @@ async def pair(one: Kind, other: Kind, *, seed: int = 1) -> AsyncIterator[Pair]:
                 await peer.register(server.hits[0], SERVERS)
         b.open(b.hits[0], 7, lambda data, peer, port: heard.append(data))
         a.learn(b.hits[0], b.contact(b.hits[0]))
-        yield Pair(internet, a, b, servers, heard)
+        try:
+            yield Pair(internet, a, b, servers, heard)
+        except BaseException:
+            sys.stdout.write(f"\n{of_internet(internet)}\n")
+            raise
 
 
 async def first_datagram(there: Pair, limit: float = 10.0) -> float:
