@@ -30,7 +30,7 @@ from overlay import keeper, reachable
 from overlay.advice import Advice
 from overlay.hiding import MOST_FRIENDS, Hiding, Sight, befriended, in_turn
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
-from overlay.knocking import Knocked
+from overlay.knocking import passes
 from overlay.lastseen import LastSeen
 from overlay.netcheck import Netcheck
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 
 LOOK: Final = 2.0  # seconds between looks at the host
 JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
-PASSES: Final = 60.0  # seconds for which we believe that a server passes calls on
-DOUBTS: Final = 2  # neighbours that must say that it doesn't, and none that it does
+PASSES: Final = 25.0  # seconds for which we believe that a server passes calls on
+DOUBT: Final = 60.0  # in which others have to say again that it doesn't
 REGISTER_SECONDS: Final = 3.0
 
 
@@ -95,7 +95,8 @@ class Callability:
             forget=lambda hit, types: self._spawn(self._cancel(hit, types), "unregister"),
         )
         self._last_seen = LastSeen(host, self._homes, wall)
-        self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on, or might
+        self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on
+        self._doubted: dict[Hit, float] = {}  # when it was said first that it does not
         self._place: Reachability | None = None
         self._hidden = True
         self.secluded = hides
@@ -425,22 +426,36 @@ class Callability:
             self._feed(lambda now: self.keeper.on_probed(hit, rtt, now))
 
     async def _passes(self, hit: Hit) -> bool:
-        """Whether a relay passes on to us what strangers say, as far as neighbours can tell.
+        """Whether a relay passes on to us what strangers say, as far as anybody can tell.
 
+        All who can tell must say twice that it does not, unless we saw ourselves that it does.
         What passes a rendezvous server is answered directly: NATs before neighbours may stop that.
         """
         now, server = self._now(), self.keeper.servers.get(hit)
         relays = server is not None and CONTROL in server.held
-        if not relays or now < self._passed.get(hit, float("-inf")) + PASSES:
+        if not relays or now < max(self._passed.get(hit, float("-inf")), self._saw(hit)) + PASSES:
+            self._doubted.pop(hit, None)
             return True
-        asked = await self._witnesses.through(self._local, hit, reachable.ASKED)
-        said = Counter(verdict for _, verdict in asked)
-        if said[Knocked.NO] >= DOUBTS and not said[Knocked.YES]:
-            return False
-        serving = {server.hit for server in self.keeper.serving(*THROUGH)}
-        self._passed = {server: at for server, at in self._passed.items() if server in serving}
-        self._passed[hit] = now
+        serving = {each.hit for each in self.keeper.serving(*THROUGH)}
+        before = self._doubted.get(hit, float("-inf"))
+        count = reachable.ASKED if now < before + DOUBT else 1
+        asked = await self._witnesses.through(self._local, hit, count, serving)
+        said = passes([verdict for _, verdict in asked])
+        self._passed = {each: at for each, at in self._passed.items() if each in serving}
+        self._doubted = {each: at for each, at in self._doubted.items() if each in serving}
+        if said:
+            self._passed[hit] = now
+            self._doubted.pop(hit, None)
+        elif said is False:
+            if now < before + DOUBT:
+                return await self._scout.ping(hit) is None  # then it is silent, or we are cut off
+            self._doubted[hit] = now
         return True
+
+    def _saw(self, hit: Hit) -> float:
+        """When somebody last began an association with us by way of that server."""
+        rows = self._host.registrations()
+        return max((row.passed for row in rows if row.server == hit), default=float("-inf"))
 
     async def _register(self, hit: Hit, types: frozenset[RegistrationType]) -> None:
         try:

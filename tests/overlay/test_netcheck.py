@@ -73,7 +73,7 @@ class Peers:
             overlay = self.folder / self.first.path.parent / "overlay.toml"
             seed = f"{founder}@127.0.0.1:10500"
             of = profile(self.folder / name, overlay=overlay, seed=seed, more=more)
-        host = self.net.host(device(of).hit)
+        host = self.net.host(device(of).hit, group=None if site else name.encode())
         host.site = site
         host.learn(device(self.first).hit, b"sim:" + device(self.first).hit)
         loop = asyncio.get_running_loop()
