@@ -35,7 +35,7 @@ from overlay.lastseen import LastSeen
 from overlay.netcheck import Netcheck
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
 from overlay.scout import Home, Scout
-from overlay.servers import CONTROL, DATA, RENDEZVOUS, THROUGH
+from overlay.servers import CONTROL, DATA, RENDEZVOUS, THROUGH, Server
 from overlay.witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ class Callability:
         self._last_seen = LastSeen(host, self._homes, wall)
         self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on
         self._doubted: dict[Hit, float] = {}  # when it was said first that it does not
+        self._suspects: set[Hit] = set()  # who did not, and counts for nothing until it does
         self._place: Reachability | None = None
         self._hidden = True
         self.secluded = hides
@@ -226,7 +227,7 @@ class Callability:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""
         if self.reachable.proven or not self._hiding.told:
             return ()
-        return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
+        return befriended(self._met(), many=self._many, served=bool(self._serving()))
 
     def _met(self) -> list[Hit]:
         """Everybody in our overlays of whom we know, the latest of each overlay first."""
@@ -263,7 +264,7 @@ class Callability:
         self._many = self._many or self._are_many()
         sight = Sight(
             network=bool(place.addresses),
-            served=bool(self.keeper.serving(*THROUGH)),
+            served=bool(self._serving()),
             relayed=bool(self.keeper.serving(DATA)),
             known=bool(self.keeper.servers),
             public=self._is_public,
@@ -279,7 +280,7 @@ class Callability:
             network=bool(place.addresses),
             direct=bool(place.direct) and not untold,
             neighbours=len(self._witnesses.neighbours()),
-            through=len(self.keeper.serving(*THROUGH)),
+            through=len(self._serving()),
         )
         if facts != self.reachable.facts:
             self._examiner.feed(lambda now: self.reachable.on_facts(facts, now))
@@ -435,10 +436,11 @@ class Callability:
         relays = server is not None and CONTROL in server.held
         if not relays or now < max(self._passed.get(hit, float("-inf")), self._saw(hit)) + PASSES:
             self._doubted.pop(hit, None)
+            self._suspects.discard(hit)
             return True
         serving = {each.hit for each in self.keeper.serving(*THROUGH)}
-        before = self._doubted.get(hit, float("-inf"))
-        count = reachable.ASKED if now < before + DOUBT else 1
+        again = hit in self._suspects or now < self._doubted.get(hit, float("-inf")) + DOUBT
+        count = reachable.ASKED if again else 1
         asked = await self._witnesses.through(self._local, hit, count, serving)
         said = passes([verdict for _, verdict in asked])
         self._passed = {each: at for each, at in self._passed.items() if each in serving}
@@ -446,11 +448,19 @@ class Callability:
         if said:
             self._passed[hit] = now
             self._doubted.pop(hit, None)
-        elif said is False:
-            if now < before + DOUBT:
-                return await self._scout.ping(hit) is None  # then it is silent, or we are cut off
+            self._suspects.discard(hit)
+        elif said is False and again and await self._scout.ping(hit) is not None:
+            self._suspects = {each for each in self._suspects if self.keeper.servers.get(each)}
+            self._suspects.add(hit)
+            return False
+        elif said is False:  # for the first time; or it is silent, or we are cut off
             self._doubted[hit] = now
         return True
+
+    def _serving(self) -> list[Server]:
+        """Those by which we are called, but for suspects."""
+        there = self.keeper.serving(*THROUGH)
+        return [each for each in there if each.hit not in self._suspects]
 
     def _saw(self, hit: Hit) -> float:
         """When somebody last began an association with us by way of that server."""
