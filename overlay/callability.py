@@ -464,8 +464,9 @@ class Callability:
 
     def _saw(self, hit: Hit) -> float:
         """When somebody last began an association with us by way of that server."""
-        rows = self._host.registrations()
-        return max((row.passed for row in rows if row.server == hit), default=float("-inf"))
+        pair = self._local, hit
+        rows = [row for row in self._host.registrations() if (row.local, row.server) == pair]
+        return max((row.passed for row in rows), default=float("-inf"))
 
     async def _register(self, hit: Hit, types: frozenset[RegistrationType]) -> None:
         try:

@@ -17,6 +17,8 @@ from overlay.scout import Home
 MOST_COUNTED: Final = 1_024  # neighbours of whom we remember how often we asked
 PATIENCE: Final = 7.0  # seconds until a neighbour has answered …
 SERVER_PATIENCE: Final = 4.0  # … where one after the other is asked about a server
+HIDDEN: Final = 600.0  # seconds for which who hides is asked after those who may not
+DOUBTS: Final = 2  # strangers whom we believe, unasked, that a server lets nobody through
 TURNS: Final = 2  # of others that are asked if the first can't tell
 
 
@@ -32,7 +34,7 @@ class Witnesses:
         self._host = host
         self._homes = homes
         self._asked: Counter[Hit] = Counter()
-        self._hiding: set[Hit] = set()  # who said so when asked last
+        self._hid: dict[Hit, float] = {}  # who said so when asked last, and when
         self._turn = asyncio.Lock()
 
     def neighbours(self) -> list[tuple[Home, Contact]]:
@@ -61,7 +63,7 @@ class Witnesses:
 
         def last(each: tuple[Home, Contact]) -> tuple[bool, bool, int]:
             hit = each[1].hit
-            return hit in self._hiding, hit not in first, self._asked[hit]
+            return hit not in first, self._hides(hit), self._asked[hit]
 
         there.sort(key=last)
         return await self._ask(_spread(there, count), contact, PATIENCE)
@@ -71,8 +73,9 @@ class Witnesses:
     ) -> list[tuple[Hit, Knocked]]:
         """Let others knock at a HIT of ours by way of a server, until some can tell.
 
-        If none can we knock ourselves: that the server lets us through says less than if it lets
-        others, but if it does not it passes nothing on.
+        If none can, or just one stranger says that it is not passed on, we knock ourselves: it
+        says less that the server lets us through than that it lets others, but if it does not it
+        passes nothing on.
 
         Args:
             local: ours.
@@ -87,7 +90,7 @@ class Witnesses:
         def last(each: tuple[Home, Contact]) -> tuple[bool, bool, bool, int]:
             hit, groups = each[1].hit, each[1].groups
             relayed = all(group.startswith(b"s") for group in groups)
-            return hit in self._hiding, hit not in servers, relayed, self._asked[hit]
+            return hit not in servers, self._hides(hit), relayed, self._asked[hit]
 
         async with self._turn:  # a neighbour knocks for us once at a time
             there = sorted(self._there(server), key=last)
@@ -95,7 +98,7 @@ class Witnesses:
             for turn in range(TURNS):
                 chosen = there[turn * count : (turn + 1) * count]
                 told += await self._ask(chosen, contact, SERVER_PATIENCE)
-                if passes([said for _, said in told]) is not None:
+                if _is_enough(told, servers):
                     return told
             return [*told, (local, await self._knock(local, contact))]
 
@@ -110,15 +113,21 @@ class Witnesses:
     ) -> list[tuple[Hit, Knocked]]:
         if len(self._asked) > MOST_COUNTED:
             self._asked.clear()
-            self._hiding.clear()
+            self._hid.clear()
         self._asked.update(each.hit for _, each in chosen)
         answers = await asyncio.gather(
             *(home.node.ask_to_knock(each.hit, contact, patience) for home, each in chosen)
         )
         told = [(each.hit, said) for (_, each), said in zip(chosen, answers, strict=True)]
-        self._hiding.difference_update(hit for hit, _ in told)
-        self._hiding.update(hit for hit, said in told if said is Knocked.HIDES)
+        for hit, said in told:
+            self._hid.pop(hit, None)
+            if said is Knocked.HIDES:
+                self._hid[hit] = asyncio.get_running_loop().time()
         return told
+
+    def _hides(self, hit: Hit) -> bool:
+        at = self._hid.get(hit)
+        return at is not None and asyncio.get_running_loop().time() < at + HIDDEN
 
     async def _knock(self, local: Hit, contact: bytes) -> Knocked:
         """Do it ourselves, as nobody that the server knows."""
@@ -127,6 +136,14 @@ class Witnesses:
         except Rejected:
             return Knocked.UNKNOWN
         return Knocked.YES if reached else Knocked.NO
+
+
+def _is_enough(told: Sequence[tuple[Hit, Knocked]], servers: Collection[Hit]) -> bool:
+    """Whether somebody got through, or one of our servers did not, or so many others."""
+    said = passes([verdict for _, verdict in told])
+    not_reached = [hit for hit, verdict in told if verdict is Knocked.NO]
+    trusted = any(hit in servers for hit in not_reached)
+    return said is True or trusted or len(not_reached) >= DOUBTS
 
 
 def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:
