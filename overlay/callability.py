@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 LOOK: Final = 2.0  # seconds between looks at the host
 JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
-PASSES: Final = 25.0  # seconds for which we believe that a server passes calls on
+PASSES: Final = 15.0  # seconds for which we believe that a server passes calls on
 DOUBT: Final = 60.0  # in which others have to say again that it doesn't
 REGISTER_SECONDS: Final = 3.0
 

@@ -1,12 +1,15 @@
 """Whom we ask whether a server passes calls on, and whom we believe."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from scenarios.town import Resident, Town
 
-from hipctl import Hit
+from hipctl import Hit, Registered
 from overlay.knocking import Knocked
+from overlay.reachable import Reach
 from sim.loop import simulate
 
 YES, NO, HIDES = Knocked.YES, Knocked.NO, Knocked.HIDES
@@ -86,6 +89,32 @@ def test_one_stranger_s_word_is_not_enough(
         told = await asked(home, relay.hit)
         assert [said for _, said in told].count(NO) == liars
         assert (YES in [said for _, said in told]) is not believed
+        await town.stop()
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("calls", [True, False])
+def test_liars_take_no_server_away_through_which_calls_come(
+    calls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        town = settle(relays=1, publics=4)
+        await town.wake()
+        await asyncio.sleep(60)
+        home = town.residents[-1]
+        for liar in town.residents[1:5]:
+            lies(liar, monkeypatch)
+        registrations = home.host.registrations
+
+        def seen() -> Sequence[Registered]:
+            now = asyncio.get_running_loop().time()
+            return [replace(row, passed=now - 9) for row in registrations()]
+
+        if calls:
+            monkeypatch.setattr(home.host, "registrations", seen)
+        await asyncio.sleep(60)
+        assert home.reach is (Reach.SERVED if calls else Reach.NONE)
         await town.stop()
 
     simulate(main)
