@@ -338,6 +338,7 @@ class Association:
         self._shared.hide(self.pair, hidden=not disclosed and isinstance(source, Relayed))
         standing.install(accepted.inbound, accepted.agreed, now, begun=False, disclosed=disclosed)
         self._shared.requester.renewed(self.pair, now)
+        self._shared.requester.begun(self.pair[0], source, now)
         self._acceptance.taken(accepted)
         self.state = State.R2_SENT
         config = self._shared.config

@@ -53,6 +53,10 @@ class Rejected(HipError):
         self.data = data
 
 
+class Hides(Rejected):
+    """What was asked would show a peer where we are, from whom we hide."""
+
+
 class AssociationFailed(HipError):
     """The base exchange reached E-FAILED, timed out, or the association ended."""
 

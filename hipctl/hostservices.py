@@ -14,6 +14,7 @@ from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.engine import Engine
 from hipctl.errors import (
     AssociationFailed,
+    Hides,
     HostConfigRefused,
     MalformedPacket,
     RegistrationRefused,
@@ -201,7 +202,7 @@ class HostServices:
             if (peer if isinstance(each, contacts.Locator) else each.hit, each.address[0]) in there
         ]
         if self._engine.hides(peer, asyncio.get_running_loop().time()):
-            raise Rejected("a knock would show where we are")
+            raise Hides("a knock would show where we are")
         if not addresses:
             raise Rejected("no locator from which the peer, or a server, speaks with us")
         if self._knocks >= _KNOCKS_MAX:

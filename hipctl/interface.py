@@ -116,6 +116,8 @@ class Registered:
         reflexive: where the server sees us, if it has said so.
         relayed: the address that it has opened for us, if it has.
         rtt: seconds to the server and back; None: not measured yet.
+        passed: when a stranger last began an association with us by way of the server, seconds
+            of ``LocalHost.now``. What came through another server of ours was no stranger's.
     """
 
     local: Hit
@@ -126,6 +128,7 @@ class Registered:
     reflexive: Address | None = None
     relayed: Address | None = None
     rtt: float | None = None
+    passed: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,11 +449,12 @@ class Host(Protocol):
         It is sent from a port and by a HIT that nobody has seen before, so that no NAT or
         firewall lets it pass for what was said earlier. Only a locator is tried whose IP address
         is the one from which our association with ``peer`` comes, or a server's that is where
-        our association with it comes from: nobody can make us knock elsewhere.
+        our association with it comes from: nobody can make us knock elsewhere. ``peer`` may be a
+        HIT of ours that a server makes callable: then we are the stranger.
 
         Raises:
-            Rejected: ``contact`` has no such locator, ``peer`` may not learn where we are, or too
-                many knocks are under way.
+            Hides: ``peer`` may not learn where we are.
+            Rejected: ``contact`` has no such locator, or too many knocks are under way.
         """
 
     def reachability(self) -> Reachability:

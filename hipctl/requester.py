@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hipctl import params
-from hipctl.actions import Action, Address, Pair, RegistrationAnswered
+from hipctl.actions import Action, Address, Pair, RegistrationAnswered, Relayed
 from hipctl.constants import RegistrationFailure, RegistrationType
 from hipctl.crypto import Rng
 from hipctl.identity import Hit
@@ -75,6 +75,7 @@ class Wish:
         moves: how often we do so on its word.
         relayed: what it has opened for us.
         lost: the association is gone since we looked last.
+        passed: when it last passed on how a stranger began with us.
     """
 
     wanted: set[int] = field(default_factory=set)
@@ -90,6 +91,7 @@ class Wish:
     moves: Damper = field(default_factory=lambda: Damper(MOVED_FIRST, MOVED_MOST))
     relayed: Address | None = None
     lost: bool = False
+    passed: float = float("-inf")
 
 
 class Requester:
@@ -174,6 +176,7 @@ class Requester:
                 address=self.address(pair),
                 reflexive=wish.reflexive,
                 relayed=wish.relayed if kind == RegistrationType.RELAY_UDP_ESP else None,
+                passed=wish.passed,
             )
             for pair, wish in self._wishes.items()
             for kind, expires in wish.granted.items()
@@ -198,6 +201,20 @@ class Requester:
         return known.address if known is not None else None
 
     # -- from associations ---------------------------------------------------------------------
+
+    def begun(self, local: Hit, source: Address, now: float) -> None:
+        """A peer has begun an association with us, from there.
+
+        Servers let each other's packets in, so what came through two of ours says nothing.
+        """
+        if not isinstance(source, Relayed):
+            return
+        there = {known.address[0] for known in self._servers.values()}
+        for pair, known in self._servers.items():
+            wish = self._wishes.get(pair)
+            here = (pair[0], known.address) == (local, source.via)
+            if wish is not None and here and source[0] not in there:
+                wish.passed = now
 
     def request(self, pair: Pair, info: params.RegInfo | None) -> list[params.Parameter]:
         """What our I2 asks for, given what the R1 offers."""

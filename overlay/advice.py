@@ -54,6 +54,7 @@ class Seen:
         visible: the profile lets strangers see our address.
         rendezvous: there are rendezvous servers that it does not let us use.
         data: servers that relay our data.
+        deaf: those that serve us, and pass nothing on.
     """
 
     facts: Facts
@@ -69,6 +70,7 @@ class Seen:
     visible: bool = False
     rendezvous: bool = False
     data: int = 0
+    deaf: tuple[str, ...] = ()
 
 
 def why_nobody_calls(seen: Seen) -> list[Advice]:
@@ -91,7 +93,13 @@ ADDRESS_TOLD: Final = Advice(
 
 def what_limits(seen: Seen) -> list[Advice]:
     """What is missing where servers make us callable, but not to all, or not for long."""
-    found = []
+    found = [
+        Advice(
+            f"the relay {hit} serves this peer, but passes no calls on",
+            f"another one is looked for by itself; if none is found, {SERVER}",
+        )
+        for hit in seen.deaf
+    ]
     if seen.facts.through == 1:
         found.append(Advice("only one server makes this peer callable: it may end", SERVER))
     if not seen.data and not seen.visible:

@@ -30,20 +30,20 @@ from overlay import keeper, reachable
 from overlay.advice import Advice
 from overlay.hiding import MOST_FRIENDS, Hiding, Sight, befriended, in_turn
 from overlay.keeper import Keep, Keeper, Probe, Register, Search, Try, Unregister
-from overlay.knocking import Knocked
+from overlay.knocking import passes
 from overlay.lastseen import LastSeen
 from overlay.netcheck import Netcheck
 from overlay.reachable import Changed, Examine, Facts, Reach, Reachable
 from overlay.scout import Home, Scout
-from overlay.servers import CONTROL, DATA, RENDEZVOUS, THROUGH
+from overlay.servers import CONTROL, DATA, RENDEZVOUS, THROUGH, Server
 from overlay.witnesses import Witnesses
 
 _log = logging.getLogger(__name__)
 
 LOOK: Final = 2.0  # seconds between looks at the host
 JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
-PASSES: Final = 60.0  # seconds for which we believe that a server passes calls on
-DOUBTS: Final = 2  # neighbours that must say that it doesn't, and none that it does
+PASSES: Final = 15.0  # seconds for which we believe that a server passes calls on
+DOUBT: Final = 60.0  # in which others have to say again that it doesn't
 REGISTER_SECONDS: Final = 3.0
 
 
@@ -95,7 +95,9 @@ class Callability:
             forget=lambda hit, types: self._spawn(self._cancel(hit, types), "unregister"),
         )
         self._last_seen = LastSeen(host, self._homes, wall)
-        self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on, or might
+        self._passed: dict[Hit, float] = {}  # when a server was seen to pass calls on
+        self._doubted: dict[Hit, float] = {}  # when it was said first that it does not
+        self._suspects: set[Hit] = set()  # who did not, and counts for nothing until it does
         self._place: Reachability | None = None
         self._hidden = True
         self.secluded = hides
@@ -225,7 +227,7 @@ class Callability:
         """See ``befriended``; none where strangers reach us, or must not know where we are."""
         if self.reachable.proven or not self._hiding.told:
             return ()
-        return befriended(self._met(), many=self._many, served=bool(self.keeper.serving(*THROUGH)))
+        return befriended(self._met(), many=self._many, served=bool(self._serving()))
 
     def _met(self) -> list[Hit]:
         """Everybody in our overlays of whom we know, the latest of each overlay first."""
@@ -262,7 +264,7 @@ class Callability:
         self._many = self._many or self._are_many()
         sight = Sight(
             network=bool(place.addresses),
-            served=bool(self.keeper.serving(*THROUGH)),
+            served=bool(self._serving()),
             relayed=bool(self.keeper.serving(DATA)),
             known=bool(self.keeper.servers),
             public=self._is_public,
@@ -278,7 +280,7 @@ class Callability:
             network=bool(place.addresses),
             direct=bool(place.direct) and not untold,
             neighbours=len(self._witnesses.neighbours()),
-            through=len(self.keeper.serving(*THROUGH)),
+            through=len(self._serving()),
         )
         if facts != self.reachable.facts:
             self._examiner.feed(lambda now: self.reachable.on_facts(facts, now))
@@ -425,22 +427,46 @@ class Callability:
             self._feed(lambda now: self.keeper.on_probed(hit, rtt, now))
 
     async def _passes(self, hit: Hit) -> bool:
-        """Whether a relay passes on to us what strangers say, as far as neighbours can tell.
+        """Whether a relay passes on to us what strangers say, as far as anybody can tell.
 
+        All who can tell must say twice that it does not, unless we saw ourselves that it does.
         What passes a rendezvous server is answered directly: NATs before neighbours may stop that.
         """
         now, server = self._now(), self.keeper.servers.get(hit)
         relays = server is not None and CONTROL in server.held
-        if not relays or now < self._passed.get(hit, float("-inf")) + PASSES:
+        if not relays or now < max(self._passed.get(hit, float("-inf")), self._saw(hit)) + PASSES:
+            self._doubted.pop(hit, None)
+            self._suspects.discard(hit)
             return True
-        asked = await self._witnesses.through(self._local, hit, reachable.ASKED)
-        said = Counter(verdict for _, verdict in asked)
-        if said[Knocked.NO] >= DOUBTS and not said[Knocked.YES]:
+        serving = {each.hit for each in self.keeper.serving(*THROUGH)}
+        again = hit in self._suspects or now < self._doubted.get(hit, float("-inf")) + DOUBT
+        count = reachable.ASKED if again else 1
+        asked = await self._witnesses.through(self._local, hit, count, serving)
+        said = passes([verdict for _, verdict in asked])
+        self._passed = {each: at for each, at in self._passed.items() if each in serving}
+        self._doubted = {each: at for each, at in self._doubted.items() if each in serving}
+        if said:
+            self._passed[hit] = now
+            self._doubted.pop(hit, None)
+            self._suspects.discard(hit)
+        elif said is False and again and await self._scout.ping(hit) is not None:
+            self._suspects = {each for each in self._suspects if self.keeper.servers.get(each)}
+            self._suspects.add(hit)
             return False
-        serving = {server.hit for server in self.keeper.serving(*THROUGH)}
-        self._passed = {server: at for server, at in self._passed.items() if server in serving}
-        self._passed[hit] = now
+        elif said is False:  # for the first time; or it is silent, or we are cut off
+            self._doubted[hit] = now
         return True
+
+    def _serving(self) -> list[Server]:
+        """Those by which we are called, but for suspects."""
+        there = self.keeper.serving(*THROUGH)
+        return [each for each in there if each.hit not in self._suspects]
+
+    def _saw(self, hit: Hit) -> float:
+        """When somebody last began an association with us by way of that server."""
+        pair = self._local, hit
+        rows = [row for row in self._host.registrations() if (row.local, row.server) == pair]
+        return max((row.passed for row in rows), default=float("-inf"))
 
     async def _register(self, hit: Hit, types: frozenset[RegistrationType]) -> None:
         try:

@@ -81,6 +81,7 @@ class Keeper:
         self.wants: Wants = {}
         self.refusals: dict[Hit, str] = {}
         self.searched = False
+        self._useless: set[Hit] = set()  # refusals that hold until a probe shows otherwise
         self._ways: Sequence[Wants] = ()
         self._timers: Timers[_Name] = Timers()
         self._out: list[Action] = []
@@ -116,6 +117,7 @@ class Keeper:
             gone = self.servers.add(each, now)
             if gone is not None:
                 self.refusals.pop(gone, None)
+                self._useless.discard(gone)
                 self._timers.stop(gone)
         self._choose_anew()
         return self._leave()
@@ -154,7 +156,8 @@ class Keeper:
             server.held |= set(granted)
             server.types -= server.pending - set(granted)
             server.pending = frozenset()
-            self.refusals.pop(hit, None)
+            if hit not in self._useless:
+                self.refusals.pop(hit, None)
             self._timers.set(hit, now + PROVEN)
             if "probe" not in self._timers:
                 self._timers.set("probe", now + PROBE)
@@ -203,6 +206,9 @@ class Keeper:
         if server is not None and rtt is not None:
             server.rtt = rtt if server.rtt is None else server.rtt + (rtt - server.rtt) / 4
             server.failures = server.missed = 0
+            if hit in self._useless:
+                self._useless.discard(hit)
+                self.refusals.pop(hit, None)
         elif server is not None:
             server.missed += 1
             if server.held and server.missed < MISSES:
@@ -227,6 +233,7 @@ class Keeper:
         server = self._done(hit, "probe")
         if server is not None:
             self.refusals[hit] = reason
+            self._useless.add(hit)
             server.missed = 0
             self._fail(server, USELESS_RETRY)
             if server.held:

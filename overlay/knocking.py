@@ -22,6 +22,7 @@ MAX_NEIGHBOURS: Final = 1_024  # that are told apart
 MAX_ANSWERS: Final = 256  # that are remembered, for requests that come again
 
 ELSEWHERE: Final = "not at your address"  # why a knock is refused: what was asked is no use …
+HIDES: Final = "it would show where we are"  # … or we hide from whoever asks …
 UNDER_WAY, TOO_MANY = "a knock is under way", "too many knocks"  # … or it is too much
 
 Request = tuple[Hit, bytes]
@@ -34,6 +35,7 @@ class Knocked(Enum):
     YES = "reached"
     NO = "not reached"
     ELSEWHERE = "it sees us at another address"
+    HIDES = "it does not knock, for it hides"
     UNKNOWN = "it could not tell"
     SILENT = "it did not answer"
 
@@ -44,8 +46,20 @@ def knocked(reached: int | None, reasons: Collection[str]) -> Knocked:
         return Knocked.YES if reached else Knocked.NO
     if ELSEWHERE in reasons:
         return Knocked.ELSEWHERE
+    if HIDES in reasons:
+        return Knocked.HIDES
     refused = {UNDER_WAY, TOO_MANY, "unknown kind", "unsupported", "malformed"}
     return Knocked.UNKNOWN if refused & set(reasons) else Knocked.SILENT
+
+
+def passes(verdicts: Collection[Knocked]) -> bool | None:
+    """Whether a server passes on to us what strangers say, by what those said who knocked.
+
+    Only who knocked can tell, and one that got through is enough; None: nobody could tell.
+    """
+    if Knocked.YES in verdicts:
+        return True
+    return False if Knocked.NO in verdicts else None
 
 
 class KnockAt(NamedTuple):
@@ -96,17 +110,17 @@ class Knocking:
         self._under_way[request] = None
         return KnockAt(hit, contact, request_id)
 
-    def on_knocked(self, hit: Hit, request_id: bytes, reached: bool | None) -> bytes:
-        """What a knock came to; None: the host would not knock there.
+    def on_knocked(self, hit: Hit, request_id: bytes, reached: bool | str) -> bytes:
+        """What a knock came to, or why the host would not knock: ELSEWHERE or HIDES.
 
         Returns:
             The answer.
         """
         request = hit, request_id
         self._under_way.pop(request, None)
-        if reached is None:
-            self.counters["knock elsewhere"] += 1
-            answer = encode_error(request_id, Code.REFUSED, ELSEWHERE)
+        if isinstance(reached, str):
+            self.counters[f"no knock: {reached}"] += 1
+            answer = encode_error(request_id, Code.REFUSED, reached)
         else:
             answer = encode_answer(Kind.KNOCK, request_id, {int(Field.REACHED): int(reached)})
         self._answers[request] = answer

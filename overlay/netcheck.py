@@ -11,7 +11,7 @@ from hipctl import HipError, Hit, Host, Nat, Reachability, RegistrationType
 from overlay import reachable
 from overlay.advice import ADDRESS_TOLD, Advice, Seen, what_limits, why_nobody_calls
 from overlay.keeper import Keeper
-from overlay.knocking import Knocked
+from overlay.knocking import Knocked, passes
 from overlay.reachable import Reach, Reachable
 from overlay.scout import PING_SECONDS, Home, Scout
 from overlay.servers import CONTROL, DATA, RENDEZVOUS, THROUGH, Server
@@ -90,8 +90,15 @@ class Netcheck:
             ),
             asyncio.gather(*(self._scout.ping(server.hit) for server in servers)),
         )
-        # a neighbour knocks for us once at a time
-        through = [await self._witnesses.through(self._local, each.hit, 1) for each in servers]
+        hits = {server.hit for server in servers}
+        through = [
+            await self._witnesses.through(self._local, server.hit, 1, hits) for server in servers
+        ]
+        deaf = [
+            server.hit
+            for server, asked in zip(servers, through, strict=True)
+            if CONTROL in server.held and passes([said for _, said in asked]) is False
+        ]
         discovered = await self._discover()
         place = self._host.reachability()
         for hit in discovered:
@@ -119,12 +126,20 @@ class Netcheck:
                 _row(each, rtt) | {"knocks": [_knock(*said) for said in asked]}
                 for each, rtt, asked in zip(servers, rtts, through, strict=True)
             ],
-            "problems": [advice.to_json() for advice in self._problems(verdicts)],
+            "problems": [advice.to_json() for advice in self._problems(verdicts, deaf)],
         }
 
-    def _problems(self, verdicts: Counter[Knocked]) -> list[Advice]:
-        """What is missing, however well we are called; ``verdicts`` of those just asked."""
-        seen = dataclasses.replace(self._seen(), verdicts=verdicts or self._reachable.verdicts)
+    def _problems(self, verdicts: Counter[Knocked], deaf: Sequence[Hit]) -> list[Advice]:
+        """What is missing, however well we are called.
+
+        Args:
+            verdicts: of those just asked.
+            deaf: servers that pass nothing on.
+        """
+        verdicts = verdicts or self._reachable.verdicts
+        seen = dataclasses.replace(
+            self._seen(), verdicts=verdicts, deaf=tuple(str(hit) for hit in deaf)
+        )
         match self._reachable.reach:
             case Reach.NONE:
                 return why_nobody_calls(seen)

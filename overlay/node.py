@@ -21,6 +21,7 @@ from hipctl import (
     ContactChanged,
     Endpoint,
     Event,
+    Hides,
     Hit,
     Host,
     Rejected,
@@ -32,7 +33,7 @@ from overlay.environment import Action, Environment, Finished, Joined, Learn, Re
 from overlay.errors import LookupFailed, NotStored
 from overlay.greeting import Greeting
 from overlay.kademlia import Kademlia
-from overlay.knocking import KNOCK_SECONDS, KnockAt, Knocked, knocked
+from overlay.knocking import ELSEWHERE, HIDES, KNOCK_SECONDS, KnockAt, Knocked, knocked
 from overlay.messages import OVERLAY_PORT, TAG_LENGTH, Field, Kind, overlay_tag
 from overlay.operations import Outcome
 from overlay.overlayfile import OverlayInfo, Seed
@@ -340,9 +341,11 @@ class Node:
 
     async def _knock(self, knock: KnockAt) -> None:
         try:
-            reached = await self.host.knock(knock.hit, knock.contact, KNOCK_SECONDS)
+            reached: bool | str = await self.host.knock(knock.hit, knock.contact, KNOCK_SECONDS)
+        except Hides:
+            reached = HIDES
         except Rejected:
-            reached = None
+            reached = ELSEWHERE
         if self._running:
             now, wall = self._loop.time(), self._clock()
             self._perform(self.engine.on_knocked(knock, reached, now, wall))

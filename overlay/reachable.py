@@ -142,7 +142,7 @@ class Reachable:
             return self._leave()
         counted = self.verdicts = Counter(verdicts)
         yes, no = counted[Knocked.YES], counted[Knocked.NO]
-        told = yes + no + counted[Knocked.ELSEWHERE]
+        told = yes + no + counted[Knocked.ELSEWHERE] + counted[Knocked.HIDES]
         if self.proven and yes <= no and not self._confirming:
             self._confirming = True  # one may be mistaken, or gone: ask others at once
             self._begin(ASKED)

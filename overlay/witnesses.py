@@ -1,16 +1,25 @@
-"""Shell: the neighbours that knock at us, so that we hear whether strangers would reach us."""
+"""Shell: the neighbours that knock at us, so that we hear whether strangers would reach us.
+
+Who hides does not knock: we would see where it is. Our servers do, and public peers that we have
+met without a relay between us; and at what a server passes on we can knock ourselves.
+"""
 
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from hipctl import Hit, Host
-from overlay.knocking import Knocked
+from hipctl import Hit, Host, Rejected
+from overlay.knocking import KNOCK_SECONDS, Knocked, passes
 from overlay.routing import Contact
 from overlay.scout import Home
 
 MOST_COUNTED: Final = 1_024  # neighbours of whom we remember how often we asked
+PATIENCE: Final = 7.0  # seconds until a neighbour has answered …
+SERVER_PATIENCE: Final = 4.0  # … where one after the other is asked about a server
+HIDDEN: Final = 600.0  # seconds for which who hides is asked after those who may not
+DOUBTS: Final = 2  # strangers whom we believe, unasked, that a server lets nobody through
+TURNS: Final = 2  # of others that are asked if the first can't tell
 
 
 class Witnesses:
@@ -25,6 +34,8 @@ class Witnesses:
         self._host = host
         self._homes = homes
         self._asked: Counter[Hit] = Counter()
+        self._hid: dict[Hit, float] = {}  # who said so when asked last, and when
+        self._turn = asyncio.Lock()
 
     def neighbours(self) -> list[tuple[Home, Contact]]:
         """Those who seem to be there."""
@@ -40,7 +51,6 @@ class Witnesses:
         count: int,
         contact: bytes,
         first: Collection[Hit] = (),
-        without: Collection[Hit] = (),
     ) -> list[tuple[Hit, Knocked]]:
         """Let so many neighbours knock at us, those outside of our LAN if there are any.
 
@@ -48,27 +58,92 @@ class Witnesses:
             count: at most.
             contact: of ours, with what they shall try; empty asks nobody.
             first: whom to prefer.
-            without: whom not to ask.
         """
+        there = self._there() if contact else []
+
+        def last(each: tuple[Home, Contact]) -> tuple[bool, bool, int]:
+            hit = each[1].hit
+            return hit not in first, self._hides(hit), self._asked[hit]
+
+        there.sort(key=last)
+        return await self._ask(_spread(there, count), contact, PATIENCE)
+
+    async def through(
+        self, local: Hit, server: Hit, count: int, servers: Collection[Hit]
+    ) -> list[tuple[Hit, Knocked]]:
+        """Let others knock at a HIT of ours by way of a server, until some can tell.
+
+        If none can, or just one stranger says that it is not passed on, we knock ourselves: it
+        says less that the server lets us through than that it lets others, but if it does not it
+        passes nothing on.
+
+        Args:
+            local: ours.
+            server: which.
+            count: how many at a time, at most.
+            servers: ours: they are asked first, then who was met without a relay.
+        """
+        contact = self._host.through(local, server)
         if not contact:
             return []
-        there = [each for each in self.neighbours() if each[1].hit not in without]
+
+        def last(each: tuple[Home, Contact]) -> tuple[bool, bool, bool, int]:
+            hit, groups = each[1].hit, each[1].groups
+            relayed = all(group.startswith(b"s") for group in groups)
+            return hit not in servers, self._hides(hit), relayed, self._asked[hit]
+
+        async with self._turn:  # a neighbour knocks for us once at a time
+            there = sorted(self._there(server), key=last)
+            told: list[tuple[Hit, Knocked]] = []
+            for turn in range(TURNS):
+                chosen = there[turn * count : (turn + 1) * count]
+                told += await self._ask(chosen, contact, SERVER_PATIENCE)
+                if _is_enough(told, servers):
+                    return told
+            return [*told, (local, await self._knock(local, contact))]
+
+    def _there(self, without: Hit | None = None) -> list[tuple[Home, Contact]]:
+        """Who can be asked: outside of our LAN, if there is anybody."""
+        there = [each for each in self.neighbours() if each[1].hit != without]
         there = [each for each in there if self._host.connected(each[1].hit)]
-        there = [each for each in there if each[1].groups] or there
-        there.sort(key=lambda each: (each[1].hit not in first, self._asked[each[1].hit]))
-        chosen = _spread(there, count)
+        return [each for each in there if each[1].groups] or there
+
+    async def _ask(
+        self, chosen: Sequence[tuple[Home, Contact]], contact: bytes, patience: float
+    ) -> list[tuple[Hit, Knocked]]:
         if len(self._asked) > MOST_COUNTED:
             self._asked.clear()
+            self._hid.clear()
         self._asked.update(each.hit for _, each in chosen)
         answers = await asyncio.gather(
-            *(home.node.ask_to_knock(each.hit, contact) for home, each in chosen)
+            *(home.node.ask_to_knock(each.hit, contact, patience) for home, each in chosen)
         )
-        return [(each.hit, said) for (_, each), said in zip(chosen, answers, strict=True)]
+        told = [(each.hit, said) for (_, each), said in zip(chosen, answers, strict=True)]
+        for hit, said in told:
+            self._hid.pop(hit, None)
+            if said is Knocked.HIDES:
+                self._hid[hit] = asyncio.get_running_loop().time()
+        return told
 
-    async def through(self, local: Hit, server: Hit, count: int) -> list[tuple[Hit, Knocked]]:
-        """Let so many others knock at a HIT of ours by way of a server."""
-        contact = self._host.through(local, server)
-        return await self.ask(count, contact, without=(server,))
+    def _hides(self, hit: Hit) -> bool:
+        at = self._hid.get(hit)
+        return at is not None and asyncio.get_running_loop().time() < at + HIDDEN
+
+    async def _knock(self, local: Hit, contact: bytes) -> Knocked:
+        """Do it ourselves, as nobody that the server knows."""
+        try:
+            reached = await self._host.knock(local, contact, KNOCK_SECONDS)
+        except Rejected:
+            return Knocked.UNKNOWN
+        return Knocked.YES if reached else Knocked.NO
+
+
+def _is_enough(told: Sequence[tuple[Hit, Knocked]], servers: Collection[Hit]) -> bool:
+    """Whether somebody got through, or one of our servers did not, or so many others."""
+    said = passes([verdict for _, verdict in told])
+    not_reached = [hit for hit, verdict in told if verdict is Knocked.NO]
+    trusted = any(hit in servers for hit in not_reached)
+    return said is True or trusted or len(not_reached) >= DOUBTS
 
 
 def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:

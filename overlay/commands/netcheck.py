@@ -7,7 +7,7 @@ from overlay.commands.running import advice_lines, callable_lines, readable, ser
 from overlay.commands.terminal import JsonOption, ProfileOption, emit, peer_table
 from overlay.control import ask, control_path
 
-TIMEOUT: Final = 40.0  # seconds: neighbours knock, and silence takes its time
+TIMEOUT: Final = 60.0  # seconds: neighbours knock, and silence takes its time
 
 NATS: Final[Mapping[str, str]] = {
     "unknown": "not known: at least two servers must say where they see this peer",

@@ -14,7 +14,7 @@ from overlay.environment import Environment
 from overlay.errors import MalformedMessage
 from overlay.greeting import Greeting
 from overlay.kademlia import Kademlia
-from overlay.knocking import KnockAt
+from overlay.knocking import ELSEWHERE, KnockAt
 from overlay.messages import Field, Kind, encode_answer, encode_request, parse
 from overlay.records import check_record, node_id
 from overlay.rpc import Send
@@ -87,7 +87,7 @@ def test_one_input(data: bytes) -> None:
                 parse(action.data)
             elif isinstance(action, KnockAt):
                 assert action.hit == source == FRIEND  # who greeted, and nobody else
-                for send in node.on_knocked(action, None, 0.3, EPOCH):
+                for send in node.on_knocked(action, ELSEWHERE, 0.3, EPOCH):
                     assert isinstance(send, Send)
                     parse(send.data)
     now = 0.4

@@ -1,6 +1,7 @@
 """What hosts do for each other: offers, registrations, relayed data and knocks, in LocalHosts."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from hipctl import (
     ContactChanged,
     EngineConfig,
     Event,
+    Hides,
     HostConfig,
     HostIdentity,
     LocalHost,
@@ -25,7 +27,9 @@ from hipctl import (
     Rejected,
     contact_from_addresses,
 )
+from hipctl.actions import Relayed
 from hipctl.contact import Locator, Relay, Server, parse_contact
+from hipctl.requester import OurServer, Requester
 from hipctl.udp import DatagramPort, OnDatagram, OpenPort
 from sim.loop import simulate
 from sim.net import Address, Net
@@ -309,6 +313,63 @@ def test_a_knock_by_way_of_a_server_tells_whether_that_passes_it_on(
         assert not await bob.knock(A, contact)
 
     run(scenario, locators=False)
+
+
+def test_who_hides_does_not_knock(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, bob = hosts
+        server.offer({HIP: Offer()})
+        await alice.register(S, [HIP])
+        await bob.connect(S)
+        monkeypatch.setattr(bob.engine, "hides", lambda peer, now: peer == A)
+        with pytest.raises(Hides):
+            await bob.knock(A, alice.through(A, S))
+
+    run(scenario, locators=False)
+
+
+def test_whom_a_relay_serves_can_knock_at_itself_by_way_of_it() -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, _ = hosts
+        server.offer({HIP: Offer()})
+        await alice.register(S, [HIP])
+        contact = alice.through(A, S)
+        assert await alice.knock(A, contact)
+        net.filter = lambda data, source, to: data if to != SERVER or source == ALICE else None
+        assert not await alice.knock(A, contact)
+        assert alice.registrations()[0].passed < 0, "a knock begins nothing"
+
+    run(scenario, locators=False)
+
+
+def test_it_is_seen_through_which_relay_a_stranger_has_begun_with_us() -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, bob = hosts
+        server.offer({HIP: Offer()})
+        await alice.register(S, [HIP])
+        (row,) = alice.registrations()
+        assert row.passed == float("-inf")
+        bob.learn(A, alice.through(A, S))
+        before = asyncio.get_running_loop().time()
+        await bob.connect(A)
+        (row,) = alice.registrations()
+        assert before <= row.passed <= asyncio.get_running_loop().time()
+
+    run(scenario, locators=False)
+
+
+def test_what_comes_through_another_server_of_ours_is_no_stranger_s() -> None:
+    servers = {(A, S): OurServer(SERVER), (A, B): OurServer(("192.0.2.77", 10500))}
+    requester = Requester(EngineConfig(), random.Random(1).randbytes, servers, {})
+    requester.register((A, S), [HIP], 0.0)
+    wish = requester._wishes[A, S]
+    requester.begun(A, ("198.51.100.9", 10500), 1.0)
+    requester.begun(A, Relayed(("192.0.2.77", 999), SERVER), 1.0)
+    requester.begun(B, Relayed(("198.51.100.9", 10500), SERVER), 1.0)
+    requester.begun(A, Relayed(("198.51.100.9", 10500), BOB), 1.0)
+    assert wish.passed == float("-inf")
+    requester.begun(A, Relayed(("198.51.100.9", 10500), SERVER), 1.0)
+    assert wish.passed == 1.0
 
 
 def test_a_host_tells_what_it_knows_of_the_way_to_it() -> None:

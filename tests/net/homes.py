@@ -47,6 +47,7 @@ class Checked:
         nat: likewise.
         mapped: whether a router maps a port.
         knocks: what neighbours said that knocked.
+        through: what was said of knocks by way of each server.
         routers: what each said that was asked to map a port, and what would help.
         problems: what limits it, without what to do about it.
         seconds: that the check took.
@@ -58,6 +59,7 @@ class Checked:
     nat: str
     mapped: bool
     knocks: list[str]
+    through: list[list[str]]
     routers: list[dict[str, Any]]
     problems: list[str]
     seconds: float
@@ -277,6 +279,7 @@ async def check(side: Side) -> Checked:
         said["nat"],
         bool(said["mapped"]),
         [row["result"] for row in said["knocks"]],
+        [[row["result"] for row in server["knocks"]] for server in said["servers"]],
         said["routers"],
         [row["missing"] for row in said["problems"]],
         round(took, 2),

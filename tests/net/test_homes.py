@@ -39,8 +39,8 @@ NATS = {
 }
 OPEN = {"public", "mapped"}
 TOO_BUSY = {"it could not tell", "it did not answer"}  # so many check at once
-# a neighbour that has met us through a relay does not know where we are
-ELSEWHERE = "it sees us at another address"
+ELSEWHERE = "it sees us at another address"  # our NAT's, or our relay's
+HIDES = "it does not knock, for it hides"
 
 
 def says_what_it_is(kind: str, end: Checked) -> None:
@@ -50,7 +50,11 @@ def says_what_it_is(kind: str, end: Checked) -> None:
     assert end.nat == NATS[kind], end
     assert end.mapped is (kind == "mapped"), end
     assert end.knocks, end
-    assert set(end.knocks) <= {"reached" if kind in OPEN else ELSEWHERE, ELSEWHERE, *TOO_BUSY}, end
+    expected = {"reached" if kind in OPEN else ELSEWHERE, ELSEWHERE, HIDES, *TOO_BUSY}
+    assert set(end.knocks) <= expected, end
+    assert len(end.through) == len(homes.SERVERS), end
+    for said in end.through:  # by the other relay, or whoever else can tell
+        assert said[-1] == "reached", end
     assert len(end.problems) == (kind == "symmetric"), end
     if kind == "public":
         assert end.routers == []

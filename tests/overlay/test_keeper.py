@@ -14,6 +14,7 @@ from overlay.keeper import (
     PROVEN,
     SEARCH_MOST,
     TESTS,
+    USELESS_RETRY,
     Action,
     Keep,
     Keeper,
@@ -51,6 +52,7 @@ class Relay:
     up: bool = True
     failure: RegistrationFailure | None = None
     slow: float = 0.0
+    deaf: bool = False
     clients: set[RegistrationType] = field(default_factory=set)
 
 
@@ -111,6 +113,9 @@ class World:
                 up = self.relays[who].up and bool(self.relays[who].clients)
                 seconds = self.relays[who].rtt if up else 0.7
                 rtt_ = self.relays[who].rtt if up else None
+                if up and self.relays[who].deaf:
+                    self.later(seconds, lambda: keeper.on_useless(who, "deaf", self.now))
+                    return
                 self.later(seconds, lambda: keeper.on_probed(who, rtt_, self.now))
             case Keep(who):
                 self.kept.add(who)
@@ -190,6 +195,24 @@ class World:
 
 def relays(*rtts: float, types: frozenset[RegistrationType] = BOTH) -> dict[int, Relay]:
     return {number: Relay(rtt, types) for number, rtt in enumerate(rtts)}
+
+
+def test_why_a_server_was_of_no_use_is_remembered_until_a_probe_shows_otherwise() -> None:
+    world = World(relays(0.01))
+    world.want(RELAYS)
+    world.run(5)
+    relay, keeper = world.relays[hit(0)], world.keeper
+    relay.deaf = True
+    world.run(PROBE)
+    assert world.serving() == []
+    for _ in range(3 * int(USELESS_RETRY)):
+        world.run(1)
+        assert keeper.refusals == {hit(0): "deaf"}
+    assert world.count_of(Register) > 1
+    relay.deaf = False
+    world.run(8 * USELESS_RETRY)
+    assert world.serving() == [0]
+    assert keeper.refusals == {}
 
 
 def test_without_a_need_nothing_happens() -> None:

@@ -13,11 +13,14 @@ from overlay.knocking import (
     ALL_BURST,
     EACH_BURST,
     ELSEWHERE,
+    HIDES,
     MAX_ANSWERS,
     MOST_AT_ONCE,
     KnockAt,
     Knocked,
     Knocking,
+    knocked,
+    passes,
 )
 from overlay.messages import Code, Field, Kind, encode_request, parse
 from sim.hits import HitNet
@@ -56,9 +59,34 @@ def test_who_wants_us_to_knock_elsewhere_is_refused() -> None:
     counters: Counter[str] = Counter()
     knocking = Knocking(counters)
     knocking.on_asked(hit(1), request(1), CONTACT, 0.0)
-    message = parse(knocking.on_knocked(hit(1), request(1), None))
+    message = parse(knocking.on_knocked(hit(1), request(1), ELSEWHERE))
     assert message.fields == {Field.CODE: Code.REFUSED, Field.REASON: ELSEWHERE}
-    assert counters == {"knock elsewhere": 1}
+    assert counters == {f"no knock: {ELSEWHERE}": 1}
+
+
+@pytest.mark.parametrize(
+    ("why", "verdict"), [(ELSEWHERE, Knocked.ELSEWHERE), (HIDES, Knocked.HIDES)]
+)
+def test_who_does_not_knock_says_why(why: str, verdict: Knocked) -> None:
+    knocking = Knocking(Counter())
+    knocking.on_asked(hit(1), request(1), CONTACT, 0.0)
+    message = parse(knocking.on_knocked(hit(1), request(1), why))
+    assert knocked(None, [message.fields[Field.REASON]]) is verdict
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ((Knocked.YES, Knocked.NO), True),
+        ((Knocked.NO, Knocked.HIDES, Knocked.UNKNOWN), False),
+        ((Knocked.HIDES, Knocked.ELSEWHERE, Knocked.SILENT, Knocked.UNKNOWN), None),
+        ((), None),
+    ],
+)
+def test_whether_a_server_passes_calls_on_is_said_by_those_who_can_tell(
+    said: tuple[Knocked, ...], expected: bool | None
+) -> None:
+    assert passes(said) is expected
 
 
 def test_one_neighbour_gets_one_knock_at_a_time_and_a_few_in_all() -> None:

@@ -73,7 +73,7 @@ class Peers:
             overlay = self.folder / self.first.path.parent / "overlay.toml"
             seed = f"{founder}@127.0.0.1:10500"
             of = profile(self.folder / name, overlay=overlay, seed=seed, more=more)
-        host = self.net.host(device(of).hit)
+        host = self.net.host(device(of).hit, group=None if site else name.encode())
         host.site = site
         host.learn(device(self.first).hit, b"sim:" + device(self.first).hit)
         loop = asyncio.get_running_loop()
@@ -288,6 +288,7 @@ seen = st.builds(
     visible=st.booleans(),
     rendezvous=st.booleans(),
     data=st.integers(0, 2),
+    deaf=st.lists(st.sampled_from(["2001:22::1", "2001:22::2"]), max_size=2).map(tuple),
 )
 
 
@@ -310,6 +311,7 @@ def test_whatever_is_missing_something_can_be_done(what: Seen) -> None:
         ({"facts": Facts(direct=True)}, "no other peer of the overlay answers"),
         ({"silent": True}, "no other peer of the overlay answers"),
         ({"verdicts": Counter([Knocked.ELSEWHERE])}, "maps no port"),
+        ({"verdicts": Counter([Knocked.HIDES])}, "nobody could tell"),
         ({"verdicts": Counter([Knocked.NO])}, "others don't get through to this machine"),
         ({"verdicts": Counter([Knocked.NO]), "mapped": True}, "router itself is behind another"),
         ({"known": 3}, "no relay answers, of 3"),

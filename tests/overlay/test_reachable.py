@@ -25,7 +25,7 @@ from overlay.reachable import (
 )
 
 YES, NO, ELSEWHERE = Knocked.YES, Knocked.NO, Knocked.ELSEWHERE
-SILENT, UNKNOWN = Knocked.SILENT, Knocked.UNKNOWN
+SILENT, UNKNOWN, HIDES = Knocked.SILENT, Knocked.UNKNOWN, Knocked.HIDES
 HERE = Facts(network=True, direct=True, neighbours=5)
 
 
@@ -96,6 +96,8 @@ class Around:
         ((YES, NO, NO), Reach.NONE),
         ((NO,), Reach.NONE),
         ((ELSEWHERE,), Reach.NONE),
+        ((HIDES,), Reach.NONE),
+        ((YES, HIDES, HIDES), Reach.DIRECT),
         ((UNKNOWN, UNKNOWN, YES), Reach.DIRECT),
         ((SILENT,), Reach.NONE),
         ((UNKNOWN,), Reach.NONE),

@@ -180,6 +180,50 @@ def test_relays_that_pass_nothing_on_are_found_out_and_replaced() -> None:
     scenario(main)
 
 
+@pytest.mark.parametrize("what", ["deaf", "firewall"])
+@pytest.mark.parametrize("relays", [2, 1])
+def test_where_everybody_hides_it_is_told_within_a_minute_that_relays_pass_nothing_on(
+    relays: int, what: str
+) -> None:
+    """As by default: who hides would show by a knock where it is, so servers tell of each other.
+
+    Where there is only one, whom it serves knocks at itself by way of it.
+    """
+
+    async def main(town: Town) -> None:
+        servers = [town.relay(hides=True) for _ in range(relays)]
+        homes = [town.add(site=f"home {n}", hides=True) for n in range(5)]
+        await town.wake()
+        await asyncio.sleep(90)
+        for home in homes:
+            assert home.reach is Reach.SERVED
+            assert home.servers(CONTROL) == {server.hit for server in servers}
+            said = (await home.callability.check())["servers"]
+            assert all("reached" in [row["result"] for row in each["knocks"]] for each in said)
+        await asyncio.sleep(town.random.uniform(0, 30))
+        for server in servers:
+            server.host.deaf, server.host.firewalled = what == "deaf", what != "deaf"
+        # what a person sees who asks before it is told
+        report = await homes[0].callability.check()
+        assert report["callable"]
+        (problem,) = [p for p in report["problems"] if "passes no calls on" in p["missing"]][:1]
+        assert "service relay" in problem["do"]
+        await until(lambda: all(home.reach is Reach.NONE for home in homes), 60)
+        for home in homes:
+            assert "it passes no calls on" in why(home)
+        for _ in range(900):  # in which they are tried again
+            await asyncio.sleep(1)
+            assert {home.reach for home in homes} == {Reach.NONE}
+            assert all("it passes no calls on" in why(home) for home in homes)
+        if what == "deaf":
+            return
+        for server in servers:
+            server.host.firewalled = False
+        await until(lambda: all(home.reach is Reach.SERVED for home in homes), 1000)
+
+    scenario(main, seed=relays + 2 * len(what))
+
+
 def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_it_is() -> None:
     async def main(town: Town) -> None:
         relays = [town.relay(group=bytes((n,))) for n in range(2)]

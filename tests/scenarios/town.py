@@ -159,8 +159,8 @@ class Town:
         made.seeds = tuple(r.hit for r in self.residents[:2] if r is not made)
         return made
 
-    def relay(self, *, group: bytes | None = None) -> Resident:
-        return self.add(offers=RELAY, advertised=("relay",), group=group)
+    def relay(self, *, group: bytes | None = None, hides: bool = False) -> Resident:
+        return self.add(offers=RELAY, advertised=("relay",), group=group, hides=hides)
 
     def homes(self, count: int, *, visible: bool = False) -> list[Resident]:
         return [self.add(site=f"home {n}", visible=visible) for n in range(count)]

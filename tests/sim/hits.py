@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from hipctl.constants import RegistrationType
-from hipctl.errors import AssociationFailed, PortInUse, Rejected
+from hipctl.errors import AssociationFailed, Hides, PortInUse, Rejected
 from hipctl.identity import Hit
 from hipctl.interface import (
     Admission,
@@ -188,6 +188,7 @@ class SimHost:
         self.friends: tuple[Hit, ...] = ()
         self.hidden: set[Hit] = set()
         self.deaf = False  # it passes nothing on, whatever it promised
+        self.spared: frozenset[Hit] | None = None  # who alone may learn where it is
 
         self.site: str | None = None
         self.mapped = False
@@ -285,7 +286,13 @@ class SimHost:
         return self._show(local, peer) or None
 
     def seclude(self, hit: Hit, spared: Collection[Hit] | None) -> None:
-        pass
+        self.spared = None if spared is None else frozenset(spared)
+
+    def hides_from(self, peer: Hit) -> bool:
+        """Whether ``peer`` may not learn where we are: it speaks with us through relays."""
+        served = any(client == peer for client, _ in self.registry.clients)
+        known = served or peer in (*self._hits, *self.disclosed, *self.friends)
+        return self.spared is not None and peer not in self.spared and not known
 
     def disclose_by(self, discloses: Discloses) -> None:
         self.discloses = discloses
@@ -328,6 +335,8 @@ class SimHost:
 
     async def knock(self, peer: Hit, contact: bytes, timeout: float = 2.0) -> bool:
         other = self.net.hosts.get(peer)
+        if self.hides_from(peer):
+            raise Hides("a knock would show where we are")
         if other is not None and contact.startswith(SERVED):
             return await self._knock_through(other, peer, contact, timeout)
         if other is None or peer not in self.peers or contact[: len(CONTACT)] != CONTACT:
@@ -348,8 +357,8 @@ class SimHost:
             raise Rejected("no such locator")
         self.knocks.append(peer)
         between = self.net.hosts[server]
-        passes = between.up and between.registry.serves(peer) and not between.deaf
-        heard = passes and other.up
+        passes = between.open_to(self) and between.registry.serves(peer) and not between.deaf
+        heard = between.up and passes and other.up
         delay = self.net.delay(self._hits[0], server) + self.net.delay(server, peer)
         await asyncio.sleep(2 * delay if heard else timeout)
         return heard
