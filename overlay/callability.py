@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 LOOK: Final = 2.0  # seconds between looks at the host
 JUMP: Final = 5.0  # seconds by which our clocks part when this machine has slept, or was set
 PASSES: Final = 15.0  # seconds for which we believe that a server passes calls on
+SOON: Final = 3.0  # seconds until that is asked again of one that has never been seen to
 DOUBT: Final = 60.0  # in which others have to say again that it doesn't
 REGISTER_SECONDS: Final = 3.0
 
@@ -443,6 +444,11 @@ class Callability:
         count = reachable.ASKED if again else 1
         asked = await self._witnesses.through(self._local, hit, count, serving)
         said = passes([verdict for _, verdict in asked])
+        if said is False and not again and hit not in self._passed:
+            again = True
+            await asyncio.sleep(SOON)
+            asked = await self._witnesses.through(self._local, hit, reachable.ASKED, serving)
+            said = passes([verdict for _, verdict in asked])
         self._passed = {each: at for each, at in self._passed.items() if each in serving}
         self._doubted = {each: at for each, at in self._doubted.items() if each in serving}
         if said:

@@ -13,6 +13,7 @@ from hipctl.sansio import Timers
 from overlay.servers import RETRY_FIRST, THROUGH, Found, Server, Servers, Task, Wants, is_better
 
 PROBE: Final = 10.0  # seconds between two signs of life that a server owes us
+PROBE_FIRST: Final = 2.0  # the same after the first registration: it may do nothing for us
 MISSES: Final = 2  # of them in a row, the second at once, that tell of its death
 SETTLE: Final = 0.3  # seconds that a first test waits for better ones
 SLOW: Final = 1.0  # seconds after which a registration that hangs gets a companion
@@ -160,7 +161,7 @@ class Keeper:
                 self.refusals.pop(hit, None)
             self._timers.set(hit, now + PROVEN)
             if "probe" not in self._timers:
-                self._timers.set("probe", now + PROBE)
+                self._timers.set("probe", now + PROBE_FIRST)
         return self._leave()
 
     def on_refused(self, hit: Hit, failure: int | None, reason: str, now: float) -> list[Action]:
