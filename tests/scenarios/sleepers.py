@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -115,6 +116,15 @@ class Plan:
     acquainted: bool = True
     clock_stops: bool = True
 
+    @property
+    def always(self) -> bool:
+        """Whether two who are awake can talk also while nobody whom others can reach is.
+
+        Contacts know where each other was, and their NATs let each other's packets in; but not
+        symmetric ones.
+        """
+        return self.acquainted and Kind.SYMMETRIC not in self.kinds
+
 
 @dataclass
 class Outcome:
@@ -124,7 +134,8 @@ class Outcome:
         calls: by "who could be reached" (bool) and what became of them.
         failures: (when, caller, callee, why), the first of them.
         called_after: seconds from waking until another reached the waker, of those who woke while
-            somebody who can be reached was awake; infinite where it slept again before.
+            somebody was awake, and unless that is ``always`` so, one of these could be reached;
+            infinite where it slept again before.
         calls_after: seconds from waking until the waker reached another, of the same.
         exchanges: base exchanges that were completed.
         ladders: what was on the wire around the first failures.
@@ -141,10 +152,14 @@ class Outcome:
     ladders: list[str] = field(default_factory=list)
 
     def success(self, reachable: bool = True) -> float:
-        """The share of calls that succeeded, of those that nobody's sleep interrupted."""
+        """The share of calls that succeeded, of those that were tried; not a number of none."""
+        tried = self.tried(reachable)
+        return self.calls[reachable]["succeeded"] / tried if tried else nan
+
+    def tried(self, reachable: bool = True) -> int:
+        """How many calls there were that nobody's sleep interrupted."""
         calls = self.calls[reachable]
-        tried = calls.total() - calls["interrupted"]
-        return calls["succeeded"] / tried if tried else 1.0
+        return calls.total() - calls["interrupted"]
 
     def _why(self, failure: tuple[float, int, int, str]) -> str:
         """A failure in general terms."""
@@ -341,6 +356,9 @@ class World:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.random = random.Random(plan.seed)
+        self._when = random.Random(
+            plan.seed
+        )  # who sleeps and calls when; peers draw from the other
         self.internet = Internet(seed=plan.seed, loss=plan.loss, families="4")
         self.info = found_overlay(DOMAIN, rng=lambda n: bytes(range(1, n + 1)))
         self.sleepers = [Sleeper(self, number, kind) for number, kind in enumerate(plan.kinds)]
@@ -419,14 +437,14 @@ class World:
         return any(s.kind in REACHABLE and self.awake(s) for s in self.sleepers)
 
     async def _live(self, sleeper: Sleeper) -> None:
-        plan, rng = self.plan, random.Random(self.random.random())
+        plan, rng = self.plan, random.Random(self._when.random())
         if rng.random() < plan.asleep / (plan.asleep + plan.awake):
             await self._sleep(sleeper, rng)
         while True:
             await asyncio.sleep(rng.expovariate(1 / plan.awake))
             await self._sleep(sleeper, rng)
             others = [other for other in self.ready() if other is not sleeper]
-            if others and self._reachable():
+            if others and (self.plan.always or self._reachable()):
                 other = rng.choice(others)
                 self._begin(self._until_called(other, sleeper, self.outcome.called_after))
                 self._begin(self._until_called(sleeper, other, self.outcome.calls_after))
@@ -444,10 +462,10 @@ class World:
 
     async def _call_at_random(self) -> None:
         while True:
-            await asyncio.sleep(self.random.expovariate(1 / self.plan.every))
+            await asyncio.sleep(self._when.expovariate(1 / self.plan.every))
             ready = self.ready()
             if len(ready) > 1:
-                self._begin(self._call(*self.random.sample(ready, 2)))
+                self._begin(self._call(*self._when.sample(ready, 2)))
 
     async def _call(self, caller: Sleeper, callee: Sleeper) -> None:
         began = asyncio.get_running_loop().time()

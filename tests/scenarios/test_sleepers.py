@@ -6,6 +6,9 @@ Short runs for CI, with the figures printed; ``tests/soak/sleepers.py`` runs as 
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any
 
 import pytest
 from scenarios.sleepers import Outcome, Plan, World, family, percentile, run
@@ -16,9 +19,18 @@ from sim.nats import Kind
 
 SIZES = [2, 3, 5, 8]
 SUCCESS, CALLABLE, TOLD = 0.999, 5.0, 30.0  # what issue 4 asks for
-MINUTES = {2: 60, 3: 30, 5: 10, 8: 5}  # virtual ones, for a few seconds of real time each
+CALLS, WAKES = 100, 15  # that a run must have measured, or it shows nothing
+MINUTES = {2: 90, 3: 85, 5: 40, 8: 20}  # virtual ones, for 5 to 12 seconds of real time each
+PUBLIC = {2: 80, 3: 70, 5: 16, 8: 13}  # all can be reached: that many call sooner
+SYMMETRIC = {3: 85, 5: 40, 8: 15}
+EVERY = {2: 3.0, 3: 2.0, 5: 1.5, 8: 1.0}  # seconds between two calls
 
 pytestmark = pytest.mark.slow
+
+
+def plan(kinds: Sequence[Kind], minutes: Mapping[int, int] = MINUTES, **more: Any) -> Plan:
+    size = len(kinds)
+    return Plan(kinds=tuple(kinds), seconds=60 * minutes[size], every=EVERY[size], **more)
 
 
 def measured(plan: Plan) -> Outcome:
@@ -27,34 +39,37 @@ def measured(plan: Plan) -> Outcome:
     return outcome
 
 
-def check(outcome: Outcome) -> None:
+def check(outcome: Outcome, wakes: int = WAKES) -> None:
+    assert outcome.tried() >= CALLS
     assert outcome.success() >= SUCCESS
     for found in (outcome.called_after, outcome.calls_after):
-        late = sum(seconds > CALLABLE for seconds in found)
-        assert late <= max(1, len(found) // 20)  # few were measured in so short a run
+        assert len(found) >= wakes
+        assert sum(seconds > CALLABLE for seconds in found) <= len(found) // 20  # p95
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_public_peers_that_sleep_call_each_other(size: int) -> None:
-    check(measured(Plan(kinds=(Kind.PUBLIC,) * size, seconds=60 * MINUTES[size])))
+    check(measured(plan((Kind.PUBLIC,) * size, PUBLIC)))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_public_peers_that_end_and_start_again_call_each_other(size: int) -> None:
-    check(measured(Plan(kinds=(Kind.PUBLIC,) * size, seconds=60 * MINUTES[size], quits=1.0)))
+    check(measured(plan((Kind.PUBLIC,) * size, PUBLIC, quits=1.0)))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_family_behind_nats_of_which_one_maps_ports_call_each_other(size: int) -> None:
-    outcome = measured(Plan(kinds=family(size), seconds=60 * MINUTES[size]))
+    outcome = measured(plan(family(size)))
     check(outcome)
-    assert outcome.success(reachable=False) >= SUCCESS  # while that one sleeps, too
+    if size > 2:  # while that one sleeps, too
+        assert outcome.tried(reachable=False) >= CALLS
+        assert outcome.success(reachable=False) >= SUCCESS
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES[1:])  # of two who are awake one is that one
 def test_so_do_few_who_are_no_contacts_while_one_whom_they_reach_is_awake(size: int) -> None:
-    plan = Plan(kinds=family(size), seconds=60 * MINUTES[size], acquainted=False)
-    check(measured(plan))
+    wakes = WAKES if size < 8 else 3  # of eight that one is seldom among the awake
+    check(measured(plan(family(size), acquainted=False)), wakes)
 
 
 def test_a_family_whose_programs_end_and_start_again_call_each_other_while_its_relay_is_away() -> (
@@ -62,6 +77,7 @@ def test_a_family_whose_programs_end_and_start_again_call_each_other_while_its_r
 ):
     outcome = measured(Plan(kinds=family(5), seconds=3_600, quits=1.0))
     check(outcome)
+    assert outcome.tried(reachable=False) >= CALLS
     assert outcome.success(reachable=False) >= SUCCESS
 
 
@@ -74,7 +90,7 @@ def test_few_who_are_no_contacts_find_each_other_when_their_relay_has_been_away_
 
 @pytest.mark.parametrize("size", SIZES[1:])
 def test_so_does_a_family_with_symmetric_nats(size: int) -> None:
-    check(measured(Plan(kinds=family(size, symmetric=True), seconds=60 * MINUTES[size])))
+    check(measured(plan(family(size, symmetric=True), SYMMETRIC)), WAKES if size < 8 else 5)
 
 
 ALONE = [Kind.PORT_RESTRICTED, Kind.SYMMETRIC, Kind.DOUBLE]
@@ -124,7 +140,7 @@ def test_figures_are_of_calls_that_nobody_slept_through() -> None:
     outcome = Outcome(Plan(kinds=family(2)), called_after=[0.1 * n for n in range(100)])
     outcome.calls[True] = Counter(succeeded=998, failed=2, interrupted=50)
     assert outcome.success() == 0.998
-    assert outcome.success(reachable=False) == 1.0
+    assert isnan(outcome.success(reachable=False))  # of nothing there is no share
     assert percentile(outcome.called_after, 95) == pytest.approx(9.5)
     assert percentile([1.0], 95) == 1.0
     assert "99.80%" in str(outcome)
