@@ -198,6 +198,19 @@ class _Offered:
         }
 
 
+def _offer(table: RendezvousTable | RelayTable) -> Offer:
+    """What the keys say that both services have."""
+    return Offer(
+        clients=table.clients,
+        lifetime=table.lifetime,
+        packets=table.packets,
+        bandwidth=table.bandwidth,
+        total_bandwidth=table.total_bandwidth,
+        total_packets=table.total_packets,
+        credentials=table.members,
+    )
+
+
 class RendezvousService:
     """Service ``rvs``: lets who is registered be found by I1s (RFC 8004).
 
@@ -211,16 +224,7 @@ class RendezvousService:
 
     def __init__(self, peer: Peer, table: Mapping[str, Any]) -> None:
         checked = check_table(RendezvousTable, table, "services.rvs")
-        offer = Offer(
-            clients=checked.clients,
-            lifetime=checked.lifetime,
-            packets=checked.packets,
-            bandwidth=checked.bandwidth,
-            total_bandwidth=checked.total_bandwidth,
-            total_packets=checked.total_packets,
-            burst=_BURST,
-            credentials=checked.members,
-        )
+        offer = replace(_offer(checked), burst=_BURST)
         self._offered = _Offered(peer, "rvs", {RegistrationType.RENDEZVOUS: offer})
 
     async def start(self) -> None:
@@ -249,15 +253,7 @@ class RelayService:
 
     def __init__(self, peer: Peer, table: Mapping[str, Any]) -> None:
         checked = check_table(RelayTable, table, "services.relay")
-        data = Offer(
-            clients=checked.clients,
-            lifetime=checked.lifetime,
-            packets=checked.packets,
-            bandwidth=checked.bandwidth,
-            total_bandwidth=checked.total_bandwidth,
-            total_packets=checked.total_packets,
-            credentials=checked.members,
-        )
+        data = _offer(checked)
         control = replace(
             data,
             packets=checked.control_packets,
