@@ -16,6 +16,7 @@ long it takes to reach one of those from a new place, through that host, while s
 
 import asyncio
 import json
+import multiprocessing
 import os
 import select
 import shutil
@@ -363,6 +364,15 @@ async def reach(callee: LocalHost, number: int) -> float:
         return 1e3 * (time.perf_counter() - began)
 
 
+async def beside(measure: Callable[[Load], None], load: Load) -> None:
+    """Measure in a process of its own: hosts that stand still for seconds lose their servers."""
+    child = multiprocessing.get_context("fork").Process(target=measure, args=(load,))
+    child.start()
+    await asyncio.to_thread(child.join)
+    if child.exitcode:
+        raise SystemExit(f"measuring ended with {child.exitcode}")
+
+
 async def registrations(server: Hit, at: Address, load: Load, hits: list[Hit]) -> None:
     """Memory with 2,000 rendezvous registrations; calls, and a flood of I1s for ``hits``, then."""
     pid, cores = load.pid, os.sched_getaffinity(0)
@@ -382,7 +392,7 @@ async def registrations(server: Hit, at: Address, load: Load, hits: list[Hit]) -
         each = round(1024 * (full - empty) / registered, 1)
         report("relay.registrations", "MB", [full], registrations=registered, kb_each=each)
         os.sched_setaffinity(0, {max(cores)})
-        calls(load)
+        await beside(calls, load)
         os.sched_setaffinity(0, cores)
         await flooded(hosts, server, at, hits)
 
