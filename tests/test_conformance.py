@@ -109,7 +109,10 @@ def references(rfc: str, table: list[Row]) -> list[str]:
 
 def counts() -> str:
     """The table of the summary."""
-    lines = ["| RFC | " + " | ".join(STATUSES) + " | rows |", "|---|" + "---:|" * (1 + len(STATUSES))]
+    lines = [
+        "| RFC | " + " | ".join(STATUSES) + " | rows |",
+        "|---|" + "---:|" * (1 + len(STATUSES)),
+    ]
     total = Counter[str]()
     for rfc in RFCS:
         count = Counter(row.status for row in rows(rfc))
