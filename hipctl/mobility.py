@@ -401,6 +401,10 @@ class Mobility:
             self._searching = False
         return self._search() if quiet else []
 
+    def ignores(self, path: Path, now: float) -> bool:
+        """There are no checks."""
+        return False
+
     def questioned(self, heard_at: float, now: float) -> list[Path]:
         """The peer asks who is there; return the paths to try if we don't hear it either."""
         return self._search() if self._flow.doubts(heard_at, now) else []

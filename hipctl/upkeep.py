@@ -253,6 +253,8 @@ class Upkeep:
         echo = signed.Echo.of(packet)
         check = packet.get(params.CandidatePriority)
         answers = Answers.of(packet, update_ids, Path(shared.here, source))
+        if check is not None and self._paths.ignores(answers.path, now):
+            raise Rejected("check through a relay that passes no data")
         self._paths.heard(source, relayed=answers.relayed)
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(answers, now)
