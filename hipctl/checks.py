@@ -9,6 +9,8 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
   would want a restart for that, but both sides would go through the same motions.
 - Both sides look again at about the same time, as NATs demand: who begins checks the selected
   pair, too, and such a check has the other begin.
+- A relay may pass checks and no data: who has noticed (see ``flow.Echoing``) takes what goes
+  through others first, and meanwhile answers no check through it, so that the peer does so, too.
 - A nomination that was overtaken does no harm: the controlled side confirms every one (RFC 9028
   §4.6.3), and when that is not the one meant, the right one is nominated again.
 """

@@ -109,8 +109,8 @@ class Mobility:
         """Whether the peer itself is there: that was verified, see ``answered``."""
         return True
 
-    def heard(self, source: Address, *, relayed: bool) -> None:
-        """A control packet of the peer's came from there."""
+    def heard(self, path: Path, now: float, *, relayed: bool, check: bool) -> None:
+        """A control packet of the peer's came along a path."""
 
     def expire(self, now: float) -> bool:
         """Deprecate addresses whose lifetime has ended; True if there are any."""
@@ -400,10 +400,6 @@ class Mobility:
         if flow.heard:
             self._searching = False
         return self._search() if quiet else []
-
-    def ignores(self, path: Path, now: float) -> bool:
-        """There are no checks."""
-        return False
 
     def questioned(self, heard_at: float, now: float) -> list[Path]:
         """The peer asks who is there; return the paths to try if we don't hear it either."""

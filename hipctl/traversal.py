@@ -14,6 +14,7 @@ from hipctl.actions import Address, Pair, Path, Relayed, plain, wire
 from hipctl.candidates import Candidate, fits, from_locators, to_locators
 from hipctl.checks import Ask, Checks
 from hipctl.crypto import Keys
+from hipctl.errors import Rejected
 from hipctl.flow import ECHO_GAP, Echoing, Flow
 from hipctl.sas import SaPair
 from hipctl.state import Permit, Ping, Shared
@@ -161,8 +162,15 @@ class Traversal:
         passers = self._passers
         return len(passers) < _PASSERS_MAX and plain(path.to) not in passers
 
-    def heard(self, source: Address, *, relayed: bool) -> None:
-        """A control packet of the peer's came from there; ``relayed``: its relay has sent it."""
+    def heard(self, path: Path, now: float, *, relayed: bool, check: bool) -> None:
+        """A control packet of the peer's came along a path; ``relayed``: its relay has sent it.
+
+        Raises:
+            Rejected: it is a check that is better not answered.
+        """
+        if check and self.checks.ignores(path, now):
+            raise Rejected("check through a relay that passes no data")
+        source = path.to
         if not relayed:
             self._passers.discard(source)
         elif len(self._passers) < _PASSERS_MAX and source not in self._passers:
@@ -388,10 +396,6 @@ class Traversal:
                 self._shared.counters["relay passes no data"] += 1
         elif self._echoing.due:
             self._shared.errands.append(Ping(*self._pair))
-
-    def ignores(self, path: Path, now: float) -> bool:
-        """Whether a check of the peer's is better not answered: its relay passes no data."""
-        return self.checks.ignores(path, now)
 
     def questioned(self, heard_at: float, now: float) -> list[Path]:
         """The peer asks who is there; checks know themselves what to do."""

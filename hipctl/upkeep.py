@@ -253,9 +253,7 @@ class Upkeep:
         echo = signed.Echo.of(packet)
         check = packet.get(params.CandidatePriority)
         answers = Answers.of(packet, update_ids, Path(shared.here, source))
-        if check is not None and self._paths.ignores(answers.path, now):
-            raise Rejected("check through a relay that passes no data")
-        self._paths.heard(source, relayed=answers.relayed)
+        self._paths.heard(answers.path, now, relayed=answers.relayed, check=check is not None)
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(answers, now)
             self._renewal.finish(now)
