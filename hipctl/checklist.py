@@ -70,6 +70,13 @@ class Pair:
         """How many relays packets go through, of both sides; 0: the pair is direct."""
         return (self.local.via is not None) + (self.remote.kind is CandidateKind.RELAYED)
 
+    @property
+    def through(self) -> frozenset[str]:
+        """At which IP addresses these relays are."""
+        ours = {self.local.via[0]} if self.local.via is not None else set()
+        theirs = self.remote.kind is CandidateKind.RELAYED
+        return frozenset(ours | {self.remote.address[0]} if theirs else ours)
+
     def forget(self) -> None:
         """What was answered before says nothing now, nor will an answer under way be awaited."""
         self.number, self.valid_at, self.nominated = 0, None, False
@@ -83,12 +90,14 @@ class Checklist:
         controlling: our role.
         ours: our candidates.
         theirs: the peer's, as it told us.
+        mute: IP addresses of relays that pass checks on, and no data.
     """
 
     controlling: bool
     ours: Sequence[Candidate]
     theirs: Sequence[Candidate]
     _pairs: dict[Path, Pair]
+    mute: frozenset[str] = frozenset()
 
     @classmethod
     def formed(
@@ -120,9 +129,26 @@ class Checklist:
         g, d = (ours, theirs) if self.controlling else (theirs, ours)
         return min(g, d) << 32 | 2 * max(g, d) + (g > d)
 
-    def rank(self, pair: Pair) -> tuple[int, int]:
+    def rank(self, pair: Pair) -> tuple[bool, int, int]:
         """Smallest for the pair to use first: fewer relays, then a higher priority."""
-        return pair.relays, -self.priority(pair)
+        return self.is_mute(pair), pair.relays, -self.priority(pair)
+
+    def is_mute(self, pair: Pair) -> bool:
+        """Whether a relay of the pair passes no data."""
+        return bool(self.mute & pair.through)
+
+    def silence(self, pair: Pair) -> bool:
+        """The pair's relays pass no data; False: there are no other relays to be tried.
+
+        When all have turned out to be so, each has another turn.
+        """
+        others = [one.through for one in self if one.through and not one.through & pair.through]
+        if not others:
+            return False
+        self.mute |= pair.through
+        if all(through & self.mute for through in others):
+            self.mute = pair.through
+        return True
 
     def find(self, path: Path) -> Pair | None:
         """The pair that checks along ``path`` belong to; a source of None stands for any."""

@@ -88,7 +88,7 @@ class CheckOrder:
 
     def _twice_at(self, pairs: Checklist, *, urgent: bool) -> float:
         """From when on a pair that goes through relays of both sides may be checked."""
-        if any(pair.valid_at is not None for pair in pairs):
+        if any(pair.valid_at is not None and not pairs.is_mute(pair) for pair in pairs):
             return math.inf
         if urgent:
             return -math.inf

@@ -9,6 +9,8 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
   would want a restart for that, but both sides would go through the same motions.
 - Both sides look again at about the same time, as NATs demand: who begins checks the selected
   pair, too, and such a check has the other begin.
+- A relay may pass checks and no data: who has noticed (see ``flow.Echoing``) takes what goes
+  through others first, and meanwhile answers no check through it, so that the peer does so, too.
 - A nomination that was overtaken does no harm: the controlled side confirms every one (RFC 9028
   §4.6.3), and when that is not the one meant, the right one is nominated again.
 """
@@ -35,6 +37,7 @@ _CALM: Final = 3.0  # seconds after the conclusion in which late checks raise no
 _ROUND_GAP: Final = 2.0  # seconds at least between the beginnings of two rounds
 _ROUND_PAIRS: Final = 12  # that are checked in one
 _SURE: Final = 15.0  # seconds after an answer in which its pair is not doubted
+_IGNORES: Final = 3.0  # seconds in which we don't answer through a relay that passes no data
 _LIKELY: Final = 3  # pairs that worked before, checked first when the selected one is lost
 _OPEN: Final = frozenset({PairState.WAITING, PairState.IN_PROGRESS})
 
@@ -114,6 +117,7 @@ class Checks:
         self._nominating: Pair | None = None
         self._relays = 0  # of the selected pair
         self._searching = False  # the selected pair is in doubt
+        self._muted_at = float("-inf")  # when a relay turned out to pass no data
         self._numbers = 0
         self._since = 0.0  # of RUNNING
         self._completed_at = 0.0
@@ -233,7 +237,7 @@ class Checks:
             self._run(now, searching=False)
         nominating = ask.nominate and pair is self._nominating
         found_again = self._searching and not self._controlling and self._is_selected(pair)
-        if pair.nominated or nominating or found_again:
+        if pair.nominated or nominating or (found_again and not self._list.is_mute(pair)):
             self._select(pair, now)
         self._decide(now)
         self._arm(now)
@@ -272,7 +276,7 @@ class Checks:
         here = self._find_selected()
         if self.state is not State.COMPLETED or here is None or here.state in _OPEN:
             return
-        if not self.relayed or self._fewer():
+        if not self.relayed or self._fewer(self._list, self._relays):
             return
         if here.valid_at is not None and now - here.valid_at < _SURE:
             return
@@ -281,6 +285,27 @@ class Checks:
         else:
             self._order.trigger(here, first=True)
         self._arm(now)
+
+    def on_mute(self, now: float) -> bool:
+        """Checks pass along the selected path, and no data: others first from now on.
+
+        False: all others go through the same relay, or through none.
+        """
+        here = self._find_selected()
+        if here is None or not self._list.silence(here):
+            return False
+        self._muted_at = now
+        self._search(now)
+        self._arm(now)
+        return True
+
+    def ignores(self, path: Path, now: float) -> bool:
+        """Whether a check of the peer's is better not answered, so that it takes another pair."""
+        pair, here = self._list.find(path), self._find_selected()
+        if pair is None or not self._list.is_mute(pair):
+            return False
+        well = self.state is State.COMPLETED and here is not None and not self._list.is_mute(here)
+        return well or now - self._muted_at < _IGNORES
 
     def on_time(self, now: float) -> list[Ask]:
         """See sansio.Machine; at most one check, to be sent now."""
@@ -349,9 +374,9 @@ class Checks:
             return
         valid = [pair for pair in self._list if pair.valid_at is not None]
         if self._nominating is not None:
-            valid = [pair for pair in valid if pair.relays < self._nominating.relays]
+            valid = self._fewer(valid, self._nominating.relays)
         elif self.state is State.COMPLETED:
-            valid = [pair for pair in valid if pair.relays < self._relays]
+            valid = self._fewer(valid, self._relays)
         if not valid:
             return
         best = min(valid, key=self._list.rank)
@@ -363,6 +388,8 @@ class Checks:
 
     def _ripe(self, best: Pair, valid: Sequence[Pair], now: float) -> float:
         """When the best of the valid pairs has waited long enough for better ones."""
+        if self._list.is_mute(best):
+            return self._since + self._config.give_up / 2
         if self._searching and self._is_selected(best):
             return now
         better = [pair for pair in self._list if self._list.rank(pair) < self._list.rank(best)]
@@ -450,7 +477,7 @@ class Checks:
         )
         relayed = sorted(
             (pair for pair in self._list if pair.relays),
-            key=lambda pair: (pair.heard_at < 0, self._list.rank(pair)),
+            key=lambda pair: (self._list.is_mute(pair), pair.heard_at < 0, self._list.rank(pair)),
         )
         here = self._find_selected()
         self._run(now, searching=True)
@@ -458,7 +485,7 @@ class Checks:
             pair.forget()
             pair.state = PairState.WAITING
         for found in (here, *likely[:_LIKELY], *relayed[:1]):
-            if found is not None:
+            if found is not None and not self._list.is_mute(found):
                 self._order.trigger(found)
 
     def _look_too(self, pair: Pair, nominated: bool, now: float) -> None:
@@ -475,7 +502,7 @@ class Checks:
         self._timers.set(_Alarm.ROUND, now + rounds[self._round])
         if self._nominating is not None and now - self._nominating.asked_at > _HEARD_FOR:
             self._nominating = None  # its owner has forgotten it
-        fewer = self._fewer()
+        fewer = self._fewer(self._list, self._relays)
         if not fewer:
             return
         for pair in sorted(fewer, key=self._list.rank)[:_ROUND_PAIRS]:
@@ -485,9 +512,9 @@ class Checks:
         if selected is not None:
             self._order.trigger(selected, first=True)
 
-    def _fewer(self) -> list[Pair]:
-        """The pairs that would be better than the selected one."""
-        return [pair for pair in self._list if pair.relays < self._relays]
+    def _fewer(self, pairs: Iterable[Pair], relays: int) -> list[Pair]:
+        """Those that would be better than one with so many relays."""
+        return [p for p in pairs if p.relays < relays and not self._list.is_mute(p)]
 
     def _arm(self, now: float) -> None:
         at = self._order.at(self._list, now, urgent=self._searching)

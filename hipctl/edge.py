@@ -4,18 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from hipctl import hop, signed
-from hipctl.actions import Action, Address, Pair, Relayed, Transmit
+from hipctl.actions import Action, Address, Flush, Pair, Relayed, Transmit
 from hipctl.association import Association
 from hipctl.candidates import is_loopback
 from hipctl.constants import HEADER_LENGTH, HIP_PORT, NotifyType, PacketType, RegistrationType
 from hipctl.crypto import Keys
 from hipctl.errors import Rejected
 from hipctl.identity import NULL_HIT, Hit
+from hipctl.inner import ECHO_REQUEST, ICMPV6, Echo, pseudo_header
 from hipctl.locators import one_host
 from hipctl.outbox import Outbox
 from hipctl.packet import Packet, finish
 from hipctl.params import PeerPermission, RvsHmac, ViaRvs, encode
-from hipctl.state import Errand, Objection, Permit, Shared
+from hipctl.state import Errand, Objection, Permit, Ping, Shared
 
 _PERMISSIONS_AT_ONCE: Final = 8  # in one UPDATE
 
@@ -107,6 +108,12 @@ class Edge:
         for errand in errands:
             if isinstance(errand, Objection):
                 actions += self._notify(errand, now)
+                continue
+            if isinstance(errand, Ping):
+                message = Echo(ECHO_REQUEST, 0, 0, b"").encode(
+                    pseudo_header(errand.local, errand.peer)
+                )
+                actions.append(Flush(errand.local, errand.peer, [(ICMPV6, message)]))
                 continue
             if not isinstance(errand, Permit):
                 pokes |= dict.fromkeys(p for p in self._shared.servers if p[0] == errand.local)

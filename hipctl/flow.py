@@ -1,10 +1,17 @@
-"""Whether an association carries a call, and whether that still hears its peer (RFC 8047 §4.1)."""
+"""Whether an association carries a call, and whether that still hears its peer (RFC 8047 §4.1).
+
+Where it doesn't though the path works, ``Echoing`` shows whether the path carries data at all.
+"""
 
 from typing import Final
 
 CALL_RATE: Final = 5.0  # packets a second, each way, that make a flow call-like
 _CALL_PAUSE: Final = 2.0  # seconds without sending that end it
 _PATIENCE_MAX: Final = 16.0  # seconds: a stream that nobody answers is not probed all the time
+ECHO_GAP: Final = 0.5  # seconds between two echoes
+_ECHOES: Final = 3  # that nobody answers, in …
+_ECHO_PATIENCE: Final = 2.0  # … at least so many seconds: the path carries no data
+_REST_FIRST, _REST_MAX = 2.0, 600.0  # seconds until it is asked again after that
 
 
 class Flow:
@@ -43,7 +50,9 @@ class Flow:
         """The SAs are other ones now: packets are counted anew."""
         self._looked = (now, 0, 0)
 
-    def look(self, sent: int, received: int, heard_at: float, now: float) -> bool:
+    def look(
+        self, sent: int, received: int, heard_at: float, now: float, *, asked: bool = False
+    ) -> bool:
         """Take the counts; True: a call has not heard its peer for too long, so search.
 
         Args:
@@ -51,6 +60,7 @@ class Flow:
             received: the same.
             heard_at: when one came last.
             now: monotonic seconds.
+            asked: what came may be an echo: the path works, and the peer is as silent as before.
         """
         since, sent_before, received_before = self._looked
         self._looked = (now, sent, received)
@@ -64,8 +74,8 @@ class Flow:
             self.call = False
         self.heard = heard_at > since
         if self.heard:
-            self._patience, self._searched_at = self._silence, heard_at
-            self._asked_at = None
+            self._patience = self._patience if asked else self._silence
+            self._searched_at, self._asked_at = heard_at, None
         elif self._asked_at is None and sent > sent_before:
             self._asked_at = now
         self.unheard = self._asked_at is not None and now - self._asked_at >= self._silence
@@ -92,3 +102,46 @@ class Flow:
     def _search(self, now: float) -> None:
         self._patience = min(self._patience * 2, _PATIENCE_MAX)
         self._searched_at = now
+
+
+class Echoing:
+    """Asks for echoes inside ESP where what we send is not answered.
+
+    A peer that has nothing to say answers them all the same, also in a call that is on hold. One
+    that never does costs us a search now and then, and ever more rarely.
+
+    Attributes:
+        due: an echo is to be sent now.
+        asking: since when echoes are sent that nobody has answered, monotonic seconds.
+    """
+
+    __slots__ = ("_not_before", "_rest", "_sent", "_sent_at", "asking", "due")
+
+    def __init__(self) -> None:
+        self.due = False
+        self.asking: float | None = None
+        self._sent, self._sent_at = 0, 0.0
+        self._rest = _REST_FIRST
+        self._not_before = float("-inf")
+
+    def look(self, *, heard: bool, doubted: bool, now: float) -> bool:
+        """See how it stands; True: nothing that we send along the path is answered.
+
+        Args:
+            heard: data of the peer's came since the last look.
+            doubted: some should have come by now.
+            now: monotonic seconds.
+        """
+        self.due = False
+        if heard:
+            self.asking, self._rest, self._not_before = None, _REST_FIRST, float("-inf")
+        elif self.asking is None:
+            if doubted and now >= self._not_before:
+                self.asking, self._sent, self._sent_at, self.due = now, 1, now, True
+        elif self._sent >= _ECHOES and now - self.asking >= _ECHO_PATIENCE:
+            self.asking, self._not_before = None, now + self._rest
+            self._rest = min(2 * self._rest, _REST_MAX)
+            return True
+        elif now - self._sent_at >= ECHO_GAP:
+            self._sent, self._sent_at, self.due = self._sent + 1, now, True
+        return False

@@ -109,8 +109,8 @@ class Mobility:
         """Whether the peer itself is there: that was verified, see ``answered``."""
         return True
 
-    def heard(self, source: Address, *, relayed: bool) -> None:
-        """A control packet of the peer's came from there."""
+    def heard(self, path: Path, now: float, *, relayed: bool, check: bool) -> None:
+        """A control packet of the peer's came along a path."""
 
     def expire(self, now: float) -> bool:
         """Deprecate addresses whose lifetime has ended; True if there are any."""

@@ -93,7 +93,15 @@ class Objection:
     details: bytes
 
 
-Errand = Permit | Poke | Objection
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Errand: send the peer an echo request in ESP; whatever comes then is an answer."""
+
+    local: Hit
+    peer: Hit
+
+
+Errand = Permit | Poke | Objection | Ping
 
 
 @dataclass(slots=True)

@@ -14,9 +14,10 @@ from hipctl.actions import Address, Pair, Path, Relayed, plain, wire
 from hipctl.candidates import Candidate, fits, from_locators, to_locators
 from hipctl.checks import Ask, Checks
 from hipctl.crypto import Keys
-from hipctl.flow import Flow
+from hipctl.errors import Rejected
+from hipctl.flow import ECHO_GAP, Echoing, Flow
 from hipctl.sas import SaPair
-from hipctl.state import Permit, Shared
+from hipctl.state import Permit, Ping, Shared
 from hipctl.wire import frame
 
 _IV_LENGTH: Final = 16
@@ -44,6 +45,7 @@ class Traversal:
     __slots__ = (
         "_candidates",
         "_collides",
+        "_echoing",
         "_flow",
         "_pair",
         "_passers",
@@ -98,6 +100,7 @@ class Traversal:
         self._passers: set[Address] = set()  # whence the peer's packets came that a relay had sent
         self._poked_at = float("-inf")
         self._flow = Flow(shared.config.silence, now)
+        self._echoing = Echoing()
         self.checks = Checks(controlling, pacing)
         self.disclosed = disclosed
         self.ours = shared.locators
@@ -159,8 +162,15 @@ class Traversal:
         passers = self._passers
         return len(passers) < _PASSERS_MAX and plain(path.to) not in passers
 
-    def heard(self, source: Address, *, relayed: bool) -> None:
-        """A control packet of the peer's came from there; ``relayed``: its relay has sent it."""
+    def heard(self, path: Path, now: float, *, relayed: bool, check: bool) -> None:
+        """A control packet of the peer's came along a path; ``relayed``: its relay has sent it.
+
+        Raises:
+            Rejected: it is a check that is better not answered.
+        """
+        if check and self.checks.ignores(path, now):
+            raise Rejected("check through a relay that passes no data")
+        source = path.to
         if not relayed:
             self._passers.discard(source)
         elif len(self._passers) < _PASSERS_MAX and source not in self._passers:
@@ -360,7 +370,9 @@ class Traversal:
         """See whether a call still hears its peer, and whether our candidates are still those."""
         sas, shared = self._sas, self._shared
         sent, received = sas.outbound.sa.packets, sas.inbound.sa.packets
-        if self._flow.look(sent, received, heard_at, now):
+        asked = self._echoing.asking is not None
+        silent = self._flow.look(sent, received, heard_at, now, asked=asked)
+        if silent:
             shared.counters["silence"] += 1
             self.checks.on_silence(now)
             if now - self._poked_at >= _POKE_GAP:
@@ -368,12 +380,22 @@ class Traversal:
                 shared.poke_servers(self._pair[0])
         elif self._flow.unheard:
             self.checks.on_doubt(now)
+        self._ask_for_echoes(silent or self._flow.unheard, now)
         self.choose(now)  # from where our relay hears us now
         self._permit_selected(now)
         found = self._find()
         if found != self._candidates:
             self._renew(now)
         return []
+
+    def _ask_for_echoes(self, doubted: bool, now: float) -> None:
+        """See whether the relay in use passes on data, too, and not only checks."""
+        heard, doubted = self._flow.heard, doubted and self.checks.relayed
+        if self._echoing.look(heard=heard, doubted=doubted, now=now):
+            if self.checks.on_mute(now):
+                self._shared.counters["relay passes no data"] += 1
+        elif self._echoing.due:
+            self._shared.errands.append(Ping(*self._pair))
 
     def questioned(self, heard_at: float, now: float) -> list[Path]:
         """The peer asks who is there; checks know themselves what to do."""
@@ -383,6 +405,8 @@ class Traversal:
         """Seconds until the next look; None: the association's own pace will do."""
         if self._flow.call:
             return self._shared.config.silence / 5
+        if self._echoing.asking is not None:
+            return ECHO_GAP
         return _SLOW_LOOK
 
     @property

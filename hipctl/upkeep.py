@@ -253,7 +253,7 @@ class Upkeep:
         echo = signed.Echo.of(packet)
         check = packet.get(params.CandidatePriority)
         answers = Answers.of(packet, update_ids, Path(shared.here, source))
-        self._paths.heard(source, relayed=answers.relayed)
+        self._paths.heard(answers.path, now, relayed=answers.relayed, check=check is not None)
         if seq is None or arrival is Arrival.REPEATED:
             actions = self._take_acks(answers, now)
             self._renewal.finish(now)

@@ -102,7 +102,7 @@ def what_limits(seen: Seen) -> list[Advice]:
     ]
     if seen.facts.through == 1:
         found.append(Advice("only one server makes this peer callable: it may end", SERVER))
-    if not seen.data and not seen.visible:
+    if not seen.data:
         missing = "no data relay serves this peer: who is behind a strict NAT can't speak with it"
         found.append(Advice(missing, SERVER))
     if seen.nat is Nat.ENDPOINT_DEPENDENT:

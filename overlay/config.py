@@ -59,8 +59,8 @@ class HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         private_addresses: contacts may hold private addresses.
         private_locators: whom we speak with may learn them, so that a call survives a move.
         port_mapping: where it listens everywhere, routers are asked to let callers in.
-        visible: strangers who know our name may see our address: then rendezvous servers make us
-            callable, who let callers speak with us at once, else relays, who hide it.
+        visible: strangers who know our name may see our address, though relays make us callable,
+            who would hide it; where there are none, rendezvous servers do.
         lan: whoever asks on our LAN who is there gets an answer, and we ask there ourselves while
             we know nobody; names of interfaces in place of true: only there.
         public_certificates: whoever asks is shown our certificates, and so who lives here; else

@@ -47,7 +47,7 @@ class Hiding:
             the moment in which servers have not been found yet.
 
     Args:
-        visible: whether strangers may see our address: rendezvous servers will do.
+        visible: whether strangers may see our address: without relays, rendezvous servers do.
         hides: whether contacts don't name our address, where servers make us callable without.
     """
 
@@ -147,7 +147,10 @@ class Hiding:
         early = proven is None and now - self.since < HEAD_START
         if early and not self._hides and public():
             return ()
-        return (RENDEZVOUS_SERVERS, RELAYS) if self._visible else (RELAYS,)
+        # What passes a rendezvous server we answer directly, and a caller's NAT, which has seen
+        # nothing leave for us, drops that. What a server once was to us it stays as long as our
+        # association with it lives: so relays come first also where nobody has told us yet.
+        return (RELAYS, RENDEZVOUS_SERVERS) if self._visible else (RELAYS,)
 
 
 def in_turn(met: Iterable[Iterable[Hit]]) -> list[Hit]:

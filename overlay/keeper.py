@@ -322,6 +322,7 @@ class Keeper:
             if tests and any(self.servers.best(type_, self._now) for type_ in lacking):
                 self._settle()  # what was tested before need not wait long for these
             self._search(lacking)
+        self._test(self._better(), TESTS)
 
     def _lack(self, type_: RegistrationType) -> int:
         """How many more registrations of a type to begin now."""
@@ -430,9 +431,21 @@ class Keeper:
                 return  # the worst goes when this one serves us
 
     def _choose_anew(self) -> None:
-        """As long as nobody serves us, another way may be the better one."""
-        if not any(server.held or server.pending for server in self.servers):
+        """As long as nobody serves us, another way may be the better one; else it must be sure."""
+        served = any(server.held or server.pending for server in self.servers)
+        if not served or any(self._is_sure(type_) for type_ in self._better()):
             self._choose()
+
+    def _better(self) -> list[RegistrationType]:
+        """By what we would rather be called than by what we want now."""
+        ways = list(self._ways)
+        before = ways[: ways.index(self.wants)] if self.wants in ways else []
+        return [type_ for way in before for type_ in way if type_ in THROUGH]
+
+    def _is_sure(self, type_: RegistrationType) -> bool:
+        """Whether somebody new would do this for us, as far as a test and the past can tell."""
+        best = self.servers.best(type_, self._now)
+        return best is not None and not best.held and best.hit not in self.refusals
 
     def _choose(self) -> None:
         """Take the first of the ways that somebody offers, or the first."""

@@ -109,7 +109,9 @@ def test_servers_are_wanted_unless_strangers_reach_us_anyway() -> None:
     assert hider(hides=False).ways(True, yes, later) == ()
     assert hider(hides=False).ways(None, yes, 100.0) == ()
     assert hider(hides=False).ways(None, yes, later) == (RELAYS,)
-    assert hider(hides=False, visible=True).ways(False, yes, later) == (RENDEZVOUS_SERVERS, RELAYS)
+    for proven in (False, None):
+        shown = hider(hides=False, visible=True)
+        assert shown.ways(proven, yes, later) == (RELAYS, RENDEZVOUS_SERVERS)
     assert hider().ways(True, yes, 100.0) == (RELAYS,)
 
 

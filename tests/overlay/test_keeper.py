@@ -36,6 +36,7 @@ from overlay.servers import (
 )
 
 BOTH = frozenset((CONTROL, DATA))
+RVS = frozenset((RENDEZVOUS,))
 
 
 def hit(number: int) -> Hit:
@@ -179,7 +180,7 @@ class World:
             case "network":
                 self.do(self.keeper.on_network(self.now))
             case "want":
-                self.want(*((RELAYS,), (), (RENDEZVOUS_SERVERS, RELAYS))[number % 3])
+                self.want(*((RELAYS,), (), (RELAYS, RENDEZVOUS_SERVERS))[number % 3])
             case "slow":
                 relay.slow = 2.5 if not relay.slow else 0.0
 
@@ -412,17 +413,40 @@ def test_who_claims_what_it_does_not_offer_is_not_asked_twice() -> None:
     assert world.relays[hit(1)].clients == set()
 
 
-def test_rendezvous_servers_come_first_where_they_may_and_relays_will_do() -> None:
-    servers = {1: Relay(0.01, frozenset((RENDEZVOUS,))), 2: Relay(0.02), 3: Relay(0.03)}
+def test_the_first_way_that_somebody_offers_is_taken() -> None:
+    servers = {1: Relay(0.01, RVS), 2: Relay(0.02), 3: Relay(0.03)}
     world = World(dict(servers))
-    world.want(RENDEZVOUS_SERVERS, RELAYS)
+    world.want(RELAYS, RENDEZVOUS_SERVERS)
+    world.run(5)
+    assert world.serving(RENDEZVOUS) == []
+    assert world.serving(CONTROL) == [2, 3]
+    world = World({1: servers[1]})
+    world.want(RELAYS, RENDEZVOUS_SERVERS)
     world.run(5)
     assert world.serving(RENDEZVOUS) == [1]
-    assert world.serving(CONTROL) == []
-    world = World({n: s for n, s in servers.items() if n != 1})
-    world.want(RENDEZVOUS_SERVERS, RELAYS)
-    world.run(5)
+
+
+def test_a_better_way_is_taken_when_somebody_new_offers_it_who_has_not_refused() -> None:
+    def found_later(new: dict[int, Relay]) -> World:
+        world = World({0: Relay(0.01, RVS), 1: Relay(0.02, RVS), **new})
+        world.hidden = {hit(2), hit(3)}
+        world.want(RELAYS, RENDEZVOUS_SERVERS)
+        world.run(30)
+        assert world.serving(RENDEZVOUS) == [0, 1]
+        world.hidden.clear()
+        world.run(3_600)
+        return world
+
+    world = found_later({2: Relay(0.03), 3: Relay(0.03)})
     assert world.serving(CONTROL) == [2, 3]
+    assert world.serving(RENDEZVOUS) == []
+    world = found_later({n: Relay(0.03, up=False) for n in (2, 3)})
+    assert world.serving(RENDEZVOUS) == [0, 1]
+    assert world.count_of(Unregister) == 0
+    full = RegistrationFailure.INSUFFICIENT_RESOURCES
+    world = found_later({n: Relay(0.03, failure=full) for n in (2, 3)})
+    assert world.serving(RENDEZVOUS) == [0, 1]
+    assert world.count_of(Unregister) <= 2  # once, for both have refused us then
 
 
 def test_a_change_of_ways_never_holds_both_at_one_server() -> None:

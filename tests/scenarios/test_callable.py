@@ -139,20 +139,42 @@ def test_a_server_that_only_its_exchange_tells_of_is_found_too() -> None:
     scenario(main)
 
 
-def test_who_lets_strangers_see_its_address_uses_rendezvous_servers() -> None:
+def test_who_is_visible_uses_relays_as_long_as_strangers_do_not_reach_it() -> None:
     async def main(town: Town) -> None:
         both = [town.add(offers={**RELAY, **RVS}, advertised=("relay", "rvs")) for _ in range(2)]
-        shown = town.homes(1, visible=True)[0]
-        hidden = town.add(site="cave")
+        shown, other = town.homes(2, visible=True)
         await town.wake()
-        await asyncio.sleep(30)
         hits = {server.hit for server in both}
-        assert shown.servers(RENDEZVOUS) == hits
-        assert shown.servers(CONTROL, DATA) == set()
-        assert hidden.servers(CONTROL) == hits
-        assert hidden.servers(RENDEZVOUS) == set()
-        assert await both[0].calls(shown)
-        assert await shown.calls(hidden)
+        situations = (False, "home 0"), (True, "home 0"), (False, "home 0"), (False, "inn")
+        for mapped, site in situations:
+            if shown.host.site != site:
+                shown.host.move(site)
+            shown.host.mapped = mapped
+            shown.host.contact_changed()
+            await asyncio.sleep(30)
+            assert shown.servers(CONTROL) == shown.servers(DATA) == (set() if mapped else hits)
+            assert shown.servers(RENDEZVOUS) == set()
+            await other.directory.resolve(shown.aor)
+            assert other.host.learnt[shown.hit] == shown.host.contact(shown.hit)
+            other.host.disconnect(shown.hit)
+            assert await other.calls(shown)
+
+    scenario(main)
+
+
+def test_who_is_visible_uses_rendezvous_servers_until_there_is_a_relay() -> None:
+    async def main(town: Town) -> None:
+        servers = [town.add(offers=RVS, advertised=("rvs",)) for _ in range(2)]
+        relay = town.relay()
+        shown = town.homes(1, visible=True)[0]
+        hidden = town.add(site="cave", hides=True)
+        await town.wake(*servers, shown, hidden)
+        await asyncio.sleep(30)
+        assert shown.servers() == shown.servers(RENDEZVOUS) == {server.hit for server in servers}
+        assert hidden.servers() == set()
+        await town.wake(relay)
+        await asyncio.sleep(90)
+        assert shown.servers() == shown.servers(CONTROL, DATA) == {relay.hit}
 
     scenario(main)
 
