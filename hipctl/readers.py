@@ -9,7 +9,7 @@ import select
 from collections.abc import Callable
 
 BUSY = 2_000  # datagrams a second from which on there are pauses: 20 calls
-PAUSE = 0.001  # seconds
+PAUSE = 0.002  # seconds
 _ROUNDS = 16  # of one datagram a socket; others want the loop, too
 _LOOK = 0.1  # seconds between looks at how many there are
 
