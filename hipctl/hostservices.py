@@ -191,15 +191,21 @@ class HostServices:
             entries = contacts.parse_contact(contact)
         except MalformedPacket as error:
             raise Rejected(error.reason) from None
-        there = {
-            (other, outbound.address[0])
+        there = [
+            (other, outbound.address)
             for (_, other), outbound in self._engine.outbound.items()
-            if not isinstance(outbound.address, Relayed)
-        }
+            if not isinstance(outbound.address, Relayed) and not outbound.sa.metered
+        ]
+        homes = {address[0] for other, address in there if other == peer}
+        servers = {each for each in there if self._serves(each[0])}
         addresses = [
             each.address
             for each in entries
-            if (peer if isinstance(each, contacts.Locator) else each.hit, each.address[0]) in there
+            if (
+                each.address[0] in homes
+                if isinstance(each, contacts.Locator)
+                else (each.hit, each.address) in servers
+            )
         ]
         if self._engine.hides(peer, asyncio.get_running_loop().time()):
             raise Hides("a knock would show where we are")
@@ -215,6 +221,11 @@ class HostServices:
             return False
         finally:
             self._knocks -= 1
+
+    def _serves(self, hit: Hit) -> bool:
+        """Whether it has said to us that it serves others: then where it is, is no secret."""
+        infos = self._engine.requester.infos
+        return any(bool(info.types) for (_, other), info in infos.items() if other == hit)
 
     async def _knock(self, peer: Hit, addresses: Sequence[Address]) -> bool:
         nobody = HostIdentity.generate()

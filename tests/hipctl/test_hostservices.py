@@ -28,7 +28,7 @@ from hipctl import (
     contact_from_addresses,
 )
 from hipctl.actions import Relayed
-from hipctl.contact import Locator, Relay, Server, parse_contact
+from hipctl.contact import Locator, Relay, Server, encode_contact, parse_contact
 from hipctl.requester import OurServer, Requester
 from hipctl.udp import DatagramPort, OnDatagram, OpenPort
 from sim.loop import simulate
@@ -313,6 +313,42 @@ def test_a_knock_by_way_of_a_server_tells_whether_that_passes_it_on(
         assert not await bob.knock(A, contact)
 
     run(scenario, locators=False)
+
+
+@pytest.mark.parametrize("entry", [Relay, Server])
+def test_who_asks_for_a_knock_cannot_name_others_as_servers(
+    entry: type[Relay | Server],
+) -> None:
+    """A relay knows where its clients are: a knock must neither find that out nor go there."""
+
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, bob = hosts
+        server.offer(RELAYS)
+        await alice.register(S, [HIP, ESP])
+        await bob.connect(S)
+        sent: list[Address] = []
+        net.filter = lambda data, source, to: (sent.append(to), data)[1]
+        for port in (ALICE[1], 53):
+            with pytest.raises(Rejected):
+                await server.knock(B, encode_contact([entry(A, (ALICE[0], port))]))
+        bob.learn(A, alice.through(A, S))
+        await bob.connect(A)
+        with pytest.raises(Rejected):  # a real server, but another of its ports
+            await bob.knock(A, encode_contact([entry(S, (SERVER[0], 53))]))
+        assert not [to for to in sent if to[1] == 53]
+
+    run(scenario)
+
+
+def test_nobody_is_knocked_at_where_it_has_not_been_seen_to_be() -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, _ = hosts
+        await alice.connect(S)
+        server.engine.outbound[S, A].sa.meter(1000)  # as after a move that is not verified yet
+        with pytest.raises(Rejected):
+            await server.knock(A, contact_from_addresses([ALICE]))
+
+    run(scenario)
 
 
 def test_who_hides_does_not_knock(monkeypatch: pytest.MonkeyPatch) -> None:
