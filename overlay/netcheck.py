@@ -87,6 +87,7 @@ class Netcheck:
                 reachable.ASKED,
                 self._place().direct,
                 {server.hit for server in servers},  # who sees us where we are, not at a relay
+                others=self._reachable.facts.direct,
             ),
             asyncio.gather(*(self._scout.ping(server.hit) for server in servers)),
         )

@@ -51,6 +51,8 @@ class Witnesses:
         count: int,
         contact: bytes,
         first: Collection[Hit] = (),
+        *,
+        others: bool = True,
     ) -> list[tuple[Hit, Knocked]]:
         """Let so many neighbours knock at us, those outside of our LAN if there are any.
 
@@ -58,8 +60,11 @@ class Witnesses:
             count: at most.
             contact: of ours, with what they shall try; empty asks nobody.
             first: whom to prefer.
+            others: whether anybody else may learn that contact.
         """
         there = self._there() if contact else []
+        if not others:
+            there = [each for each in there if each[1].hit in first]
 
         def last(each: tuple[Home, Contact]) -> tuple[bool, bool, int]:
             hit = each[1].hit

@@ -269,6 +269,25 @@ def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_i
     scenario(main)
 
 
+def test_who_hides_tells_only_its_servers_where_it_is_to_see_whether_it_is_reached() -> None:
+    async def main(town: Town) -> None:
+        relays = [town.relay(group=bytes((n,))) for n in range(2)]
+        hider = town.add(hides=True, site="home", group=b"h")
+        for number in range(5):
+            town.add(group=bytes((50 + number,)))
+        await town.wake()
+        await asyncio.sleep(60)
+        assert hider.callability.hidden
+        town.net.logging = True
+        report = await hider.callability.check()
+        where = hider.host._direct(hider.hit)
+        told = {to for _, _, to, _, data in town.net.log if where in data}
+        assert told == {relay.hit for relay in relays}
+        assert {row["by"] for row in report["knocks"]} == {str(hit) for hit in told}
+
+    scenario(main)
+
+
 @pytest.mark.parametrize("began", [True, False])
 def test_who_hides_and_comes_back_to_a_network_tells_nobody_where_it_is(began: bool) -> None:
     """Whatever network it was without, for however long: its servers are asked first."""
