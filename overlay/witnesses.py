@@ -18,7 +18,7 @@ MOST_COUNTED: Final = 1_024  # neighbours of whom we remember how often we asked
 PATIENCE: Final = 7.0  # seconds until a neighbour has answered …
 SERVER_PATIENCE: Final = 4.0  # … where one after the other is asked about a server
 HIDDEN: Final = 600.0  # seconds for which who hides is asked after those who may not
-DOUBTS: Final = 2  # strangers whom we believe, unasked, that a server lets nobody through
+DOUBTS: Final = 2  # others whom we believe without a knock of ours that a server is deaf
 TURNS: Final = 2  # of others that are asked if the first can't tell
 
 
@@ -78,9 +78,9 @@ class Witnesses:
     ) -> list[tuple[Hit, Knocked]]:
         """Let others knock at a HIT of ours by way of a server, until some can tell.
 
-        If none can, or just one stranger says that it is not passed on, we knock ourselves: it
-        says less that the server lets us through than that it lets others, but if it does not it
-        passes nothing on.
+        If none can, or just one says that it is not passed on, we knock ourselves: that one may
+        lie, or a firewall may keep answers from whatever knocks there. It says less that the
+        server lets us through than that it lets others, but if it does not it passes nothing on.
 
         Args:
             local: ours.
@@ -103,7 +103,7 @@ class Witnesses:
             for turn in range(TURNS):
                 chosen = there[turn * count : (turn + 1) * count]
                 told += await self._ask(chosen, contact, SERVER_PATIENCE)
-                if _is_enough(told, servers):
+                if _is_enough([said for _, said in told]):
                     return told
             return [*told, (local, await self._knock(local, contact))]
 
@@ -143,12 +143,9 @@ class Witnesses:
         return Knocked.YES if reached else Knocked.NO
 
 
-def _is_enough(told: Sequence[tuple[Hit, Knocked]], servers: Collection[Hit]) -> bool:
-    """Whether somebody got through, or one of our servers did not, or so many others."""
-    said = passes([verdict for _, verdict in told])
-    not_reached = [hit for hit, verdict in told if verdict is Knocked.NO]
-    trusted = any(hit in servers for hit in not_reached)
-    return said is True or trusted or len(not_reached) >= DOUBTS
+def _is_enough(verdicts: Sequence[Knocked]) -> bool:
+    """Whether somebody got through, or so many did not that they are believed."""
+    return passes(verdicts) is True or verdicts.count(Knocked.NO) >= DOUBTS
 
 
 def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:
