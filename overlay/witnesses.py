@@ -105,6 +105,8 @@ class Witnesses:
                 told += await self._ask(chosen, contact, SERVER_PATIENCE)
                 if _is_enough([said for _, said in told]):
                     return told
+                if any(hit in servers and said is Knocked.NO for hit, said in told):
+                    break  # others would only take longer
             return [*told, (local, await self._knock(local, contact))]
 
     def _there(self, without: Hit | None = None) -> list[tuple[Home, Contact]]:
