@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -107,7 +106,8 @@ class Netcheck:
         nat = place.nat
         if nat is Nat.UNKNOWN and self._reachable.proven and not place.mapped:
             nat = Nat.NONE
-        verdicts = Counter(verdict for _, verdict in knocks)
+        mute = [each.hit for each, rtt in zip(servers, rtts, strict=True) if rtt is None]
+        self._reachable.heard([verdict for _, verdict in knocks])  # status says the same
         return {
             "hit": str(self._local),
             "callable": self._reachable.callable,
@@ -127,23 +127,24 @@ class Netcheck:
                 _row(each, rtt) | {"knocks": [_knock(*said) for said in asked]}
                 for each, rtt, asked in zip(servers, rtts, through, strict=True)
             ],
-            "problems": [advice.to_json() for advice in self._problems(verdicts, deaf)],
+            "problems": [advice.to_json() for advice in self._problems(deaf, mute)],
         }
 
-    def _problems(self, verdicts: Counter[Knocked], deaf: Sequence[Hit]) -> list[Advice]:
+    def _problems(self, deaf: Sequence[Hit], mute: Sequence[Hit]) -> list[Advice]:
         """What is missing, however well we are called.
 
         Args:
-            verdicts: of those just asked.
             deaf: servers that pass nothing on.
+            mute: servers that do not answer.
         """
-        verdicts = verdicts or self._reachable.verdicts
         seen = dataclasses.replace(
-            self._seen(), verdicts=verdicts, deaf=tuple(str(hit) for hit in deaf)
+            self._seen(),
+            deaf=tuple(str(hit) for hit in deaf if hit not in mute),
+            mute=tuple(str(hit) for hit in mute),
         )
         match self._reachable.reach:
             case Reach.NONE:
-                return why_nobody_calls(seen)
+                return self.why()
             case Reach.SERVED:
                 return what_limits(seen)
             case Reach.DIRECT if self._hides:

@@ -528,6 +528,30 @@ def test_two_that_wake_on_different_lans_are_told_within_half_a_minute(seed: int
     scenario(main, seed=seed)
 
 
+def test_status_and_netcheck_say_the_same_when_the_uplink_is_cut_or_relays_die() -> None:
+    async def main(town: Town) -> None:
+        for _ in range(3):
+            town.add()
+        relay, home = town.relay(), town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        await relay.sleep()
+        report = await home.callability.check()
+        (problem, *_) = report["problems"]
+        assert problem["missing"] == f"the server {relay.hit} serves this peer, but does not answer"
+        assert "service relay" in problem["do"]
+        await until(lambda: home.reach is Reach.NONE, 60)
+        assert "connection of the router" not in why(home)
+        town.net.reaches = lambda a, b: home.hit not in (a, b)
+        report = await home.callability.check()
+        assert report["problems"] == home.callability.status()["why"]
+        assert "nothing else from the Internet" in report["problems"][0]["missing"]
+        assert "connection of the router" in report["problems"][0]["do"]
+        assert "tried again" in report["problems"][-1]["do"]  # nobody else's server is at fault
+
+    scenario(main)
+
+
 def test_who_is_alone_is_told_so_and_hears_when_somebody_comes() -> None:
     async def main(town: Town) -> None:
         first, second = town.add(), town.add()
