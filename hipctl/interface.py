@@ -457,6 +457,18 @@ class Host(Protocol):
             Rejected: ``contact`` has no such locator, or too many knocks are under way.
         """
 
+    def sees(self, peer: Hit) -> bytes:
+        """A contact of where our association with ``peer`` comes from, for its ``seen``.
+
+        Empty: there is none, or it comes through a relay.
+        """
+
+    def seen(self, by: Hit, contact: bytes) -> None:
+        """What ``sees`` of a peer says of us: ``reachability`` tells it until we move.
+
+        A malformed contact is counted and ignored.
+        """
+
     def reachability(self) -> Reachability:
         """Where we are, as far as is known now."""
 

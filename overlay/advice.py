@@ -123,8 +123,8 @@ def _neighbours(seen: Seen) -> Advice | None:
     if _is_cut_off(seen):
         return Advice(
             "no other peer of the overlay answers, and nothing else from the Internet",
-            "look at the connection of the router: does a web page open? If so, wait until another "
-            "peer is awake; one that is always on, named as a seed, would help",
+            "look at the connection of the router: does a web page open? If so, wait until "
+            "another peer is awake; one that is always on, named as a seed, would help",
         )
     return None
 

@@ -100,6 +100,8 @@ class Netcheck:
             if CONTROL in server.held and passes([said for _, said in asked]) is False
         ]
         discovered = await self._discover()
+        if self._host.reachability().nat is Nat.UNKNOWN:  # there are no two servers
+            await self._witnesses.ask_where(reachable.ASKED)
         place = self._host.reachability()
         for hit in discovered:
             self._forget(hit, frozenset((DISCOVERY,)))

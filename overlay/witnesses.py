@@ -73,6 +73,12 @@ class Witnesses:
         there.sort(key=last)
         return await self._ask(_spread(there, count), contact, PATIENCE)
 
+    async def ask_where(self, count: int) -> None:
+        """Let so many neighbours tell our host where they see us."""
+        there = sorted(self._there(), key=lambda each: self._is_relayed(each[1]))
+        chosen = _spread(there, count)
+        await asyncio.gather(*(home.node.ask_where(each.hit) for home, each in chosen))
+
     async def through(
         self, local: Hit, server: Hit, count: int, servers: Collection[Hit]
     ) -> list[tuple[Hit, Knocked]]:
@@ -93,8 +99,7 @@ class Witnesses:
             return []
 
         def last(each: tuple[Home, Contact]) -> tuple[bool, bool, bool, int]:
-            hit, groups = each[1].hit, each[1].groups
-            relayed = all(group.startswith(b"s") for group in groups)
+            hit, relayed = each[1].hit, self._is_relayed(each[1])
             return hit not in servers, self._hides(hit), relayed, self._asked[hit]
 
         async with self._turn:  # a neighbour knocks for us once at a time
@@ -131,6 +136,11 @@ class Witnesses:
             if said is Knocked.HIDES:
                 self._hid[hit] = asyncio.get_running_loop().time()
         return told
+
+    @staticmethod
+    def _is_relayed(contact: Contact) -> bool:
+        """Whether it is reached through servers only."""
+        return all(group.startswith(b"s") for group in contact.groups)
 
     def _hides(self, hit: Hit) -> bool:
         at = self._hid.get(hit)

@@ -327,7 +327,12 @@ def test_who_asks_for_a_knock_cannot_name_others_as_servers(
         await alice.register(S, [HIP, ESP])
         await bob.connect(S)
         sent: list[Address] = []
-        net.filter = lambda data, source, to: (sent.append(to), data)[1]
+
+        def note(data: bytes, source: Address, to: Address) -> bytes:
+            sent.append(to)
+            return data
+
+        net.filter = note
         for port in (ALICE[1], 53):
             with pytest.raises(Rejected):
                 await server.knock(B, encode_contact([entry(A, (ALICE[0], port))]))
@@ -347,6 +352,36 @@ def test_nobody_is_knocked_at_where_it_has_not_been_seen_to_be() -> None:
         server.engine.outbound[S, A].sa.meter(1000)  # as after a move that is not verified yet
         with pytest.raises(Rejected):
             await server.knock(A, contact_from_addresses([ALICE]))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ((("11.9.0.1", 4000), ("11.9.0.1", 4000)), Nat.ENDPOINT_INDEPENDENT),
+        ((("11.9.0.1", 4000), ("11.9.0.1", 4001)), Nat.ENDPOINT_DEPENDENT),
+        ((ALICE, ALICE), Nat.NONE),
+        ((("11.9.0.1", 4000), ("192.168.1.7", 4000)), Nat.UNKNOWN),
+        ((("11.9.0.1", 4000),), Nat.UNKNOWN),
+    ],
+)
+def test_peers_that_are_no_servers_tell_the_kind_of_nat(
+    told: tuple[Address, ...], kind: Nat
+) -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, bob = hosts
+        assert server.sees(A) == b""
+        alice.learn(B, contact_from_addresses([BOB]))
+        for other in (server, bob):
+            await alice.connect(other.hits[0])
+            assert other.sees(A) == contact_from_addresses([ALICE])
+        for by, address in zip((S, B), told, strict=False):
+            alice.seen(by, contact_from_addresses([address]))
+        alice.seen(S, b"nonsense")  # counted, and ignored
+        assert alice.reachability().nat is kind
+        alice.services.moved(())
+        assert alice.reachability().nat is Nat.UNKNOWN
 
     run(scenario)
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
 
-from hipctl import ContactChanged, Hit, RegistrationType
+from hipctl import ContactChanged, Hit, Nat, RegistrationType
 from overlay.hiding import UNSTEADY
 from overlay.reachable import Reach
 from sim.loop import simulate
@@ -528,6 +528,23 @@ def test_two_that_wake_on_different_lans_are_told_within_half_a_minute(seed: int
     scenario(main, seed=seed)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_kind_of_nat_is_known_without_any_server(symmetric: bool) -> None:
+    async def main(town: Town) -> None:
+        for _ in range(3):
+            town.add()
+        home, neighbour = town.homes(2)
+        home.host.symmetric = symmetric
+        await town.wake()
+        await asyncio.sleep(30)
+        assert home.host.reachability().nat is Nat.UNKNOWN
+        report = await home.callability.check()
+        assert report["nat"] == ("endpoint-dependent" if symmetric else "endpoint-independent")
+        assert neighbour.hit not in home.host.seen_by  # those that it speaks with directly
+
+    scenario(main)
+
+
 def test_status_and_netcheck_say_the_same_when_the_uplink_is_cut_or_relays_die() -> None:
     async def main(town: Town) -> None:
         for _ in range(3):
@@ -538,7 +555,9 @@ def test_status_and_netcheck_say_the_same_when_the_uplink_is_cut_or_relays_die()
         await relay.sleep()
         report = await home.callability.check()
         (problem, *_) = report["problems"]
-        assert problem["missing"] == f"the server {relay.hit} serves this peer, but does not answer"
+        assert (
+            problem["missing"] == f"the server {relay.hit} serves this peer, but does not answer"
+        )
         assert "service relay" in problem["do"]
         await until(lambda: home.reach is Reach.NONE, 60)
         assert "connection of the router" not in why(home)
