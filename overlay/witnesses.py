@@ -115,9 +115,9 @@ class Witnesses:
             return [*told, (local, await self._knock(local, contact))]
 
     def _there(self, without: Hit | None = None) -> list[tuple[Home, Contact]]:
-        """Who can be asked: outside of our LAN, if there is anybody."""
-        there = [each for each in self.neighbours() if each[1].hit != without]
-        there = [each for each in there if self._host.connected(each[1].hit)]
+        """Who can be asked, each in one overlay: outside of our LAN, if there is anybody."""
+        found = {each[1].hit: each for each in self.neighbours() if each[1].hit != without}
+        there = [each for hit, each in found.items() if self._host.connected(hit)]
         return [each for each in there if each[1].groups] or there
 
     async def _ask(

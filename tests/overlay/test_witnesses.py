@@ -94,6 +94,25 @@ def test_one_stranger_s_word_is_not_enough(
     simulate(main)
 
 
+def test_one_stranger_in_two_overlays_of_ours_is_still_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        town = settle(relays=1, publics=1)
+        await town.wake()
+        await asyncio.sleep(60)
+        relay, liar, home = town.residents[0], town.residents[1], town.residents[-1]
+        lies(liar, monkeypatch)
+        witnesses = home.callability._witnesses
+        monkeypatch.setattr(witnesses, "_homes", [*witnesses._homes, *witnesses._homes])
+        told = await asked(home, relay.hit)
+        assert [hit for hit, said in told if said is NO] == [liar.hit]
+        assert told[-1] == (home.hit, YES)
+        await town.stop()
+
+    simulate(main)
+
+
 def test_servers_whose_knocks_get_nowhere_take_each_other_not_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
