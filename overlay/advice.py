@@ -97,7 +97,7 @@ def what_limits(seen: Seen) -> list[Advice]:
     """What is missing where servers make us callable, but not to all, or not for long."""
     troubles = [
         *(f"the server {hit} serves this peer, but does not answer" for hit in seen.mute),
-        *(f"the relay {hit} serves this peer, but passes no calls on" for hit in seen.deaf),
+        *(f"the server {hit} serves this peer, but passes no calls on" for hit in seen.deaf),
     ]
     do = f"another one is looked for by itself; if none is found, {SERVER}"
     found = [Advice(missing, do) for missing in troubles]

@@ -92,12 +92,15 @@ class Netcheck:
         )
         hits = {server.hit for server in servers}
         through = [
-            await self._witnesses.through(self._local, server.hit, 1, hits) for server in servers
+            await self._witnesses.through(
+                self._local, each.hit, 1, hits, relays=CONTROL in each.held
+            )
+            for each in servers
         ]
         deaf = [
             server.hit
             for server, asked in zip(servers, through, strict=True)
-            if CONTROL in server.held and passes([said for _, said in asked]) is False
+            if passes([said for _, said in asked]) is False
         ]
         discovered = await self._discover()
         if self._host.reachability().nat is Nat.UNKNOWN:  # there are no two servers

@@ -80,7 +80,13 @@ class Witnesses:
         await asyncio.gather(*(home.node.ask_where(each.hit) for home, each in chosen))
 
     async def through(
-        self, local: Hit, server: Hit, count: int, servers: Collection[Hit]
+        self,
+        local: Hit,
+        server: Hit,
+        count: int,
+        servers: Collection[Hit],
+        *,
+        relays: bool = True,
     ) -> list[tuple[Hit, Knocked]]:
         """Let others knock at a HIT of ours by way of a server, until some can tell.
 
@@ -93,6 +99,8 @@ class Witnesses:
             server: which.
             count: how many at a time, at most.
             servers: ours: they are asked first, then who was met without a relay.
+            relays: it is a relay. What passes a rendezvous server is answered directly, which NATs
+                before others may stop: then only we can tell that it passes nothing on.
         """
         contact = self._host.through(local, server)
         if not contact:
@@ -105,6 +113,11 @@ class Witnesses:
         async with self._turn:  # a neighbour knocks for us once at a time
             there = sorted(self._there(server), key=last)
             told: list[tuple[Hit, Knocked]] = []
+            if not relays:
+                own = local, await self._knock(local, contact)
+                if own[1] is not Knocked.YES:
+                    told = await self._ask(there[:count], contact, SERVER_PATIENCE)
+                return [*((hit, said) for hit, said in told if said is not Knocked.NO), own]
             for turn in range(TURNS):
                 chosen = there[turn * count : (turn + 1) * count]
                 told += await self._ask(chosen, contact, SERVER_PATIENCE)

@@ -246,6 +246,25 @@ def test_where_everybody_hides_it_is_told_within_a_minute_that_relays_pass_nothi
     scenario(main, seed=relays + 2 * len(what))
 
 
+def test_rendezvous_servers_that_pass_nothing_on_are_found_out_within_a_minute() -> None:
+    """Nobody else's knock tells: the answer goes directly, and is lost at most NATs."""
+
+    async def main(town: Town) -> None:
+        both = [town.add(offers=RVS, advertised=("rvs",)) for _ in range(2)]
+        home = town.homes(1, visible=True)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        assert home.servers(RENDEZVOUS) == {server.hit for server in both}
+        for server in both:
+            server.host.deaf = True
+        report = await home.callability.check()
+        assert "passes no calls on" in report["problems"][0]["missing"]
+        await until(lambda: home.reach is Reach.NONE, 60)
+        assert "it passes no calls on" in why(home)
+
+    scenario(main)
+
+
 def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_it_is() -> None:
     async def main(town: Town) -> None:
         relays = [town.relay(group=bytes((n,))) for n in range(2)]
