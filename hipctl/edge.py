@@ -22,7 +22,11 @@ _PERMISSIONS_AT_ONCE: Final = 8  # in one UPDATE
 
 
 class Edge:
-    """Stands between the associations of one engine and its shell."""
+    """Stands between the associations of one engine and its shell.
+
+    Attributes:
+        expected: called when something of that HIT has come by way of a rendezvous server of ours.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Edge:
         self._shared = shared
         self._associations = associations
         self._settle = settle
+        self.expected: dict[Hit, Callable[[], None]] = {}
         self._origin: Address = ("", 0)  # of the packet in hand, if it was passed on
 
     def origin(self, receiver: Hit, packet: Packet, source: Address) -> Address:
@@ -54,6 +59,8 @@ class Edge:
         if not _somebody(told[0], source[0]):
             raise Rejected("passed on from nobody")
         self._origin, self._shared.via_rvs = told, via_rvs
+        if via_rvs and packet.sender in self.expected:
+            self.expected[packet.sender]()
         return told
 
     def pass_out(self, actions: list[Action], now: float) -> list[Action]:

@@ -176,6 +176,11 @@ class Engine:
         """Remember where I1 may find ``peer``; see ``Shared.learn``."""
         self._shared.learn(peer, addresses, through)
 
+    @property
+    def expected(self) -> dict[Hit, Callable[[], None]]:
+        """See Edge."""
+        return self._edge.expected
+
     def last_seen(self, peer: Hit) -> Address | None:
         """Where ``peer`` was when we last spoke with it directly."""
         return self._shared.recent.get(peer)

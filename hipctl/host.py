@@ -371,6 +371,14 @@ class LocalHost:
         """See ``interface.Host``."""
         return await self.services.knock(peer, contact, timeout)
 
+    def sees(self, peer: Hit) -> bytes:
+        """See ``interface.Host``."""
+        return self.services.sees(peer)
+
+    def seen(self, by: Hit, contact: bytes) -> None:
+        """See ``interface.Host``."""
+        self.services.seen(by, contact)
+
     def reachability(self) -> Reachability:
         """See ``interface.Host``."""
         return self._announcing.reachability()
@@ -528,7 +536,7 @@ class LocalHost:
     def _on_moved(self, ours: Sequence[Address]) -> None:
         """We are at other addresses than before, or may be."""
         self._announcing.moved(ours)
-        self.services.ports.moved([ip for ip, _ in ours])
+        self.services.moved([ip for ip, _ in ours])
         self._waking.look()
         private = self._config.private_locators
         told = [each for each in ours if private or contacts.is_public(each[0])]

@@ -32,6 +32,7 @@ _NON_ESP = bytes(4)  # leads every control packet over UDP, RFC 5770 §5.1
 _ANYWHERE = {False: ("0.0.0.0", 0), True: ("::", 0)}  # noqa: S104
 _KNOCK_AGAIN = 0.5  # seconds
 _KNOCKS_MAX = 16  # at a time
+_SEEN_MAX = 16  # peers of whom we remember where they see us
 
 T = TypeVar("T")
 Feed = Callable[[Callable[[float], Iterable[Action]]], None]
@@ -55,6 +56,7 @@ class HostServices:
         self._offers: Mapping[RegistrationType, Offer] = {}
         self._feed: Feed | None = None
         self._knocks = 0
+        self._seen: dict[Hit, Address] = {}  # where peers say that they see us
 
     def start(self, feed: Feed) -> None:
         """From now on there is a driver of the engine."""
@@ -174,7 +176,7 @@ class HostServices:
             direct: a contact without servers.
         """
         engine = self._engine
-        seen: dict[Hit, Address] = {}
+        seen = {hit: at for hit, at in self._seen.items() if self._comes_from(hit)}
         for row in engine.requester.registrations():
             if row.reflexive is not None:
                 seen[row.server] = row.reflexive
@@ -182,6 +184,42 @@ class HostServices:
         return Reachability(
             tuple(addresses), tuple(seen.items()), mapped, _nat(addresses, seen.values()), direct
         )
+
+    # -- where we are seen ---------------------------------------------------------------------
+
+    def moved(self, ips: Sequence[str]) -> None:
+        """We are at these IP addresses: nobody has seen us there yet."""
+        self._seen.clear()
+        self.ports.moved(ips)
+
+    def sees(self, peer: Hit) -> bytes:
+        """See ``interface.Host``."""
+        found = self._comes_from(peer)
+        return contacts.compose(found, ()) if found else b""
+
+    def seen(self, by: Hit, contact: bytes) -> None:
+        """See ``interface.Host``; who is on our LAN, or behind our NAT, can't tell."""
+        try:
+            entries = contacts.parse_contact(contact)
+        except MalformedPacket as error:
+            self._counters[error.reason] += 1
+            return
+        self._seen.pop(by, None)
+        for each in entries:
+            if isinstance(each, contacts.Locator) and contacts.is_public(each.address[0]):
+                self._seen[by] = each.address
+        if len(self._seen) > _SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+
+    def _comes_from(self, peer: Hit) -> list[Address]:
+        """From where our associations with it come directly, as far as that is verified."""
+        return [
+            outbound.address
+            for (_, other), outbound in self._engine.outbound.items()
+            if other == peer
+            and not isinstance(outbound.address, Relayed)
+            and not outbound.sa.metered
+        ]
 
     # -- knocking ------------------------------------------------------------------------------
 
@@ -191,15 +229,15 @@ class HostServices:
             entries = contacts.parse_contact(contact)
         except MalformedPacket as error:
             raise Rejected(error.reason) from None
-        there = {
-            (other, outbound.address[0])
-            for (_, other), outbound in self._engine.outbound.items()
-            if not isinstance(outbound.address, Relayed)
-        }
+        homes = {ip for ip, _ in self._comes_from(peer)}
         addresses = [
             each.address
             for each in entries
-            if (peer if isinstance(each, contacts.Locator) else each.hit, each.address[0]) in there
+            if (
+                each.address[0] in homes
+                if isinstance(each, contacts.Locator)
+                else self._serves(each.hit) and each.address in self._comes_from(each.hit)
+            )
         ]
         if self._engine.hides(peer, asyncio.get_running_loop().time()):
             raise Hides("a knock would show where we are")
@@ -216,18 +254,27 @@ class HostServices:
         finally:
             self._knocks -= 1
 
+    def _serves(self, hit: Hit) -> bool:
+        """Whether it has said to us that it serves others: then where it is, is no secret."""
+        infos = self._engine.requester.infos
+        return any(bool(info.types) for (_, other), info in infos.items() if other == hit)
+
     async def _knock(self, peer: Hit, addresses: Sequence[Address]) -> bool:
         nobody = HostIdentity.generate()
-        opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        opened = asyncio.Event()
         config = self._engine.config
 
         def on_datagram(data: bytes, source: Address) -> None:
-            if not opened.done() and _is_r1(data[len(_NON_ESP) :], peer, nobody.hit):
-                opened.set_result(True)
+            if _is_r1(data[len(_NON_ESP) :], peer, nobody.hit):
+                opened.set()
 
         i1 = _NON_ESP + exchange.make_i1(nobody.hit, peer, config)
         async with contextlib.AsyncExitStack() as stack:
             doors = []
+            # what we send to ourselves by way of a rendezvous server is answered directly, which
+            # most NATs let nobody do: it is enough that it comes
+            self._engine.expected[nobody.hit] = opened.set
+            stack.callback(self._engine.expected.pop, nobody.hit, None)
             for six in {":" in ip for ip, _ in addresses}:
                 with contextlib.suppress(HostConfigRefused):
                     port = await self._open_port(_ANYWHERE[six], on_datagram, self._counters)
@@ -238,9 +285,9 @@ class HostServices:
                     for address in addresses:
                         if (":" in address[0]) is six:
                             port.send(i1, address)
-                done, _ = await asyncio.wait((opened,), timeout=_KNOCK_AGAIN)
-                if done:
-                    return True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_KNOCK_AGAIN):
+                        return await opened.wait()
         return False
 
 

@@ -448,13 +448,25 @@ class Host(Protocol):
 
         It is sent from a port and by a HIT that nobody has seen before, so that no NAT or
         firewall lets it pass for what was said earlier. Only a locator is tried whose IP address
-        is the one from which our association with ``peer`` comes, or a server's that is where
-        our association with it comes from: nobody can make us knock elsewhere. ``peer`` may be a
-        HIT of ours that a server makes callable: then we are the stranger.
+        is the one from which our association with ``peer`` comes, or that of a server, with which
+        we are associated there: nobody can make us knock elsewhere, or learns from us where others
+        are. ``peer`` may be a HIT of ours that a server makes callable: then we are the stranger.
 
         Raises:
             Hides: ``peer`` may not learn where we are.
             Rejected: ``contact`` has no such locator, or too many knocks are under way.
+        """
+
+    def sees(self, peer: Hit) -> bytes:
+        """A contact of where our association with ``peer`` comes from, for its ``seen``.
+
+        Empty: there is none, or it comes through a relay.
+        """
+
+    def seen(self, by: Hit, contact: bytes) -> None:
+        """What ``sees`` of a peer says of us: ``reachability`` tells it until we move.
+
+        A malformed contact is counted and ignored.
         """
 
     def reachability(self) -> Reachability:

@@ -55,6 +55,7 @@ class Seen:
         rendezvous: there are rendezvous servers that it does not let us use.
         data: servers that relay our data.
         deaf: those that serve us, and pass nothing on.
+        mute: those that serve us, and do not answer now.
     """
 
     facts: Facts
@@ -71,6 +72,7 @@ class Seen:
     rendezvous: bool = False
     data: int = 0
     deaf: tuple[str, ...] = ()
+    mute: tuple[str, ...] = ()
 
 
 def why_nobody_calls(seen: Seen) -> list[Advice]:
@@ -93,13 +95,12 @@ ADDRESS_TOLD: Final = Advice(
 
 def what_limits(seen: Seen) -> list[Advice]:
     """What is missing where servers make us callable, but not to all, or not for long."""
-    found = [
-        Advice(
-            f"the relay {hit} serves this peer, but passes no calls on",
-            f"another one is looked for by itself; if none is found, {SERVER}",
-        )
-        for hit in seen.deaf
+    troubles = [
+        *(f"the server {hit} serves this peer, but does not answer" for hit in seen.mute),
+        *(f"the server {hit} serves this peer, but passes no calls on" for hit in seen.deaf),
     ]
+    do = f"another one is looked for by itself; if none is found, {SERVER}"
+    found = [Advice(missing, do) for missing in troubles]
     if seen.facts.through == 1:
         found.append(Advice("only one server makes this peer callable: it may end", SERVER))
     if not seen.data:
@@ -119,12 +120,18 @@ def _neighbours(seen: Seen) -> Advice | None:
             "nobody else is known in this overlay",
             "invite somebody: p2psip overlay invite --help",
         )
-    if not seen.facts.neighbours or seen.silent:
+    if _is_cut_off(seen):
         return Advice(
-            "no other peer of the overlay answers",
-            "wait until another one is awake; one that is always on, named as a seed, would help",
+            "no other peer of the overlay answers, and nothing else from the Internet",
+            "look at the connection of the router: does a web page open? If so, wait until "
+            "another peer is awake; one that is always on, named as a seed, would help",
         )
     return None
+
+
+def _is_cut_off(seen: Seen) -> bool:
+    """Whether this machine's network may lead nowhere: nobody answers who ever did."""
+    return seen.met and (not seen.facts.neighbours or seen.silent)
 
 
 def _own_address(seen: Seen) -> Advice:
@@ -148,11 +155,12 @@ def _own_address(seen: Seen) -> Advice:
 
 def _servers(seen: Seen) -> Advice:
     what = "relay or rendezvous server" if seen.visible else "relay"
+    do = RETRIED if _is_cut_off(seen) else SERVER
     if seen.refusals:
         reasons = ", ".join(f"{why} ({n})" for why, n in Counter(seen.refusals).most_common(3))
-        return Advice(f"no {what} serves this peer: {reasons}", SERVER)
+        return Advice(f"no {what} serves this peer: {reasons}", do)
     if seen.known:
-        return Advice(f"no {what} answers, of {seen.known} that are known", SERVER)
+        return Advice(f"no {what} answers, of {seen.known} that are known", do)
     if seen.rendezvous:
         return Advice(
             "there is no relay, and a rendezvous server would show this peer's address to "

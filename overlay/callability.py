@@ -428,26 +428,30 @@ class Callability:
             self._feed(lambda now: self.keeper.on_probed(hit, rtt, now))
 
     async def _passes(self, hit: Hit) -> bool:
-        """Whether a relay passes on to us what strangers say, as far as anybody can tell.
+        """Whether a server passes on to us what strangers say, as far as anybody can tell.
 
         All who can tell must say twice that it does not, unless we saw ourselves that it does.
-        What passes a rendezvous server is answered directly: NATs before neighbours may stop that.
         """
         now, server = self._now(), self.keeper.servers.get(hit)
-        relays = server is not None and CONTROL in server.held
-        if not relays or now < max(self._passed.get(hit, float("-inf")), self._saw(hit)) + PASSES:
+        held = server.held if server is not None else set()
+        if (
+            held.isdisjoint(THROUGH)
+            or now < max(self._passed.get(hit, float("-inf")), self._saw(hit)) + PASSES
+        ):
             self._doubted.pop(hit, None)
             self._suspects.discard(hit)
             return True
         serving = {each.hit for each in self.keeper.serving(*THROUGH)}
         again = hit in self._suspects or now < self._doubted.get(hit, float("-inf")) + DOUBT
-        count = reachable.ASKED if again else 1
-        asked = await self._witnesses.through(self._local, hit, count, serving)
+        count, relays = reachable.ASKED if again else 1, CONTROL in held
+        asked = await self._witnesses.through(self._local, hit, count, serving, relays=relays)
         said = passes([verdict for _, verdict in asked])
         if said is False and not again and hit not in self._passed:
             again = True
             await asyncio.sleep(SOON)
-            asked = await self._witnesses.through(self._local, hit, reachable.ASKED, serving)
+            asked = await self._witnesses.through(
+                self._local, hit, reachable.ASKED, serving, relays=relays
+            )
             said = passes([verdict for _, verdict in asked])
         self._passed = {each: at for each, at in self._passed.items() if each in serving}
         self._doubted = {each: at for each, at in self._doubted.items() if each in serving}

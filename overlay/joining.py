@@ -36,6 +36,7 @@ class Around:
         host: whose file that is.
         seconds: from the first question to the end of the search.
         refusals: why there is no file, by who said so.
+        network: this machine has an address at which others could answer.
     """
 
     peers: list[LanPeer] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Around:
     host: Hit | None = None
     seconds: float = 0.0
     refusals: dict[Hit, str] = field(default_factory=dict)
+    network: bool = True
 
 
 class Guest:
@@ -129,6 +131,7 @@ async def look(
     finally:
         await _cancel([looking, finished, *asking])
     found.seconds = loop.time() - began
+    found.network = bool(host.reachability().addresses)
     return found
 
 

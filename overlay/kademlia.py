@@ -215,9 +215,9 @@ class Kademlia:
         return self._leave()
 
     def on_knocked(
-        self, knock: KnockAt, reached: bool | str, now: float, wall: float
+        self, knock: KnockAt, reached: bool | str | bytes, now: float, wall: float
     ) -> list[Action]:
-        """What a knock came to, or why the host would not knock."""
+        """See ``Knocking.on_knocked``."""
         self._enter(now, wall)
         answer = self._knocking.on_knocked(knock.hit, knock.request_id, reached)
         self._out.append(Send(knock.hit, answer))

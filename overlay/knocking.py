@@ -2,7 +2,7 @@
 
 A knock is a few I1s to the neighbour's own IP address (the host sees to that), so it can be aimed
 at nobody else; here it is made rare. A request that comes again gets the same answer and no
-second knock.
+second knock. Who names nothing to knock at is told where we see it.
 """
 
 from collections import Counter, OrderedDict
@@ -63,7 +63,10 @@ def passes(verdicts: Collection[Knocked]) -> bool | None:
 
 
 class KnockAt(NamedTuple):
-    """Action: ``host.knock(hit, contact)``, then ``on_knocked`` with its result."""
+    """Action: ``host.knock(hit, contact)``, then ``on_knocked`` with its result.
+
+    Without a contact: ``host.sees(hit)``, likewise.
+    """
 
     hit: Hit
     contact: bytes
@@ -92,7 +95,7 @@ class Knocking:
         Args:
             hit: who asks.
             request_id: 8 bytes.
-            contact: what to knock at; the host judges whether it may.
+            contact: what to knock at; the host judges whether it may. Empty: at nothing.
             now: monotonic seconds.
 
         Returns:
@@ -110,8 +113,10 @@ class Knocking:
         self._under_way[request] = None
         return KnockAt(hit, contact, request_id)
 
-    def on_knocked(self, hit: Hit, request_id: bytes, reached: bool | str) -> bytes:
+    def on_knocked(self, hit: Hit, request_id: bytes, reached: bool | str | bytes) -> bytes:
         """What a knock came to, or why the host would not knock: ELSEWHERE or HIDES.
+
+        Bytes: where we see who asked for none.
 
         Returns:
             The answer.
@@ -121,6 +126,8 @@ class Knocking:
         if isinstance(reached, str):
             self.counters[f"no knock: {reached}"] += 1
             answer = encode_error(request_id, Code.REFUSED, reached)
+        elif isinstance(reached, bytes):
+            answer = encode_answer(Kind.KNOCK, request_id, {int(Field.SEEN): reached})
         else:
             answer = encode_answer(Kind.KNOCK, request_id, {int(Field.REACHED): int(reached)})
         self._answers[request] = answer

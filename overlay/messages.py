@@ -69,6 +69,7 @@ class Field(IntEnum):
     REASON = 22  # the same in words, at most 80 characters
     COUNT = 24  # FIND_NODE: how many nodes are wanted; 8 without it
     REACHED = 28  # KNOCK answer: 1 if it was heard, else 0
+    SEEN = 30  # the same to one without CONTACT: a contact of where the asker seems to be
 
 
 class Feature(IntFlag):
@@ -299,5 +300,6 @@ _FIELDS: Final[dict[int, Callable[[Any], bool]]] = {
     Field.CODE: _is_uint,
     Field.COUNT: _is_uint,
     Field.REACHED: lambda value: type(value) is int and 0 <= value <= 1,
+    Field.SEEN: _is_bytes(0, MAX_CONTACT),
     Field.REASON: lambda value: type(value) is str and value.isprintable(),  # it is logged
 }

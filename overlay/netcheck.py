@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -87,26 +86,33 @@ class Netcheck:
                 reachable.ASKED,
                 self._place().direct,
                 {server.hit for server in servers},  # who sees us where we are, not at a relay
+                others=self._reachable.facts.direct,
             ),
             asyncio.gather(*(self._scout.ping(server.hit) for server in servers)),
         )
         hits = {server.hit for server in servers}
         through = [
-            await self._witnesses.through(self._local, server.hit, 1, hits) for server in servers
+            await self._witnesses.through(
+                self._local, each.hit, 1, hits, relays=CONTROL in each.held
+            )
+            for each in servers
         ]
         deaf = [
             server.hit
             for server, asked in zip(servers, through, strict=True)
-            if CONTROL in server.held and passes([said for _, said in asked]) is False
+            if passes([said for _, said in asked]) is False
         ]
         discovered = await self._discover()
+        if self._host.reachability().nat is Nat.UNKNOWN:  # there are no two servers
+            await self._witnesses.ask_where(reachable.ASKED)
         place = self._host.reachability()
         for hit in discovered:
             self._forget(hit, frozenset((DISCOVERY,)))
         nat = place.nat
         if nat is Nat.UNKNOWN and self._reachable.proven and not place.mapped:
             nat = Nat.NONE
-        verdicts = Counter(verdict for _, verdict in knocks)
+        mute = [each.hit for each, rtt in zip(servers, rtts, strict=True) if rtt is None]
+        self._reachable.heard([verdict for _, verdict in knocks])  # status says the same
         return {
             "hit": str(self._local),
             "callable": self._reachable.callable,
@@ -126,23 +132,24 @@ class Netcheck:
                 _row(each, rtt) | {"knocks": [_knock(*said) for said in asked]}
                 for each, rtt, asked in zip(servers, rtts, through, strict=True)
             ],
-            "problems": [advice.to_json() for advice in self._problems(verdicts, deaf)],
+            "problems": [advice.to_json() for advice in self._problems(deaf, mute)],
         }
 
-    def _problems(self, verdicts: Counter[Knocked], deaf: Sequence[Hit]) -> list[Advice]:
+    def _problems(self, deaf: Sequence[Hit], mute: Sequence[Hit]) -> list[Advice]:
         """What is missing, however well we are called.
 
         Args:
-            verdicts: of those just asked.
             deaf: servers that pass nothing on.
+            mute: servers that do not answer.
         """
-        verdicts = verdicts or self._reachable.verdicts
         seen = dataclasses.replace(
-            self._seen(), verdicts=verdicts, deaf=tuple(str(hit) for hit in deaf)
+            self._seen(),
+            deaf=tuple(str(hit) for hit in deaf if hit not in mute),
+            mute=tuple(str(hit) for hit in mute),
         )
         match self._reachable.reach:
             case Reach.NONE:
-                return why_nobody_calls(seen)
+                return self.why()
             case Reach.SERVED:
                 return what_limits(seen)
             case Reach.DIRECT if self._hides:

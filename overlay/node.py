@@ -5,6 +5,7 @@ switchboard per (host, HIT) hands it to the Node that registered that tag.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import ipaddress
 import logging
@@ -333,6 +334,14 @@ class Node:
             return Knocked.SILENT
         return knocked(outcome.fields.get(Field.REACHED), outcome.reasons)
 
+    async def ask_where(self, hit: Hit, timeout: float = 3.0) -> None:
+        """Let ``hit``, a neighbour, tell our host where it sees us."""
+        with contextlib.suppress(TimeoutError, LookupFailed):
+            async with asyncio.timeout(timeout):
+                outcome = await self._ask(hit, Kind.KNOCK, {})
+            if seen := outcome.fields.get(Field.SEEN):
+                self.host.seen(hit, seen)
+
     async def _ask(self, hit: Hit, kind: Kind, fields: dict[int, Any]) -> Outcome:
         future = self._expect()
         now, wall = self._loop.time(), self._clock()
@@ -340,8 +349,12 @@ class Node:
         return await future
 
     async def _knock(self, knock: KnockAt) -> None:
+        reached: bool | str | bytes
         try:
-            reached: bool | str = await self.host.knock(knock.hit, knock.contact, KNOCK_SECONDS)
+            if knock.contact:
+                reached = await self.host.knock(knock.hit, knock.contact, KNOCK_SECONDS)
+            else:
+                reached = self.host.sees(knock.hit)
         except Hides:
             reached = HIDES
         except Rejected:

@@ -156,6 +156,12 @@ class Reachable:
         self._set_examination(nobody=False)
         return self._leave()
 
+    def heard(self, verdicts: Sequence[Knocked]) -> None:
+        """What neighbours said whom somebody else asked: it changes what we say, not the reach."""
+        if verdicts:
+            self.verdicts = Counter(verdicts)
+            self.silent = self.verdicts[Knocked.SILENT] == len(verdicts)
+
     def deadline(self) -> float | None:
         """When ``on_time`` wants to be called next."""
         return self._timers.deadline()

@@ -18,7 +18,7 @@ MOST_COUNTED: Final = 1_024  # neighbours of whom we remember how often we asked
 PATIENCE: Final = 7.0  # seconds until a neighbour has answered …
 SERVER_PATIENCE: Final = 4.0  # … where one after the other is asked about a server
 HIDDEN: Final = 600.0  # seconds for which who hides is asked after those who may not
-DOUBTS: Final = 2  # strangers whom we believe, unasked, that a server lets nobody through
+DOUBTS: Final = 2  # others whom we believe without a knock of ours that a server is deaf
 TURNS: Final = 2  # of others that are asked if the first can't tell
 
 
@@ -51,6 +51,8 @@ class Witnesses:
         count: int,
         contact: bytes,
         first: Collection[Hit] = (),
+        *,
+        others: bool = True,
     ) -> list[tuple[Hit, Knocked]]:
         """Let so many neighbours knock at us, those outside of our LAN if there are any.
 
@@ -58,8 +60,11 @@ class Witnesses:
             count: at most.
             contact: of ours, with what they shall try; empty asks nobody.
             first: whom to prefer.
+            others: whether anybody else may learn that contact.
         """
         there = self._there() if contact else []
+        if not others:
+            there = [each for each in there if each[1].hit in first]
 
         def last(each: tuple[Home, Contact]) -> tuple[bool, bool, int]:
             hit = each[1].hit
@@ -68,44 +73,64 @@ class Witnesses:
         there.sort(key=last)
         return await self._ask(_spread(there, count), contact, PATIENCE)
 
+    async def ask_where(self, count: int) -> None:
+        """Let so many neighbours tell our host where they see us."""
+        there = sorted(self._there(), key=lambda each: self._is_relayed(each[1]))
+        chosen = _spread(there, count)
+        await asyncio.gather(*(home.node.ask_where(each.hit) for home, each in chosen))
+
     async def through(
-        self, local: Hit, server: Hit, count: int, servers: Collection[Hit]
+        self,
+        local: Hit,
+        server: Hit,
+        count: int,
+        servers: Collection[Hit],
+        *,
+        relays: bool = True,
     ) -> list[tuple[Hit, Knocked]]:
         """Let others knock at a HIT of ours by way of a server, until some can tell.
 
-        If none can, or just one stranger says that it is not passed on, we knock ourselves: it
-        says less that the server lets us through than that it lets others, but if it does not it
-        passes nothing on.
+        If none can, or just one says that it is not passed on, we knock ourselves: that one may
+        lie, or a firewall may keep answers from whatever knocks there. It says less that the
+        server lets us through than that it lets others, but if it does not it passes nothing on.
 
         Args:
             local: ours.
             server: which.
             count: how many at a time, at most.
             servers: ours: they are asked first, then who was met without a relay.
+            relays: it is a relay. What passes a rendezvous server is answered directly, which NATs
+                before others may stop: then only we can tell that it passes nothing on.
         """
         contact = self._host.through(local, server)
         if not contact:
             return []
 
         def last(each: tuple[Home, Contact]) -> tuple[bool, bool, bool, int]:
-            hit, groups = each[1].hit, each[1].groups
-            relayed = all(group.startswith(b"s") for group in groups)
+            hit, relayed = each[1].hit, self._is_relayed(each[1])
             return hit not in servers, self._hides(hit), relayed, self._asked[hit]
 
         async with self._turn:  # a neighbour knocks for us once at a time
             there = sorted(self._there(server), key=last)
             told: list[tuple[Hit, Knocked]] = []
+            if not relays:
+                own = local, await self._knock(local, contact)
+                if own[1] is not Knocked.YES:
+                    told = await self._ask(there[:count], contact, SERVER_PATIENCE)
+                return [*((hit, said) for hit, said in told if said is not Knocked.NO), own]
             for turn in range(TURNS):
                 chosen = there[turn * count : (turn + 1) * count]
                 told += await self._ask(chosen, contact, SERVER_PATIENCE)
-                if _is_enough(told, servers):
+                if _is_enough([said for _, said in told]):
                     return told
+                if any(hit in servers and said is Knocked.NO for hit, said in told):
+                    break  # others would only take longer
             return [*told, (local, await self._knock(local, contact))]
 
     def _there(self, without: Hit | None = None) -> list[tuple[Home, Contact]]:
-        """Who can be asked: outside of our LAN, if there is anybody."""
-        there = [each for each in self.neighbours() if each[1].hit != without]
-        there = [each for each in there if self._host.connected(each[1].hit)]
+        """Who can be asked, each in one overlay: outside of our LAN, if there is anybody."""
+        found = {each[1].hit: each for each in self.neighbours() if each[1].hit != without}
+        there = [each for hit, each in found.items() if self._host.connected(hit)]
         return [each for each in there if each[1].groups] or there
 
     async def _ask(
@@ -125,6 +150,11 @@ class Witnesses:
                 self._hid[hit] = asyncio.get_running_loop().time()
         return told
 
+    @staticmethod
+    def _is_relayed(contact: Contact) -> bool:
+        """Whether it is reached through servers only."""
+        return all(group.startswith(b"s") for group in contact.groups)
+
     def _hides(self, hit: Hit) -> bool:
         at = self._hid.get(hit)
         return at is not None and asyncio.get_running_loop().time() < at + HIDDEN
@@ -138,12 +168,9 @@ class Witnesses:
         return Knocked.YES if reached else Knocked.NO
 
 
-def _is_enough(told: Sequence[tuple[Hit, Knocked]], servers: Collection[Hit]) -> bool:
-    """Whether somebody got through, or one of our servers did not, or so many others."""
-    said = passes([verdict for _, verdict in told])
-    not_reached = [hit for hit, verdict in told if verdict is Knocked.NO]
-    trusted = any(hit in servers for hit in not_reached)
-    return said is True or trusted or len(not_reached) >= DOUBTS
+def _is_enough(verdicts: Sequence[Knocked]) -> bool:
+    """Whether somebody got through, or so many did not that they are believed."""
+    return passes(verdicts) is True or verdicts.count(Knocked.NO) >= DOUBTS
 
 
 def _spread(neighbours: Sequence[tuple[Home, Contact]], count: int) -> list[tuple[Home, Contact]]:

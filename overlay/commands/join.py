@@ -14,6 +14,8 @@ from overlay.commands.run import one_of
 from overlay.commands.terminal import JsonOption, ProfileOption, emit, read_words
 from overlay.errors import ConfigError
 
+NO_NETWORK = "this machine has no network address: connect it to the LAN first, by cable or Wi-Fi"
+
 if TYPE_CHECKING:
     from hipctl import HostIdentity
     from overlay.joining import Around
@@ -93,6 +95,7 @@ def _to_json(around: "Around") -> dict[str, Any]:
 
     return {
         "ms": round(around.seconds * 1000, 1),
+        "network": around.network,
         "peers": [
             {
                 "hit": str(peer.hit),
@@ -107,7 +110,7 @@ def _to_json(around: "Around") -> dict[str, Any]:
 def _found(value: Mapping[str, Any]) -> Iterator[str]:
     """Who is there, for people."""
     if not value["peers"]:
-        yield "nobody answers on this LAN"
+        yield "nobody answers on this LAN" if value["network"] else NO_NETWORK
     for row in value["peers"]:
         overlays = f" of {', '.join(row['overlays'])}" if row["overlays"] else ""
         services = ", ".join(row["services"]) or "nothing"
@@ -117,6 +120,8 @@ def _found(value: Mapping[str, Any]) -> Iterator[str]:
 def _why(around: "Around") -> str:
     from overlay.lobby import TOO_LONG
 
+    if not around.peers and not around.network:
+        return NO_NETWORK
     if not around.peers:
         return (
             "nobody answers on this LAN; the peer that invited you must run there, with the line "

@@ -10,7 +10,7 @@ from overlay.control import ask, control_path
 TIMEOUT: Final = 60.0  # seconds: neighbours knock, and silence takes its time
 
 NATS: Final[Mapping[str, str]] = {
-    "unknown": "not known: at least two servers must say where they see this peer",
+    "unknown": "not known: at least two public peers must say where they see this one",
     "none": "none: others see this machine's own address",
     "endpoint-independent": "a NAT that shows everybody the same port (endpoint-independent)",
     "endpoint-dependent": "a NAT that shows each of them another port (endpoint-dependent)",

@@ -45,6 +45,7 @@ SEEDS = [
     encode_answer(Kind.ERROR, _ID, {20: 16}),
     encode_request(Kind.KNOCK, _ID, {4: b"sim:" + FRIEND}),
     encode_answer(Kind.KNOCK, _ID, {28: 1}),
+    encode_answer(Kind.KNOCK, _ID, {30: b"sim:" + HERE}),
 ]
 
 

@@ -28,7 +28,7 @@ from hipctl import (
     contact_from_addresses,
 )
 from hipctl.actions import Relayed
-from hipctl.contact import Locator, Relay, Server, parse_contact
+from hipctl.contact import Locator, Relay, Server, encode_contact, parse_contact
 from hipctl.requester import OurServer, Requester
 from hipctl.udp import DatagramPort, OnDatagram, OpenPort
 from sim.loop import simulate
@@ -315,6 +315,77 @@ def test_a_knock_by_way_of_a_server_tells_whether_that_passes_it_on(
     run(scenario, locators=False)
 
 
+@pytest.mark.parametrize("entry", [Relay, Server])
+def test_who_asks_for_a_knock_cannot_name_others_as_servers(
+    entry: type[Relay | Server],
+) -> None:
+    """A relay knows where its clients are: a knock must neither find that out nor go there."""
+
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, bob = hosts
+        server.offer(RELAYS)
+        await alice.register(S, [HIP, ESP])
+        await bob.connect(S)
+        sent: list[Address] = []
+
+        def note(data: bytes, source: Address, to: Address) -> bytes:
+            sent.append(to)
+            return data
+
+        net.filter = note
+        for port in (ALICE[1], 53):
+            with pytest.raises(Rejected):
+                await server.knock(B, encode_contact([entry(A, (ALICE[0], port))]))
+        bob.learn(A, alice.through(A, S))
+        await bob.connect(A)
+        with pytest.raises(Rejected):  # a real server, but another of its ports
+            await bob.knock(A, encode_contact([entry(S, (SERVER[0], 53))]))
+        assert not [to for to in sent if to[1] == 53]
+
+    run(scenario)
+
+
+def test_nobody_is_knocked_at_where_it_has_not_been_seen_to_be() -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, _ = hosts
+        await alice.connect(S)
+        server.engine.outbound[S, A].sa.meter(1000)  # as after a move that is not verified yet
+        with pytest.raises(Rejected):
+            await server.knock(A, contact_from_addresses([ALICE]))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ((("11.9.0.1", 4000), ("11.9.0.1", 4000)), Nat.ENDPOINT_INDEPENDENT),
+        ((("11.9.0.1", 4000), ("11.9.0.1", 4001)), Nat.ENDPOINT_DEPENDENT),
+        ((ALICE, ALICE), Nat.NONE),
+        ((("11.9.0.1", 4000), ("192.168.1.7", 4000)), Nat.UNKNOWN),
+        ((("11.9.0.1", 4000),), Nat.UNKNOWN),
+    ],
+)
+def test_peers_that_are_no_servers_tell_the_kind_of_nat(
+    told: tuple[Address, ...], kind: Nat
+) -> None:
+    async def scenario(net: Net, hosts: list[LocalHost]) -> None:
+        server, alice, bob = hosts
+        assert server.sees(A) == b""
+        alice.learn(B, contact_from_addresses([BOB]))
+        for other in (server, bob):
+            await alice.connect(other.hits[0])
+            assert other.sees(A) == contact_from_addresses([ALICE])
+        for by, address in zip((S, B), told, strict=False):
+            alice.seen(by, contact_from_addresses([address]))
+        alice.seen(S, b"nonsense")  # counted, and ignored
+        assert alice.reachability().nat is kind
+        alice.services.moved(())
+        assert alice.reachability().nat is Nat.UNKNOWN
+
+    run(scenario)
+
+
 def test_who_hides_does_not_knock(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(net: Net, hosts: list[LocalHost]) -> None:
         server, alice, bob = hosts
@@ -328,13 +399,18 @@ def test_who_hides_does_not_knock(monkeypatch: pytest.MonkeyPatch) -> None:
     run(scenario, locators=False)
 
 
-def test_whom_a_relay_serves_can_knock_at_itself_by_way_of_it() -> None:
+@pytest.mark.parametrize("kind", [HIP, RegistrationType.RENDEZVOUS])
+def test_whom_a_server_serves_can_knock_at_itself_by_way_of_it(kind: RegistrationType) -> None:
+    """Through a rendezvous server though its NAT lets no answer of its own come back to it."""
+
     async def scenario(net: Net, hosts: list[LocalHost]) -> None:
         server, alice, _ = hosts
-        server.offer({HIP: Offer()})
-        await alice.register(S, [HIP])
+        server.offer({kind: Offer()})
+        await alice.register(S, [kind])
         contact = alice.through(A, S)
+        net.filter = lambda data, source, to: None if source[0] == to[0] else data
         assert await alice.knock(A, contact)
+        assert not alice.engine.expected
         net.filter = lambda data, source, to: data if to != SERVER or source == ALICE else None
         assert not await alice.knock(A, contact)
         assert alice.registrations()[0].passed < 0, "a knock begins nothing"

@@ -93,12 +93,15 @@ def test_without_a_token_it_shows_who_is_there_and_makes_nothing(
     assert not (tmp_path / "p").exists()
     finding(monkeypatch, Around())
     assert cli("join", "-p", tmp_path / "p")[1] == "nobody answers on this LAN\n"
+    finding(monkeypatch, Around(network=False))
+    assert "this machine has no network address" in cli("join", "-p", tmp_path / "p")[1]
 
 
 @pytest.mark.parametrize(
     ("around", "said"),
     [
         (Around(), "nobody answers on this LAN; the peer that invited you must run there"),
+        (Around(network=False), "this machine has no network address: connect it to the LAN"),
         (Around([PEER]), "who is on this LAN does not know the invitation: none of them"),
         (
             Around([PEER], refusals={MEMBER: "it has ended"}),

@@ -55,6 +55,13 @@ def test_a_knock_is_made_once_however_often_it_is_asked_for() -> None:
     assert parse(knocking.on_knocked(hit(1), request(2), False)).fields == {Field.REACHED: 0}
 
 
+def test_who_names_nothing_to_knock_at_is_told_where_it_is_seen() -> None:
+    knocking = Knocking(Counter())
+    assert knocking.on_asked(hit(1), request(1), b"", 0.0) == KnockAt(hit(1), b"", request(1))
+    message = parse(knocking.on_knocked(hit(1), request(1), b"there"))
+    assert (message.kind, message.fields) == (Kind.KNOCK, {Field.SEEN: b"there"})
+
+
 def test_who_wants_us_to_knock_elsewhere_is_refused() -> None:
     counters: Counter[str] = Counter()
     knocking = Knocking(counters)

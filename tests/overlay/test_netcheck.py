@@ -289,6 +289,7 @@ seen = st.builds(
     rendezvous=st.booleans(),
     data=st.integers(0, 2),
     deaf=st.lists(st.sampled_from(["2001:22::1", "2001:22::2"]), max_size=2).map(tuple),
+    mute=st.lists(st.sampled_from(["2001:22::3", "2001:22::4"]), max_size=2).map(tuple),
 )
 
 
@@ -310,6 +311,8 @@ def test_whatever_is_missing_something_can_be_done(what: Seen) -> None:
         ({"met": False}, "nobody else is known"),
         ({"facts": Facts(direct=True)}, "no other peer of the overlay answers"),
         ({"silent": True}, "no other peer of the overlay answers"),
+        ({"silent": True}, "look at the connection of the router"),
+        ({"silent": True, "known": 3}, "of 3 that are known; nothing: it is tried again"),
         ({"verdicts": Counter([Knocked.ELSEWHERE])}, "maps no port"),
         ({"verdicts": Counter([Knocked.HIDES])}, "nobody could tell"),
         ({"verdicts": Counter([Knocked.NO])}, "others don't get through to this machine"),

@@ -53,7 +53,7 @@ def test_the_other_servers_are_asked_first() -> None:
             assert await asked(home, other.hit) == [(one.hit, YES)]
             await asyncio.sleep(60)
         one.host.deaf = True
-        assert await asked(home, one.hit) == [(other.hit, NO)]
+        assert (await asked(home, one.hit))[0] == (other.hit, NO)
         await town.stop()
 
     simulate(main)
@@ -89,6 +89,47 @@ def test_one_stranger_s_word_is_not_enough(
         told = await asked(home, relay.hit)
         assert [said for _, said in told].count(NO) == liars
         assert (YES in [said for _, said in told]) is not believed
+        await town.stop()
+
+    simulate(main)
+
+
+def test_one_stranger_in_two_overlays_of_ours_is_still_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        town = settle(relays=1, publics=1)
+        await town.wake()
+        await asyncio.sleep(60)
+        relay, liar, home = town.residents[0], town.residents[1], town.residents[-1]
+        lies(liar, monkeypatch)
+        witnesses = home.callability._witnesses
+        monkeypatch.setattr(witnesses, "_homes", [*witnesses._homes, *witnesses._homes])
+        told = await asked(home, relay.hit)
+        assert [hit for hit, said in told if said is NO] == [liar.hit]
+        assert told[-1] == (home.hit, YES)
+        await town.stop()
+
+    simulate(main)
+
+
+def test_servers_whose_knocks_get_nowhere_take_each_other_not_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As behind firewalls that let nothing in but to HIP's own port, answers included."""
+
+    async def main() -> None:
+        town = settle(relays=2)
+        await town.wake()
+        await asyncio.sleep(60)
+        relays, homes = town.residents[:2], town.residents[2:]
+        for relay in relays:
+            lies(relay, monkeypatch)
+        for _ in range(90):
+            await asyncio.sleep(1)
+            assert {home.reach for home in homes} == {Reach.SERVED}
+        for home in homes:
+            assert home.servers() == {relay.hit for relay in relays}
         await town.stop()
 
     simulate(main)

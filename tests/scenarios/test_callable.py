@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from scenarios.town import RELAY, RVS, Resident, Town
 
-from hipctl import ContactChanged, Hit, RegistrationType
+from hipctl import ContactChanged, Hit, Nat, RegistrationType
 from overlay.hiding import UNSTEADY
 from overlay.reachable import Reach
 from sim.loop import simulate
@@ -246,6 +246,25 @@ def test_where_everybody_hides_it_is_told_within_a_minute_that_relays_pass_nothi
     scenario(main, seed=relays + 2 * len(what))
 
 
+def test_rendezvous_servers_that_pass_nothing_on_are_found_out_within_a_minute() -> None:
+    """Nobody else's knock tells: the answer goes directly, and is lost at most NATs."""
+
+    async def main(town: Town) -> None:
+        both = [town.add(offers=RVS, advertised=("rvs",)) for _ in range(2)]
+        home = town.homes(1, visible=True)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        assert home.servers(RENDEZVOUS) == {server.hit for server in both}
+        for server in both:
+            server.host.deaf = True
+        report = await home.callability.check()
+        assert "passes no calls on" in report["problems"][0]["missing"]
+        await until(lambda: home.reach is Reach.NONE, 60)
+        assert "it passes no calls on" in why(home)
+
+    scenario(main)
+
+
 def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_it_is() -> None:
     async def main(town: Town) -> None:
         relays = [town.relay(group=bytes((n,))) for n in range(2)]
@@ -265,6 +284,25 @@ def test_who_hides_is_called_through_relays_and_no_record_or_answer_says_where_i
         assert not [at for at, contact in told if contact == where]
         for one in town.residents:
             assert not [r for r in one.node.engine.storage if where in r.raw]
+
+    scenario(main)
+
+
+def test_who_hides_tells_only_its_servers_where_it_is_to_see_whether_it_is_reached() -> None:
+    async def main(town: Town) -> None:
+        relays = [town.relay(group=bytes((n,))) for n in range(2)]
+        hider = town.add(hides=True, site="home", group=b"h")
+        for number in range(5):
+            town.add(group=bytes((50 + number,)))
+        await town.wake()
+        await asyncio.sleep(60)
+        assert hider.callability.hidden
+        town.net.logging = True
+        report = await hider.callability.check()
+        where = hider.host._direct(hider.hit)
+        told = {to for _, _, to, _, data in town.net.log if where in data}
+        assert told == {relay.hit for relay in relays}
+        assert {row["by"] for row in report["knocks"]} == {str(hit) for hit in told}
 
     scenario(main)
 
@@ -507,6 +545,49 @@ def test_two_that_wake_on_different_lans_are_told_within_half_a_minute(seed: int
             assert "PCP" in said or "tried again" in said
 
     scenario(main, seed=seed)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_kind_of_nat_is_known_without_any_server(symmetric: bool) -> None:
+    async def main(town: Town) -> None:
+        for _ in range(3):
+            town.add()
+        home, neighbour = town.homes(2)
+        home.host.symmetric = symmetric
+        await town.wake()
+        await asyncio.sleep(30)
+        assert home.host.reachability().nat is Nat.UNKNOWN
+        report = await home.callability.check()
+        assert report["nat"] == ("endpoint-dependent" if symmetric else "endpoint-independent")
+        assert neighbour.hit not in home.host.seen_by  # those that it speaks with directly
+
+    scenario(main)
+
+
+def test_status_and_netcheck_say_the_same_when_the_uplink_is_cut_or_relays_die() -> None:
+    async def main(town: Town) -> None:
+        for _ in range(3):
+            town.add()
+        relay, home = town.relay(), town.homes(1)[0]
+        await town.wake()
+        await asyncio.sleep(60)
+        await relay.sleep()
+        report = await home.callability.check()
+        (problem, *_) = report["problems"]
+        assert (
+            problem["missing"] == f"the server {relay.hit} serves this peer, but does not answer"
+        )
+        assert "service relay" in problem["do"]
+        await until(lambda: home.reach is Reach.NONE, 60)
+        assert "connection of the router" not in why(home)
+        town.net.reaches = lambda a, b: home.hit not in (a, b)
+        report = await home.callability.check()
+        assert report["problems"] == home.callability.status()["why"]
+        assert "nothing else from the Internet" in report["problems"][0]["missing"]
+        assert "connection of the router" in report["problems"][0]["do"]
+        assert "tried again" in report["problems"][-1]["do"]  # nobody else's server is at fault
+
+    scenario(main)
 
 
 def test_who_is_alone_is_told_so_and_hears_when_somebody_comes() -> None:

@@ -164,6 +164,8 @@ class SimHost:
         site: the LAN where it is, behind a NAT; None: on the Internet itself.
         mapped: its router maps a port to it.
         firewalled: nothing that it did not ask for comes in.
+        symmetric: its NAT shows everybody another port, or doesn't; None: it is known at once.
+        seen_by: where others said that they see it.
         routers: what its router said.
         offline: its cable is out.
         welcomes: certificates and mark that it shows on its LAN; None: it does not answer there.
@@ -193,6 +195,8 @@ class SimHost:
         self.site: str | None = None
         self.mapped = False
         self.firewalled = False
+        self.symmetric: bool | None = None
+        self.seen_by: dict[Hit, bytes] = {}
         self.routers: tuple[Mapping[str, object], ...] = ()
         self.offline = False
         self.welcomes: tuple[tuple[bytes, ...], bytes] | None = None
@@ -363,10 +367,23 @@ class SimHost:
         await asyncio.sleep(2 * delay if heard else timeout)
         return heard
 
+    def sees(self, peer: Hit) -> bytes:
+        other = self.net.hosts.get(peer)
+        if other is None or peer not in self.peers or other.hides_from(self._hits[0]):
+            return b""
+        return other._direct(peer) + (self._hits[0] if other.symmetric else b"")
+
+    def seen(self, by: Hit, contact: bytes) -> None:
+        self.seen_by[by] = contact
+
     def reachability(self) -> Reachability:
         if self.offline:
             return Reachability()
         nat = Nat.NONE if self.site is None else Nat.ENDPOINT_INDEPENDENT
+        if self.symmetric is not None:
+            several = len(set(self.seen_by.values())) > 1
+            nat = Nat.ENDPOINT_DEPENDENT if several else Nat.ENDPOINT_INDEPENDENT
+            nat = nat if len(self.seen_by) > 1 else Nat.UNKNOWN
         mapped = (("PCP", ("192.0.2.1", 10500)),) if self.mapped else ()
         where = (self.site or "internet", 10500)
         return Reachability((where,), (), mapped, nat, self._direct(self._hits[0]), self.routers)
