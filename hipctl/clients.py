@@ -74,9 +74,9 @@ class Account:
         self.bytes_left -= size
         return True
 
-    def spares(self, now: float) -> bool:
-        """Whether less than half is used up of what the client may have at once."""
-        return self._own.spares(now, self.packets_left, self.bytes_left)
+    def spares(self, share: float, now: float) -> bool:
+        """Whether so much is left of what the client may have at once."""
+        return self._own.spares(share, now, self.packets_left, self.bytes_left)
 
     def _draw(self, size: int, now: float) -> bool:
         """Get another grant; False if not even this packet may pass."""

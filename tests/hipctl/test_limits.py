@@ -103,10 +103,10 @@ def test_who_keeps_something_for_others_passes_the_rest_and_one_packet_at_least(
 def test_an_account_tells_when_half_of_its_own_is_used() -> None:
     account = Account(Allowance(10, 0, 0.0, 2.0), Allowance(0, 0, 0.0))
     for n in range(20):
-        assert account.spares(0.0) is (n <= 10)
+        assert account.spares(0.5, 0.0) is (n <= 10)
         assert account.pays(100, lambda: 0.0)
-    assert not account.spares(0.9)
-    assert account.spares(1.0)
+    assert not account.spares(0.5, 0.9)
+    assert account.spares(0.5, 1.0)
 
 
 def test_an_account_goes_on_under_new_limits() -> None:
