@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,3 +116,18 @@ def test_an_account_goes_on_under_new_limits() -> None:
     account.limit(Allowance(5, 0, 0.0), Allowance(0, 0, 0.0))
     assert sum(account.pays(100, lambda: 0.0) for _ in range(10)) == 5
     assert (account.packets, account.bytes, account.dropped) == (15, 1_500, 5)
+
+
+@pytest.mark.parametrize("sizes", [(40, 1_400), (1_400, 40)])
+def test_nobody_saves_up_more_than_its_burst_by_sending_packets_of_another_size(
+    sizes: tuple[int, int],
+) -> None:
+    rate, bandwidth = 100.0, 20_000.0
+    account = Account(Allowance(rate, bandwidth, 0.0), Allowance(0, 0, 0.0))
+    now = 0.0
+    for _ in range(20_000):
+        now += 0.01
+        account.pays(sizes[0], lambda now=now: now)  # type: ignore[misc]
+    passed = sum(account.pays(sizes[1], lambda: now) for _ in range(10_000))
+    assert passed <= rate + 64
+    assert passed * sizes[1] <= bandwidth + 65_536
