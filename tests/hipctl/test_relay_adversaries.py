@@ -728,6 +728,25 @@ def test_a_client_at_whom_64_strangers_send_1000_packets_a_second_is_called_as_b
     both_ways(net, a, b)
 
 
+def test_a_rendezvous_client_at_whom_64_strangers_send_1000_i1s_a_second_is_found_as_before() -> (
+    None
+):
+    w = world(RVS, offers=LIMITED)
+    caller = w.other
+    caller.engine.learn(w.client.hit, [w.server.address])
+
+    def strange(number: int = 0) -> None:
+        source = (f"10.0.{number % 64}.1", 9)
+        w.net._control(w.server, i1(w.client.hit), source, w.server.address)
+        w.net.at(w.net.now + w.net.random.expovariate(1_000), lambda: strange(number + 1))
+
+    strange()
+    w.net.run(w.net.now + 3.0)
+    w.net.send(caller, w.client.hit, UDP, b"first")
+    w.net.run(w.net.now + 2.0)
+    assert (UDP, b"first") in w.client.datagrams
+
+
 def test_who_sends_few_passes_beside_who_send_many_and_peers_beside_both() -> None:
     w = world(offers=LIMITED)
     asked(w, STRANGER)
