@@ -732,8 +732,7 @@ def test_a_rendezvous_client_at_whom_64_strangers_send_1000_i1s_a_second_is_foun
     None
 ):
     w = world(RVS, offers=LIMITED)
-    caller = w.other
-    caller.engine.learn(w.client.hit, [w.server.address])
+    callers = [w.other, *(w.net.add() for _ in range(5))]
 
     def strange(number: int = 0) -> None:
         source = (f"10.0.{number % 64}.1", 9)
@@ -742,9 +741,11 @@ def test_a_rendezvous_client_at_whom_64_strangers_send_1000_i1s_a_second_is_foun
 
     strange()
     w.net.run(w.net.now + 3.0)
-    w.net.send(caller, w.client.hit, UDP, b"first")
-    w.net.run(w.net.now + 2.0)
-    assert (UDP, b"first") in w.client.datagrams
+    for caller in callers:
+        caller.engine.learn(w.client.hit, [w.server.address])
+        w.net.send(caller, w.client.hit, UDP, caller.hit)
+        w.net.run(w.net.now + 0.4)
+    assert [data for _, data in w.client.datagrams] == [caller.hit for caller in callers]
 
 
 def test_who_sends_few_passes_beside_who_send_many_and_peers_beside_both() -> None:
