@@ -74,16 +74,17 @@ class Account:
         self.bytes_left -= size
         return True
 
-    def spares(self, now: float) -> bool:
-        """Whether less than half is used up of what the client may have at once."""
-        return self._own.spares(now, self.packets_left, self.bytes_left)
+    def spares(self, share: float, now: float) -> bool:
+        """Whether so much is left of what the client may have at once."""
+        return self._own.spares(share, now, self.packets_left, self.bytes_left)
 
     def _draw(self, size: int, now: float) -> bool:
         """Get another grant; False if not even this packet may pass."""
         own, own_bytes = self._own.left(now)
         total, total_bytes = self._total.left(now, self._kept)
-        packets = int(min(own, total, _GRANT_PACKETS))
-        several = int(min(own_bytes, total_bytes, _GRANT_BYTES))
+        # what is left of either is not added to, or it would be saved up without end
+        packets = max(0, int(min(own, total, _GRANT_PACKETS - self.packets_left)))
+        several = max(0, int(min(own_bytes, total_bytes, _GRANT_BYTES - self.bytes_left)))
         if self.packets_left + packets < 1 or self.bytes_left + several < size:
             return False
         for limit in (self._own, self._total):

@@ -99,10 +99,11 @@ class Allowance:
             _beyond(self._bytes, kept, self._most_bytes, _PACKET),
         )
 
-    def spares(self, now: float, packets: int, size: int) -> bool:
-        """Whether half of what passes at once is left, with what was taken and not used."""
+    def spares(self, share: float, now: float, packets: int, size: int) -> bool:
+        """Whether that share of what passes at once is left, with what was taken and not used."""
         left, left_bytes = self.left(now)
-        return 2 * (left + packets) >= self._most and 2 * (left_bytes + size) >= self._most_bytes
+        enough = left + packets >= share * self._most
+        return enough and left_bytes + size >= share * self._most_bytes
 
     def take(self, packets: float, size: float) -> None:
         """So much passes; no more than was left."""

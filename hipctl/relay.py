@@ -26,9 +26,14 @@ from hipctl.registrar import Registrar
 from hipctl.rendezvous import CARRIED, forwarded
 from hipctl.settings import EngineConfig
 
-SEEN_MAX: Final = 64  # peers of one client, and
+SEEN_MAX: Final = 128  # strangers and
+PEERS_MAX: Final = 128  # peers of one client, and
 SEEN_CLIENTS: Final = 4_096  # clients, of which we remember who has spoken to them through us
 SEEN_SECONDS: Final = 120.0
+_FEW_RATE: Final = 0.25  # packets a second of one network to one client that are few,
+_FEW_BURST: Final = 12  # and at once
+_FEW_LEAVE: Final = 0.5  # which share of a client's limits strangers leave it who send few,
+_MANY_LEAVE: Final = 0.75  # or many
 _NEEDS_MODE: Final = frozenset({PacketType.R1, PacketType.I2})
 _EXCHANGE: Final = frozenset({PacketType.I1, PacketType.R1, PacketType.I2, PacketType.R2})
 _HOP: Final = frozenset(  # what only the hosts of this hop say
@@ -40,13 +45,58 @@ _HOP: Final = frozenset(  # what only the hosts of this hop say
         ParameterType.RELAY_HMAC,
     }
 )
+_ANSWERS: Final = frozenset({PacketType.R1, PacketType.NOTIFY})  # which whoever asks may get
 _MAC: Final = frozenset({ParameterType.RELAY_HMAC})
 _HIP: Final = RegistrationType.RELAY_UDP_HIP
 _ESP: Final = RegistrationType.RELAY_UDP_ESP
 _RVS: Final = RegistrationType.RENDEZVOUS
 
-_Seen = OrderedDict[Address, tuple[float, Address | None]]
-"""Who has spoken to a client through us -> when last, and at which address of ours."""
+_Heard = tuple[float, Address | None]
+"""When a packet came last, and at which address of ours."""
+
+_NEVER: Final[_Heard] = float("-inf"), None
+
+
+class _Seen:
+    """Who has spoken to one client through us.
+
+    Attributes:
+        strangers: to whom it has not spoken, or only in answers that anybody gets; the last one
+            that was heard last. Addresses are cheap, and these wash each other out.
+        peers: to whom it has: when we had heard it, and when it had us send there.
+    """
+
+    __slots__ = ("peers", "strangers")
+
+    def __init__(self) -> None:
+        self.strangers: OrderedDict[Address, _Heard] = OrderedDict()
+        self.peers: OrderedDict[Address, tuple[_Heard, float]] = OrderedDict()
+
+    def get(self, address: Address) -> _Heard:
+        """When and where we had it last."""
+        peer = self.peers.get(address)
+        return peer[0] if peer is not None else self.strangers.get(address, _NEVER)
+
+    def note(self, source: Address, here: Address | None, now: float) -> None:
+        """It has spoken to the client."""
+        peer = self.peers.get(source)
+        if peer is not None:
+            self.peers[source] = (now, here), peer[1]
+            self.peers.move_to_end(source)
+            return
+        self.strangers[source] = now, here
+        self.strangers.move_to_end(source)
+        if len(self.strangers) > SEEN_MAX:
+            self.strangers.popitem(last=False)
+
+    def speak(self, to: Address, now: float) -> None:
+        """The client has spoken to it."""
+        heard = self.get(to)
+        self.strangers.pop(to, None)
+        self.peers[to] = heard, now
+        self.peers.move_to_end(to)
+        if len(self.peers) > PEERS_MAX:
+            self.peers.popitem(last=False)
 
 
 _NOBODY: Final = _Seen()
@@ -78,8 +128,9 @@ class Relay:
         keys = config.r1_addresses
         self._i1s = Limiter(config.relayed_i1_rate, config.relayed_i1_burst, keys)
         self._networks = Limiter(config.relayed_rate, config.relayed_burst, keys)
-        self._strangers = Limiter(config.to_client_rate, config.to_client_burst, keys)
-        self._unasked = Limiter(config.unasked_rate, config.unasked_burst, keys)
+        self._clients = Limiter(config.to_client_rate, config.to_client_burst, 4 * keys)
+        self._few = Limiter(_FEW_RATE, _FEW_BURST, 4 * keys)
+        self._unasked = Limiter(config.unasked_rate, config.unasked_burst, 4 * keys)
         self._seen: OrderedDict[Hit, _Seen] = OrderedDict()
 
     def takes(self, packet: Packet) -> bool:
@@ -146,8 +197,7 @@ class Relay:
         path, account = client.path, client.accounts[kind]
         if path is None:
             raise Rejected("relay client nowhere")
-        named = packet.type is not PacketType.I1 and self._data.allows(client, source)
-        self._limit(packet, client, source, account, now, named=named)
+        self._limit(packet, client, source, source, account, now)
         if kind == _RVS:
             if packet.type not in CARRIED:
                 raise Rejected("not carried by a rendezvous server")
@@ -160,33 +210,50 @@ class Relay:
                 packet.changed([params.RelayFrom(source)], _HOP), (), params.RelayHmac, client.keys
             )
         )
-        self._note(client, source, here, now)
+        self._of(client).note(source, here, now)
         return self._send(data, account, path, now)
 
-    def _limit(
+    def _limit(  # noqa: PLR0917 - what is known about one packet
         self,
         packet: Packet,
         client: Client,
         source: Address,
+        peer: Address,
         account: Account,
         now: float,
-        *,
-        named: bool,
     ) -> None:
         """So much of one network, and so much for one client.
 
         Each I1 makes the client compute; what follows a base exchange comes at the pace of calls.
         From a peer that the client has named all that follows may come which the client pays for:
-        many who hide are one network, that of their relay. I1s, which anybody may send in the name
-        of anybody, leave the client half of its limits for the rest.
+        many who hide are one network, that of their relay. Strangers, who may send in the name of
+        anybody, leave the client half of its limits for those to whom it has spoken, and who sends
+        many leaves some for who sends few. What begins no exchange is seldom a stranger's.
+
+        Args:
+            packet: for the client.
+            client: of ours.
+            source: where it came from.
+            peer: where the client sees that.
+            account: who pays.
+            now: monotonic seconds.
         """
         i1 = packet.type is PacketType.I1
-        limiter = self._i1s if i1 else self._networks
-        if not named and not limiter.allow(network(source[0]), now):
+        named = not i1 and self._data.allows(client, peer)
+        limiter, where = self._i1s if i1 else self._networks, network(source[0])
+        if not named and not limiter.allow(where, now):
             account.dropped += 1
             raise Rejected("relayed packets of one network")
-        passes = self._strangers.allow(f"{i1}{client.hit.hex()}", now)
-        if not passes or (i1 and not account.spares(now)):
+        hit = client.hit.hex()
+        if named or (not i1 and self._spoken(client, peer, now)):
+            passes = self._clients.allow(hit, now)
+        else:
+            few = self._few.allow(hit + where, now)
+            limiter = self._clients if i1 else self._unasked
+            leaves = _FEW_LEAVE if few else _MANY_LEAVE
+            passes = limiter.allow(f"{packet.type is PacketType.I2}{leaves}{hit}", now)
+            passes = passes and account.spares(leaves, now)
+        if not passes:
             account.dropped += 1
             raise Rejected("relayed packets for one client")
 
@@ -215,10 +282,12 @@ class Relay:
             why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER  # RFC 9028 §4.5
             return self._refuse(packet, client, why, path, now)
         if across is not None:
+            self._note_sent(packet, client, now)
             return self._across(packet, path, across, now)
         if not self._expected(client, target.address, now):
             account.dropped += 1
             raise Rejected("relayed packets to who has not asked")
+        self._note_sent(packet, client, now)
         data = packet.changed(without=_MAC)
         source = self._leaves_from(packet, client, target.address, kind, now)
         return self._send(data, account, Path(source, target.address), now)
@@ -248,8 +317,7 @@ class Relay:
         if other is None or other.path is None:
             raise Rejected("relay client nowhere")
         account = other.accounts[to.kind]
-        named = packet.type is not PacketType.I1 and self._data.allows(other, to.seen)
-        self._limit(packet, other, path.to, account, now, named=named)
+        self._limit(packet, other, path.to, to.seen, account, now)
         changed = packet.changed([params.RelayFrom(to.seen)], _HOP)
         data = _fitting(lambda: hop.extend(changed, (), params.RelayHmac, other.keys))
         return self._send(data, account, other.path, now)
@@ -263,8 +331,7 @@ class Relay:
             permitted = packet.type not in _EXCHANGE and self._data.allows(client, to)
             if kind == _ESP or checks or permitted:
                 return client.relayed
-        seen = self._seen.get(client.hit, _NOBODY).get(to)
-        return seen[1] if seen is not None else None
+        return self._seen.get(client.hit, _NOBODY).get(to)[1]
 
     def may_send(self, client: Client, to: Address, now: float) -> bool:
         """Whether a client may have us send there, control packets or data.
@@ -290,19 +357,24 @@ class Relay:
 
     def heard(self, client: Client, peer: Address, now: float) -> bool:
         """Whether the client got a packet from there, lately, that was for its HIT."""
-        known = self._seen.get(client.hit, _NOBODY).get(peer)
-        return known is not None and now - known[0] < SEEN_SECONDS
+        return now - self._seen.get(client.hit, _NOBODY).get(peer)[0] < SEEN_SECONDS
 
-    def _note(self, client: Client, source: Address, here: Address | None, now: float) -> None:
+    def _spoken(self, client: Client, peer: Address, now: float) -> bool:
+        """Whether the client has spoken to it, lately."""
+        known = self._seen.get(client.hit, _NOBODY).peers.get(peer)
+        return known is not None and now - known[1] < SEEN_SECONDS
+
+    def _note_sent(self, packet: Packet, client: Client, now: float) -> None:
+        if packet.type not in _ANSWERS:
+            self._of(client).speak(packet.need(params.RelayTo).address, now)
+
+    def _of(self, client: Client) -> _Seen:
         seen = self._seen.get(client.hit)
         if seen is None:
-            seen = self._seen[client.hit] = OrderedDict()
+            seen = self._seen[client.hit] = _Seen()
             if len(self._seen) > SEEN_CLIENTS:
                 self._seen.popitem(last=False)
-        seen[source] = now, here
-        seen.move_to_end(source)
-        if len(seen) > SEEN_MAX:
-            seen.popitem(last=False)
+        return seen
 
     def _refuse(
         self, packet: Packet, client: Client, why: NotifyType, path: Path, now: float

@@ -90,11 +90,13 @@ class EngineConfig:
         relayed_rate: other control packets of one network to clients of ours in the long run,
             but for those of peers that the clients have named.
         relayed_burst: the same at once.
-        to_client_rate: I1s to one client of ours, of all networks, in the long run; and so many
-            others.
+        to_client_rate: I1s to one client of ours, of all networks that send it few, in the long
+            run; so many of those that send many; and so many other packets of those to whom it
+            has spoken.
         to_client_burst: the same at once.
         unasked_rate: control packets that one client of ours has us send to addresses that have
-            not spoken to it through us, and that it has not named, in the long run.
+            not spoken to it through us, and that it has not named, in the long run; so many are
+            sent to it, but for I1s, by those to whom it has not spoken.
         unasked_burst: the same at once.
         queue_datagrams: datagrams that wait for one peer's exchange.
         queue_bytes: their bytes.

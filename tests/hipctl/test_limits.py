@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,10 +104,10 @@ def test_who_keeps_something_for_others_passes_the_rest_and_one_packet_at_least(
 def test_an_account_tells_when_half_of_its_own_is_used() -> None:
     account = Account(Allowance(10, 0, 0.0, 2.0), Allowance(0, 0, 0.0))
     for n in range(20):
-        assert account.spares(0.0) is (n <= 10)
+        assert account.spares(0.5, 0.0) is (n <= 10)
         assert account.pays(100, lambda: 0.0)
-    assert not account.spares(0.9)
-    assert account.spares(1.0)
+    assert not account.spares(0.5, 0.9)
+    assert account.spares(0.5, 1.0)
 
 
 def test_an_account_goes_on_under_new_limits() -> None:
@@ -115,3 +116,18 @@ def test_an_account_goes_on_under_new_limits() -> None:
     account.limit(Allowance(5, 0, 0.0), Allowance(0, 0, 0.0))
     assert sum(account.pays(100, lambda: 0.0) for _ in range(10)) == 5
     assert (account.packets, account.bytes, account.dropped) == (15, 1_500, 5)
+
+
+@pytest.mark.parametrize("sizes", [(40, 1_400), (1_400, 40)])
+def test_nobody_saves_up_more_than_its_burst_by_sending_packets_of_another_size(
+    sizes: tuple[int, int],
+) -> None:
+    rate, bandwidth = 100.0, 20_000.0
+    account = Account(Allowance(rate, bandwidth, 0.0), Allowance(0, 0, 0.0))
+    now = 0.0
+    for _ in range(20_000):
+        now += 0.01
+        account.pays(sizes[0], lambda now=now: now)  # type: ignore[misc]
+    passed = sum(account.pays(sizes[1], lambda: now) for _ in range(10_000))
+    assert passed <= rate + 64
+    assert passed * sizes[1] <= bandwidth + 65_536

@@ -29,8 +29,8 @@ from hipctl.packet import Packet, build, finish
 from hipctl.params_mobility import UNBOUNDED, Locator
 from hipctl.relay import SEEN_SECONDS
 from hipctl.wire import frame
-from sim.engines import FAST, Net, Peer, Seen
-from sim.servers import ESP, HIP, RELAYS, RVS, ServerNet
+from sim.engines import FAST, UDP, Net, Peer, Seen, both_ways
+from sim.servers import ESP, HIP, RELAYS, RVS, ServerNet, met
 
 MALLORY = ("198.51.100.66", 10500)
 VICTIM = ("198.51.100.99", 9)
@@ -437,6 +437,7 @@ def test_a_named_peer_is_not_one_of_its_network() -> None:
     update = build(PacketType.UPDATE, OTHERS, w.client.hit, [params.Seq(1)])
     most = int(config.relayed_burst)
     stranger = MALLORY[0], MALLORY[1] + 1
+    assert len(w.inject(w.from_client(stranger), w.client.address)) == 1  # it is no stranger's
     first = [w.inject(update, stranger, w.relayed()) for _ in range(most + 10)]
     assert sum(map(len, first)) == most
     named = [w.inject(update, MALLORY, w.relayed()) for _ in range(2 * config.to_client_burst)]
@@ -685,6 +686,92 @@ def test_who_has_asked_or_was_named_is_none_who_never_asked_until_it_is_long_ago
         assert len(sent(w, [w.from_client(to)] * 200, w.client.address, 1.0)) == 200
     w.net.now += SEEN_SECONDS
     assert len(sent(w, [w.from_client(STRANGER)] * 200, w.client.address, 0.0)) == burst
+
+
+def test_strangers_wash_away_nobody_to_whom_the_client_has_spoken() -> None:
+    """Else a call would get no permission while strangers send."""
+    w = world(offers=LIMITED)
+    asked(w, STRANGER)
+    assert len(w.inject(w.from_client(STRANGER), w.client.address)) == 1
+    update = build(PacketType.UPDATE, OTHERS, w.client.hit, [params.Seq(1)])
+    everybody = [(f"8.8.{n // 250}.{n % 250}", 9) for n in range(1_000)]
+    for each in everybody:
+        w.inject(update, each)
+        w.net.now += 1 / 240
+    client = w.server.engine.serving.registrar.of((w.server.hit, w.client.hit))
+    assert client is not None
+    assert w.server.engine.serving.relay.heard(client, STRANGER, w.net.now)
+    assert not w.server.engine.serving.relay.heard(client, everybody[0], w.net.now)
+
+
+@pytest.mark.parametrize("flood", ["I1", "UPDATE", "both"])
+def test_a_client_at_whom_64_strangers_send_1000_packets_a_second_is_called_as_before(
+    flood: str,
+) -> None:
+    net, a, b, server = met(walls=True)
+    net.offer(server, LIMITED)
+    net.delay = 0.05
+    to = b.hit
+    packets = [i1(to), build(PacketType.UPDATE, OTHERS, to, [params.Seq(1)])]
+    packets = packets if flood == "both" else [packets[flood == "UPDATE"]]
+
+    def strange(number: int = 0) -> None:
+        source = (f"10.0.{number % 64}.1", 9)
+        net._control(server, packets[number % len(packets)], source, server.address)
+        net.at(net.now + net.random.expovariate(1_000), lambda: strange(number + 1))
+
+    strange()
+    net.run(net.now + 3.0)
+    net.send(a, to, UDP, b"first")
+    net.run(net.now + 2.0)
+    assert (UDP, b"first") in b.datagrams
+    both_ways(net, a, b)
+
+
+def test_a_rendezvous_client_at_whom_64_strangers_send_1000_i1s_a_second_is_found_as_before() -> (
+    None
+):
+    w = world(RVS, offers=LIMITED)
+    callers = [w.other, *(w.net.add() for _ in range(5))]
+
+    def strange(number: int = 0) -> None:
+        source = (f"10.0.{number % 64}.1", 9)
+        w.net._control(w.server, i1(w.client.hit), source, w.server.address)
+        w.net.at(w.net.now + w.net.random.expovariate(1_000), lambda: strange(number + 1))
+
+    strange()
+    w.net.run(w.net.now + 3.0)
+    for caller in callers:
+        caller.engine.learn(w.client.hit, [w.server.address])
+        w.net.send(caller, w.client.hit, UDP, caller.hit)
+        w.net.run(w.net.now + 0.4)
+    assert [data for _, data in w.client.datagrams] == [caller.hit for caller in callers]
+
+
+def test_who_sends_few_passes_beside_who_send_many_and_peers_beside_both() -> None:
+    w = world(offers=LIMITED)
+    asked(w, STRANGER)
+    assert len(w.inject(w.from_client(STRANGER), w.client.address)) == 1
+    update = build(PacketType.UPDATE, OTHERS, w.client.hit, [params.Seq(1)])
+    more: list[params.Parameter] = [
+        params.DhGroupList((7,)),
+        params.EchoRequestUnsigned(bytes(1_800)),
+    ]
+    big = build(PacketType.I1, OTHERS, w.client.hit, more)
+
+    def storm(sources: int, number: int) -> int:
+        net = [(f"10.{n % sources // 250}.{n % sources % 250}.1", 9) for n in range(number)]
+        return sum(len(w.inject(big, source)) for source in net)
+
+    assert storm(64, 2_000) > 0
+    w.net.now += 0.5
+    assert storm(64, 100) == 0
+    assert len(w.inject(i1(w.client.hit), VICTIM)) == 1
+    assert storm(1_000, 2_000) > 0
+    assert w.inject(i1(w.client.hit), MALLORY) == []
+    assert len(w.inject(update, STRANGER)) == 1
+    w.net.now += 4.0
+    assert storm(64, 100) > 0  # all is as before
 
 
 def test_a_flood_of_big_i1s_leaves_the_client_half_of_its_limits() -> None:
