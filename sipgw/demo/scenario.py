@@ -242,6 +242,7 @@ async def _call(demo: Demo, world: World, clients: dict[str, Client]) -> None:
     async with demo.step("talk", demo.seconds + SHORT, *logs) as detail:
         async with asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(demo.seconds))
+            await asyncio.sleep(demo.seconds / 2)
             asked = {name: group.create_task(world.status(name)) for name in NAMES}
         statuses = {name: task.result() for name, task in asked.items()}
         detail.append("a melody each way")
