@@ -6,6 +6,7 @@ RFC 9028 §4.2 and §5.7, RFC 8445 §5.1.
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from hipctl.actions import Address
@@ -28,6 +29,7 @@ _SEALED: Final = 24  # bytes of ENCRYPTED beside the ciphertext: header, reserve
 _BLOCK: Final = 16  # bytes of the cipher
 _BOTH, _SIGNALING, _DATA = 0, 1, 2  # Traffic Types, RFC 9028 §5.7
 _UDP: Final = 17
+_REMEMBERED: Final = 1_024  # addresses, as in ``locators``
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,13 @@ def _suited(hosts: Iterable[Address]) -> list[Address]:
 
 def _possible(address: Address) -> bool:
     ip, port = address
+    return 0 < port < 2**16 and one_host(ip) and not _is_mapped(ip)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _is_mapped(ip: str) -> bool:
     found = ipaddress.ip_address(ip)
-    mapped = isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None
-    return 0 < port < 2**16 and one_host(ip) and not mapped
+    return isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None
 
 
 def _first(own: Sequence[Address], like: Address) -> Address | None:
@@ -212,6 +218,7 @@ def is_ipv6(address: Address) -> bool:
     return ":" in address[0]
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def is_loopback(ip: str) -> bool:
     """Whether an IP address is of this machine only."""
     return ipaddress.ip_address(ip).is_loopback

@@ -12,6 +12,7 @@ Only this package reads them; the layout is ours and can change with the version
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from hipctl.errors import MalformedPacket
@@ -27,6 +28,7 @@ _LOCATOR: Final = 1
 _SERVER: Final = 2
 _RELAY: Final = 3
 _IP_LENGTH: Final = 16
+_REMEMBERED: Final = 1_024  # addresses: the same few are asked about with every look
 _LOCATOR_LENGTH: Final = _IP_LENGTH + 2
 _ORCHIDS: Final = ipaddress.IPv6Network("2001:20::/28")
 _HOMES: Final = tuple(
@@ -166,11 +168,13 @@ def groups(data: bytes) -> frozenset[bytes]:
     return frozenset(labels)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def is_public(address: str) -> bool:
     """Whether an IP address means the same host everywhere, and so does what is hidden in it."""
     return ipaddress.ip_address(address).is_global and not is_disguised(address)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def is_disguised(address: str) -> bool:
     """Whether an IPv6 address may lead to an IPv4 host that only some network knows.
 
@@ -192,6 +196,7 @@ def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
     return [v4 for v4 in found if v4 is not None]
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def is_at_home(address: str) -> bool:
     """Whether an IP address is of this machine or its LAN only (RFC 1918, RFC 4193).
 
@@ -204,12 +209,18 @@ def is_at_home(address: str) -> bool:
 
 
 def _encode_address(address: Address) -> bytes:
-    ip, port = ipaddress.ip_address(address[0]), address[1]
+    ip, port = address
+    return _encode_endpoint(ip, port)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _encode_endpoint(text: str, port: int) -> bytes:
+    ip = ipaddress.ip_address(text)
     if isinstance(ip, ipaddress.IPv6Address):
         ip = ip.ipv4_mapped or ip
     reason = _refuse(ip, port)
     if reason:
-        raise ValueError(f"{address[0]} port {port}: {reason}")
+        raise ValueError(f"{text} port {port}: {reason}")
     packed = ip.packed if ip.version == 6 else b"\0" * 10 + b"\xff\xff" + ip.packed
     return packed + port.to_bytes(2, "big")
 

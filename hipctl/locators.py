@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from hipctl import crypto, params
@@ -29,6 +30,7 @@ _EXCHANGED: Final = 512  # bytes of I1 and I2, at least
 _EARNED_MAX: Final = 4_096  # bytes of UPDATEs that are remembered
 _BROADCAST: Final = "255.255.255.255"
 _ORCHIDS: Final = ipaddress.IPv6Network("2001:20::/28")
+_REMEMBERED: Final = 1_024  # addresses: the same few are judged with every look
 
 
 class Status(Enum):
@@ -215,11 +217,13 @@ def usable(locator: Locator, port: int, source: Address | None) -> Address | Non
     return (locator.ip, port) if one_host(locator.ip) else None
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def announceable(text: str) -> bool:
     """Whether an address of ours means something to a peer elsewhere (RFC 8047 §5.1)."""
     return one_host(text) and not ipaddress.ip_address(text).is_link_local
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def one_host(text: str) -> bool:
     """Whether an IP address is that of one host; not so a group, nobody, and a HIT."""
     ip = ipaddress.ip_address(text)

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Final, Self
 
 from hipctl.constants import LocatorType, ParameterType
@@ -99,6 +100,7 @@ def _parse(reader: Reader) -> Locator:
     )
 
 
+@lru_cache(maxsize=1_024)  # the same few, in every LOCATOR_SET
 def pack_ip(ip: str) -> bytes:
     """16 bytes of IPv6 address; an IPv4 address is mapped."""
     packed = ipaddress.ip_address(ip).packed

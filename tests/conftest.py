@@ -1,5 +1,6 @@
 """What a run skipped is said at its end, with what would help; in CI a skip is a failure."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Generator
@@ -18,6 +19,12 @@ PACKAGES = {  # program -> Debian package
     "sipp": "sip-tester",
     "tshark": "tshark",
 }
+
+
+def pytest_collection_finish() -> None:
+    """What all tests share stays: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

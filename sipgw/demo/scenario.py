@@ -242,7 +242,8 @@ async def _call(demo: Demo, world: World, clients: dict[str, Client]) -> None:
     async with demo.step("talk", demo.seconds + SHORT, *logs) as detail:
         async with asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(demo.seconds))
-            asked = {name: group.create_task(world.ask(name, "status")) for name in NAMES}
+            await asyncio.sleep(demo.seconds / 2)
+            asked = {name: group.create_task(world.status(name)) for name in NAMES}
         statuses = {name: task.result() for name, task in asked.items()}
         detail.append("a melody each way")
     if not (alice.writes and bob.writes):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from hipctl import ControlRefused, NotRunning, ask_control
+from hipctl import ControlRefused, NotRunning, ask_control, socket_path
 from sipgw.demo.process import Program, StepFailed, is_free, reserve
 
 DOMAIN = "demo.internal"
@@ -29,6 +29,7 @@ AT_A_TIME = 3  # commands
 COMMAND = 30.0  # seconds that one command may take
 START = 20.0
 JOIN = 30.0
+LOOK = 0.2  # seconds until a peer is asked again
 
 
 @dataclass(slots=True)
@@ -256,11 +257,9 @@ class World:
             StepFailed: one did not, in time.
         """
         found: dict[str, dict[str, Any]] = {}
-        with_wait = ["status", "--wait", str(JOIN)]
         async with asyncio.TaskGroup() as group:
             tasks = {
-                name: group.create_task(self.ask(name, *with_wait, timeout=JOIN + 10))
-                for name in self.running
+                name: group.create_task(self.status(name, wait=JOIN)) for name in self.running
             }
         for name, task in tasks.items():
             found[name] = task.result()
@@ -269,9 +268,16 @@ class World:
         return found
 
     async def ask(self, name: str, *arguments: str, timeout: float = COMMAND) -> dict[str, Any]:
-        """Ask a running peer: ``status``, ``trace``, or ``resolve`` and an AoR."""
+        """Ask a running peer with a command: ``trace``, or ``resolve`` and an AoR."""
         profile = str(self.peers[name].folder)
         return await command("p2psip", *arguments, "--profile", profile, timeout=timeout)
+
+    async def status(self, name: str, wait: float = 0.0) -> dict[str, Any]:
+        """What ``p2psip status --wait`` says, without a process for each question."""
+        try:
+            return await self._told(name, "control.sock", "status", timeout=10 + wait, wait=wait)
+        except ControlRefused as error:
+            raise StepFailed(f"peer of {name}: {error}") from None
 
     async def published(self, name: str, timeout: float) -> None:
         """Wait until the registration of a peer's client stands in the overlay.
@@ -281,11 +287,12 @@ class World:
         """
         aor, end = self.peers[name].aor, asyncio.get_running_loop().time() + timeout
         while True:
-            status = await self.ask(name, "status")
+            status = await self.status(name)
             if any(aor in overlay["published"] for overlay in status["overlays"].values()):
                 return
             if asyncio.get_running_loop().time() > end:
                 raise StepFailed(f"{aor} is not in the overlay after {timeout:g} s")
+            await asyncio.sleep(LOOK)
 
     async def servers(self, name: str, count: int, timeout: float) -> list[str]:
         """Wait until a peer can be called through so many servers; return which, by name.
@@ -296,7 +303,7 @@ class World:
         end = asyncio.get_running_loop().time() + timeout
         names = {peer.hit: peer.name for peer in self.peers.values()}
         while True:
-            status = await self.ask(name, "status")
+            status = await self.status(name)
             rows = [row for one in status["identities"].values() for row in one["servers"]]
             used = [
                 names.get(row["hit"], row["hit"])
@@ -307,6 +314,7 @@ class World:
                 return used
             if asyncio.get_running_loop().time() > end:
                 raise StepFailed(f"{name} has {len(used)} servers of {count} after {timeout:g} s")
+            await asyncio.sleep(LOOK)
 
     async def kill(self, name: str) -> None:
         """A peer dies without a word."""
@@ -328,17 +336,18 @@ class World:
         return next((dict(row) for row in rows if row["peer"] == self.peers[other].hit), {})
 
     async def _ask_host(self, name: str, what: str, **arguments: Any) -> dict[str, Any]:
-        control = self.peers[name].folder / "state" / "hip.sock"
+        return await self._told(name, "hip.sock", what, **arguments)
+
+    async def _told(self, name: str, control: str, what: str, **arguments: Any) -> dict[str, Any]:
+        path = socket_path(self.peers[name].folder / "state", control, "p2psip")
         try:
-            return await asyncio.to_thread(
-                functools.partial(ask_control, control, what, **arguments)
-            )
+            return await asyncio.to_thread(functools.partial(ask_control, path, what, **arguments))
         except NotRunning as error:
             raise StepFailed(f"peer of {name}: {error}") from None
 
     async def passed_on(self, name: str, client: str) -> int:
         """How many packets a rendezvous server has passed on to a client."""
-        status = await self.ask(name, "status")
+        status = await self.status(name)
         return sum(
             row["packets"]
             for service in status["services"].values()

@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 BEFORE, AFTER = 3.0, 4.0  # seconds of talk before the first event and after the last
 OVERLAP = 1.5  # seconds for which both networks are there
 AWAY = 1.5  # seconds without any
+LIMIT = 90.0  # seconds for all of it
 SOON = 15.0
 START = 45.0  # many start at once
 JOIN = 20.0
@@ -251,8 +252,15 @@ def within(limit: float, heard: dict[str, Heard]) -> dict[str, Heard]:
     return heard
 
 
-async def talk(lab: Lab, kind: Kind, folder: Path) -> dict[str, Heard]:
-    """One call with one move; what each heard."""
+async def talk(lab: Lab, kind: Kind, folder: Path, settled: asyncio.Barrier) -> dict[str, Heard]:
+    """One call with one move; what each heard.
+
+    Args:
+        lab: where both are, at their first networks.
+        kind: of the move.
+        folder: an empty one.
+        settled: of all calls at the same time: none begins while programs start.
+    """
     alice, bob = (Side(lab, name, folder) for name in NAMES)
     made = await alice.make([], [])
     seed = ["--seed", f"{made['hit']}@{lab.address('alice', 1)}:{PORT}"]
@@ -264,6 +272,7 @@ async def talk(lab: Lab, kind: Kind, folder: Path) -> dict[str, Heard]:
             joined = (await side.status())["overlays"].values()
             assert all(overlay["joined"] for overlay in joined), side.peer.tail()
             await side.register(stack, other.aor)
+        await settled.wait()
         await alice.ask(f"call {bob.aor}")
         talking = time.monotonic()
         await bob.ask("answered")
@@ -311,25 +320,34 @@ def _comes_from(there: list[Any], here: list[Any]) -> bool:
     return bool(took) and statistics.median(took) > 0
 
 
-def measure(name: str, limit: float | None = None) -> dict[str, Heard]:
-    """Make a lab, talk in it, and take it down.
+def measure(*names: str, limit: float | None = None) -> dict[str, dict[str, Heard]]:
+    """Make a lab for each kind, talk in all at the same time, and take them down.
 
     Args:
-        name: of the kind.
-        limit: milliseconds, if not those of the kind.
+        names: of the kinds; more than three calls at a time are too many for two cores.
+        limit: milliseconds, if not those of the kinds.
 
     Raises:
         TooLong: for longer nobody was heard; a ladder of the last seconds was printed.
     """
-    kind = KINDS[name]
-    with tempfile.TemporaryDirectory(prefix="hiplab-") as folder, Lab(NAMES) as lab:
-        for host, link in {(host, link) for host, link, _ in kind.first}:
-            lab.connect(host, link)
-        for host, link, version in kind.first:
-            lab.add(host, link, version)
-        with ladder(lab):
-            heard = asyncio.run(asyncio.wait_for(talk(lab, kind, Path(folder)), 90))
-            return within(kind.limit if limit is None else limit, heard)
+
+    async def one(name: str, settled: asyncio.Barrier) -> dict[str, Heard]:
+        kind = KINDS[name]
+        with tempfile.TemporaryDirectory(prefix="hiplab-") as folder, Lab(NAMES) as lab:
+            for host, link in {(host, link) for host, link, _ in kind.first}:
+                lab.connect(host, link)
+            for host, link, version in kind.first:
+                lab.add(host, link, version)
+            with ladder(lab):
+                heard = await talk(lab, kind, Path(folder), settled)
+                return within(kind.limit if limit is None else limit, heard)
+
+    async def together() -> list[dict[str, Heard]]:
+        settled = asyncio.Barrier(len(names))
+        async with asyncio.timeout(LIMIT):
+            return await asyncio.gather(*(one(name, settled) for name in names))
+
+    return dict(zip(names, asyncio.run(together()), strict=True))
 
 
 def main() -> None:
@@ -337,7 +355,7 @@ def main() -> None:
         print(f"no handover can be measured: {why}", file=sys.stderr)  # noqa: T201
         raise SystemExit(IMPOSSIBLE)
     for name in sys.argv[1:] or KINDS:
-        heard = measure(name, limit=inf)
+        heard = measure(name, limit=inf)[name]
         for who, found in heard.items():
             line = {"kind": name, "listener": who, "gap": found.gap, "limit": KINDS[name].limit}
             line |= {"pause": found.pause, "missing": found.missing}

@@ -5,6 +5,7 @@ behind when the next one begins. Needs root.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ __all__ = ["PORT", "PREFIX", "Lab", "missing"]
 
 PORT = 10_500
 LINKS = 4  # of a host, at most
+_numbers = itertools.count(1)
 
 
 class Lab:
@@ -41,7 +43,7 @@ class Lab:
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = {name: number for number, name in enumerate(hosts, 1)}
-        self._spaces = Namespaces(f"{PREFIX}{os.getpid()}-")
+        self._spaces = Namespaces(f"{PREFIX}{os.getpid()}-lab{next(_numbers)}-")
         self.namespace, self.inside = self._spaces.name, self._spaces.inside
         self.ip = self._spaces.ip
 

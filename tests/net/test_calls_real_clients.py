@@ -98,7 +98,7 @@ async def two_long_calls(folder: Path) -> dict[str, float]:
                 played = melody(TALK + 10, tune=tune)
                 heard[listener] = audio_ncc(played, sound, task.result())
         for name in kinds:  # every port and call is given back
-            status = (await world.ask(name, "status"))["services"]["sip"]
+            status = (await world.status(name))["services"]["sip"]
             assert status["calls"] == 0, (name, status)
         return heard
 
@@ -181,7 +181,7 @@ async def false_registrations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         refusals = [
             reason
             for name in ("alice", "bob", "carol")
-            for overlay in (await world.ask(name, "status"))["overlays"].values()
+            for overlay in (await world.status(name))["overlays"].values()
             for reason, count in overlay["counters"].items()
             if count
         ]

@@ -718,23 +718,28 @@ def test_an_account_is_restored_into_a_profile_that_lost_its_file(
     assert "p2psip account restore" in sentence(err)
 
 
-def test_no_word_of_an_account_is_ever_repeated(cli: Any, peer: dict[str, Any]) -> None:
-    words = peer["words"].split()
+def test_no_word_of_an_account_is_ever_repeated(cli: Any, tmp_path: Path) -> None:
+    # a fixed one: a random one may have "account" or "list", which the sentences need themselves
+    account = (
+        "square lion tool glass tornado loud dress offer hope genuine girl wash "
+        "million learn erode tiger slot bright cute love document stove punch style"
+    )
+    words = account.split()
+    profile = tmp_path / "peer"
+    assert cli("init", profile, "--words", "-", stdin=account)[0] == 0
     slips = [
         ",".join(words),
         ", ".join(words),
         " ".join(w + "x" for w in words),
         " ".join([*words[1:], words[0]]),
         " ".join(words[:-1]),
-        peer["words"] + " more",
+        account + " more",
     ]
     for text in slips:
-        status, out, err = cli("account", "restore", "-p", peer["profile"], stdin=text)
-        if status == 0:  # the checksum has eight bits only
-            continue
-        said = set(sentence(err).replace(",", " ").replace("'", " ").split())
-        assert out == ""
-        assert not {w + end for w in words if len(w) > 4 for end in ("", "x")} & said - {"words"}
+        status, out, err = cli("account", "restore", "-p", profile, stdin=text)
+        assert (status, out) == (1, "")
+        assert not [w for w in words if w in sentence(err).lower()]
+    assert cli("account", "restore", "-p", profile, stdin=account)[0] == 0
 
 
 def test_a_delegation_that_has_ended_is_not_kept_for_ever(

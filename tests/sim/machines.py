@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -73,11 +73,11 @@ class MachineLoop(asyncio.BaseEventLoop):
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Within, this is the running loop."""
-        return _running(self)
+        return _Running(self)
 
     def outside(self) -> contextlib.AbstractContextManager[None]:
         """Within, the simulation's is: what a network does goes on while machines sleep."""
-        return _running(self._sim)
+        return _Running(self._sim)
 
     # what programs use of a loop
 
@@ -140,18 +140,26 @@ class MachineLoop(asyncio.BaseEventLoop):
         else:
             if isinstance(handle, _Timer):
                 self._reached = max(self._reached, handle.when())
-            with self.running():
+            before = asyncio._get_running_loop()  # as in ``running``: this is done most of all
+            asyncio._set_running_loop(self)
+            try:
                 handle._run()
+            finally:
+                asyncio._set_running_loop(before)
 
 
-@contextlib.contextmanager
-def _running(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    before = asyncio._get_running_loop()
-    asyncio._set_running_loop(loop)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(before)
+class _Running:
+    __slots__ = ("_before", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self._loop)
+
+    def __exit__(self, *_: object) -> None:
+        asyncio._set_running_loop(self._before)
 
 
 @dataclass(slots=True)
