@@ -197,7 +197,7 @@ class Relay:
         path, account = client.path, client.accounts[kind]
         if path is None:
             raise Rejected("relay client nowhere")
-        self._limit(packet, client, source, source, account, now)
+        self._limit(packet, client, source, account, now, peer=source)
         if kind == _RVS:
             if packet.type not in CARRIED:
                 raise Rejected("not carried by a rendezvous server")
@@ -213,14 +213,15 @@ class Relay:
         self._of(client).note(source, here, now)
         return self._send(data, account, path, now)
 
-    def _limit(  # noqa: PLR0917 - what is known about one packet
+    def _limit(
         self,
         packet: Packet,
         client: Client,
         source: Address,
-        peer: Address,
         account: Account,
         now: float,
+        *,
+        peer: Address,
     ) -> None:
         """So much of one network, and so much for one client.
 
@@ -234,9 +235,9 @@ class Relay:
             packet: for the client.
             client: of ours.
             source: where it came from.
-            peer: where the client sees that.
             account: who pays.
             now: monotonic seconds.
+            peer: where the client sees who sent it.
         """
         i1 = packet.type is PacketType.I1
         named = not i1 and self._data.allows(client, peer)
@@ -317,7 +318,7 @@ class Relay:
         if other is None or other.path is None:
             raise Rejected("relay client nowhere")
         account = other.accounts[to.kind]
-        self._limit(packet, other, path.to, to.seen, account, now)
+        self._limit(packet, other, path.to, account, now, peer=to.seen)
         changed = packet.changed([params.RelayFrom(to.seen)], _HOP)
         data = _fitting(lambda: hop.extend(changed, (), params.RelayHmac, other.keys))
         return self._send(data, account, other.path, now)
