@@ -124,6 +124,10 @@ class Echoing:
         self._rest = _REST_FIRST
         self._not_before = float("-inf")
 
+    def restart(self) -> None:
+        """The path is another one now: what was sent along the one before says nothing of it."""
+        self.due, self.asking = False, None
+
     def look(self, *, heard: bool, doubted: bool, now: float) -> bool:
         """See how it stands; True: nothing that we send along the path is answered.
 

@@ -151,6 +151,7 @@ class Traversal:
         if (selected.to, source) == (outbound.address, outbound.source):
             return
         outbound.aim(selected.to, source)
+        self._echoing.restart()
         self._shared.counters["path changed"] += 1
         self._serve()
         if not self.checks.relayed:
@@ -391,11 +392,15 @@ class Traversal:
     def _ask_for_echoes(self, doubted: bool, now: float) -> None:
         """See whether the relay in use passes on data, too, and not only checks."""
         heard, doubted = self._flow.heard, doubted and self.checks.relayed
-        if self._echoing.look(heard=heard, doubted=doubted, now=now):
-            if self.checks.on_mute(now):
+        since = self._echoing.asking
+        concluded = self._echoing.look(heard=heard, doubted=doubted, now=now)
+        if since is not None and concluded:
+            if self.checks.on_mute(since, now):
                 self._shared.counters["relay passes no data"] += 1
         elif self._echoing.due:
             self._shared.errands.append(Ping(*self._pair))
+            if since is not None:
+                self.checks.on_unanswered(since, now)
 
     def questioned(self, heard_at: float, now: float) -> list[Path]:
         """The peer asks who is there; checks know themselves what to do."""
