@@ -374,7 +374,7 @@ class Traversal:
         """See whether a call still hears its peer, and whether our candidates are still those."""
         sas, shared = self._sas, self._shared
         sent, received = sas.outbound.sa.packets - self._pings, sas.inbound.sa.packets
-        asked = self._echoing.asking is not None
+        asked = self._echoing.awaits(now)
         silent = self._flow.look(sent, received, heard_at, now, asked=asked)
         if silent:
             shared.counters["silence"] += 1
