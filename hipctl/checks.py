@@ -10,7 +10,8 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
 - Both sides look again at about the same time, as NATs demand: who begins checks the selected
   pair, too, and such a check has the other begin.
 - A relay may pass checks and no data: who has noticed (see ``flow.Echoing``) takes what goes
-  through others first, and meanwhile answers no check through it, so that the peer does so, too.
+  through others first, and as long as these work answers no check through it, so that the peer
+  does so, too.
 - A nomination that was overtaken does no harm: the controlled side confirms every one (RFC 9028
   §4.6.3), and when that is not the one meant, the right one is nominated again.
 """

@@ -57,7 +57,8 @@ def test_an_echo_does_not_make_a_silent_peer_one_that_was_heard() -> None:
 
 
 def test_echoes_from_far_away_are_still_echoes_when_they_come_late() -> None:
-    echoing, now, came = Echoing(), 100.0, []
+    echoing, now = Echoing(), 100.0
+    came: list[float] = []
     for step in range(30):
         now = 100.0 + step / 10
         heard = any(now - 0.1 < at <= now for at in came)
