@@ -10,7 +10,8 @@ and authenticates the UPDATEs. Choices of ours, where the RFCs leave one:
 - Both sides look again at about the same time, as NATs demand: who begins checks the selected
   pair, too, and such a check has the other begin.
 - A relay may pass checks and no data: who has noticed (see ``flow.Echoing``) takes what goes
-  through others first, and meanwhile answers no check through it, so that the peer does so, too.
+  through others first, and as long as these work answers no check through it, so that the peer
+  does so, too.
 - A nomination that was overtaken does no harm: the controlled side confirms every one (RFC 9028
   §4.6.3), and when that is not the one meant, the right one is nominated again.
 """
@@ -37,7 +38,8 @@ _CALM: Final = 3.0  # seconds after the conclusion in which late checks raise no
 _ROUND_GAP: Final = 2.0  # seconds at least between the beginnings of two rounds
 _ROUND_PAIRS: Final = 12  # that are checked in one
 _SURE: Final = 15.0  # seconds after an answer in which its pair is not doubted
-_IGNORES: Final = 3.0  # seconds in which we don't answer through a relay that passes no data
+_IGNORES: Final = 5.0  # seconds in which we answer nothing through a mute relay: a check lasts 3
+_REPEATED: Final = 0.75 * RTO_MIN  # seconds in which a check has its answer, or is sent again
 _LIKELY: Final = 3  # pairs that worked before, checked first when the selected one is lost
 _OPEN: Final = frozenset({PairState.WAITING, PairState.IN_PROGRESS})
 
@@ -117,6 +119,7 @@ class Checks:
         self._nominating: Pair | None = None
         self._relays = 0  # of the selected pair
         self._searching = False  # the selected pair is in doubt
+        self._passed_at = float("-inf")  # when a check along the selected path was answered
         self._muted_at = float("-inf")  # when a relay turned out to pass no data
         self._numbers = 0
         self._since = 0.0  # of RUNNING
@@ -228,6 +231,8 @@ class Checks:
         if pair is None:
             return True
         self._list.answered(pair, mapped, now)
+        if self._is_selected(pair):
+            self._passed_at = now
         current = pair.number == ask.number
         if current:
             pair.rtt = now - pair.asked_at
@@ -286,13 +291,29 @@ class Checks:
             self._order.trigger(here, first=True)
         self._arm(now)
 
-    def on_mute(self, now: float) -> bool:
-        """Checks pass along the selected path, and no data: others first from now on.
+    def on_unanswered(self, since: float, now: float) -> None:
+        """Nothing has answered data along the selected path since then: see if checks pass."""
+        here = self._find_selected()
+        if self.state is not State.COMPLETED or here is None or here.state in _OPEN:
+            return
+        if self._passed_at < since:
+            self._order.trigger(here, first=True)
+            self._arm(now)
 
-        False: all others go through the same relay, or through none.
+    def on_mute(self, since: float, now: float) -> bool:
+        """No data has passed along the selected path since then; True: others first from now on.
+
+        False: checks don't pass either, so the peer may be away, and the relay is as good as any;
+        or all others go through the same relay, or through none.
         """
         here = self._find_selected()
-        if here is None or not self._list.silence(here):
+        if here is None:
+            return False
+        if self._passed_at < since:
+            if self.state is State.COMPLETED:
+                self.on_silence(now)
+            return False
+        if not self._list.silence(here):
             return False
         self._muted_at = now
         self._search(now)
@@ -300,12 +321,27 @@ class Checks:
         return True
 
     def ignores(self, path: Path, now: float) -> bool:
-        """Whether a check of the peer's is better not answered, so that it takes another pair."""
+        """Whether a check of the peer's is better not answered, so that it takes another pair.
+
+        The pair in use may work no more, and then this one is all that there is: the peer, which
+        repeats its check, is answered when nothing has answered ours along the other meanwhile.
+        """
         pair, here = self._list.find(path), self._find_selected()
         if pair is None or not self._list.is_mute(pair):
             return False
-        well = self.state is State.COMPLETED and here is not None and not self._list.is_mute(here)
-        return well or now - self._muted_at < _IGNORES
+        if now - self._muted_at < _IGNORES:
+            return True
+        if self.state is not State.COMPLETED or here is None or self._list.is_mute(here):
+            return False
+        if now - self._passed_at < _REPEATED:
+            return True
+        if here.state not in _OPEN:
+            self._order.trigger(here, first=True)
+            self._arm(now)
+        if here.state is PairState.WAITING or now - here.asked_at < _REPEATED:
+            return True
+        self._list.mute = frozenset()
+        return False
 
     def on_time(self, now: float) -> list[Ask]:
         """See sansio.Machine; at most one check, to be sent now."""
@@ -388,7 +424,7 @@ class Checks:
 
     def _ripe(self, best: Pair, valid: Sequence[Pair], now: float) -> float:
         """When the best of the valid pairs has waited long enough for better ones."""
-        if self._list.is_mute(best):
+        if self._list.is_mute(best) and now - self._muted_at < self._config.give_up / 2:
             return self._since + self._config.give_up / 2
         if self._searching and self._is_selected(best):
             return now
@@ -479,13 +515,13 @@ class Checks:
             (pair for pair in self._list if pair.relays),
             key=lambda pair: (self._list.is_mute(pair), pair.heard_at < 0, self._list.rank(pair)),
         )
-        here = self._find_selected()
+        here, fresh = self._find_selected(), now - self._muted_at < _IGNORES
         self._run(now, searching=True)
         for pair in self._list:
             pair.forget()
             pair.state = PairState.WAITING
         for found in (here, *likely[:_LIKELY], *relayed[:1]):
-            if found is not None and not self._list.is_mute(found):
+            if found is not None and not (fresh and self._list.is_mute(found)):
                 self._order.trigger(found)
 
     def _look_too(self, pair: Pair, nominated: bool, now: float) -> None:

@@ -120,9 +120,17 @@ class Echoing:
     def __init__(self) -> None:
         self.due = False
         self.asking: float | None = None
-        self._sent, self._sent_at = 0, 0.0
+        self._sent, self._sent_at = 0, float("-inf")
         self._rest = _REST_FIRST
         self._not_before = float("-inf")
+
+    def awaits(self, now: float) -> bool:
+        """Whether what comes now may be an echo; far away they come late, several at a time."""
+        return self.asking is not None or now - self._sent_at < _ECHO_PATIENCE
+
+    def restart(self) -> None:
+        """The path is another one now: what was sent along the one before says nothing of it."""
+        self.due, self.asking = False, None
 
     def look(self, *, heard: bool, doubted: bool, now: float) -> bool:
         """See how it stands; True: nothing that we send along the path is answered.

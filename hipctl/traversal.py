@@ -51,6 +51,7 @@ class Traversal:
         "_passers",
         "_pending",
         "_permitted",
+        "_pings",
         "_poked_at",
         "_relays",
         "_sas",
@@ -101,6 +102,7 @@ class Traversal:
         self._poked_at = float("-inf")
         self._flow = Flow(shared.config.silence, now)
         self._echoing = Echoing()
+        self._pings = 0  # echoes under the SA, which say nothing of what the peer owes us
         self.checks = Checks(controlling, pacing)
         self.disclosed = disclosed
         self.ours = shared.locators
@@ -151,6 +153,7 @@ class Traversal:
         if (selected.to, source) == (outbound.address, outbound.source):
             return
         outbound.aim(selected.to, source)
+        self._echoing.restart()
         self._shared.counters["path changed"] += 1
         self._serve()
         if not self.checks.relayed:
@@ -360,6 +363,7 @@ class Traversal:
     def rekeyed(self, now: float) -> None:
         """The SAs are other ones now; the path stays."""
         self._flow.restart(now)
+        self._pings = 0
         self._collides = self._shared.collides(self._pair, self._sas.outbound.sa.spi)
         self._permitted.clear()
         self._permit_selected(now)
@@ -369,8 +373,8 @@ class Traversal:
     def look(self, heard_at: float, now: float) -> list[Path]:
         """See whether a call still hears its peer, and whether our candidates are still those."""
         sas, shared = self._sas, self._shared
-        sent, received = sas.outbound.sa.packets, sas.inbound.sa.packets
-        asked = self._echoing.asking is not None
+        sent, received = sas.outbound.sa.packets - self._pings, sas.inbound.sa.packets
+        asked = self._echoing.awaits(now)
         silent = self._flow.look(sent, received, heard_at, now, asked=asked)
         if silent:
             shared.counters["silence"] += 1
@@ -391,11 +395,16 @@ class Traversal:
     def _ask_for_echoes(self, doubted: bool, now: float) -> None:
         """See whether the relay in use passes on data, too, and not only checks."""
         heard, doubted = self._flow.heard, doubted and self.checks.relayed
-        if self._echoing.look(heard=heard, doubted=doubted, now=now):
-            if self.checks.on_mute(now):
+        since = self._echoing.asking
+        concluded = self._echoing.look(heard=heard, doubted=doubted, now=now)
+        if since is not None and concluded:
+            if self.checks.on_mute(since, now):
                 self._shared.counters["relay passes no data"] += 1
         elif self._echoing.due:
+            self._pings += 1
             self._shared.errands.append(Ping(*self._pair))
+            if since is not None:
+                self.checks.on_unanswered(since, now)
 
     def questioned(self, heard_at: float, now: float) -> list[Path]:
         """The peer asks who is there; checks know themselves what to do."""

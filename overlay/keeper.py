@@ -24,6 +24,7 @@ IMPROVE_FIRST, IMPROVE = 60.0, 900.0  # seconds between looks for nearer ones
 IMPROVE_TESTS: Final = 12  # that one such look takes
 FULL_RETRY: Final = 60.0  # seconds until one that refused us is asked again
 USELESS_RETRY: Final = 300.0  # until one that did nothing for us
+STEADY: Final = 600.0  # seconds without a failure after which one is worth a change of ways
 PROVEN: Final = 60.0  # seconds after which a server that serves us counts as good
 
 
@@ -303,8 +304,9 @@ class Keeper:
 
     def _step(self) -> None:
         """Begin whatever should be under way now."""
+        stays = self._stays()
         for server in self.servers:
-            unwanted = frozenset(type_ for type_ in server.held if type_ not in self.wants)
+            unwanted = frozenset(t for t in server.held if t not in self.wants and t not in stays)
             if unwanted and not server.task:
                 self._release(server, unwanted)
         for type_, count in self.wants.items():
@@ -444,8 +446,23 @@ class Keeper:
 
     def _is_sure(self, type_: RegistrationType) -> bool:
         """Whether somebody new would do this for us, as far as a test and the past can tell."""
-        best = self.servers.best(type_, self._now)
-        return best is not None and not best.held and best.hit not in self.refusals
+        able = self.servers.able(type_, self._now)
+        calm = [server for server in able if self._now - server.failed >= STEADY]
+        return any(not server.held and server.hit not in self.refusals for server in calm)
+
+    def _stays(self) -> Wants:
+        """The way by which we are called until somebody serves us in the one that we want.
+
+        When nobody is about to, it is what we want.
+        """
+        wanted, servers = self.wants.keys() & THROUGH, tuple(self.servers)
+        way = next((way for way in self._ways if any(s.held & way.keys() for s in servers)), {})
+        if not wanted or wanted & way.keys() or any(s.held & wanted for s in servers):
+            return {}
+        coming = any(s.pending & wanted for s in servers) or any(map(self._is_sure, wanted))
+        if way and not coming:
+            self.wants = way
+        return way
 
     def _choose(self) -> None:
         """Take the first of the ways that somebody offers, or the first."""

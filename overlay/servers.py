@@ -140,19 +140,26 @@ class Servers:
         """Who serves us with this type, or may soon: we are registering."""
         return [server for server in self if type_ in server.held | server.pending]
 
-    def best(self, type_: RegistrationType, now: float) -> Server | None:
-        """The best of the tested that could serve us with one type more."""
-        holders = self.holders(type_)
-        free = [
+    def able(self, type_: RegistrationType, now: float) -> list[Server]:
+        """Who was tested, and could serve us with one type more.
+
+        Who is our rendezvous server can't be our relay, nor the other way round.
+        """
+        return [
             server
             for server in self
             if type_ in server.types - server.held
+            and not (RENDEZVOUS in server.held or (type_ == RENDEZVOUS and server.held))
             and not server.task
             and server.retry <= now
             and server.rtt is not None
             and server.tested >= now - FRESH
         ]
-        return min(free, key=lambda server: _score(server, holders), default=None)
+
+    def best(self, type_: RegistrationType, now: float) -> Server | None:
+        """The best of them."""
+        holders = self.holders(type_)
+        return min(self.able(type_, now), key=lambda server: _score(server, holders), default=None)
 
     def worst(self, holders: Collection[Server]) -> Server:
         """The one of them that we would miss least; there is one."""

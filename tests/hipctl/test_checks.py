@@ -428,3 +428,68 @@ def test_what_it_says_of_itself_is_json() -> None:
     described = checks.describe()
     assert described["state"] == "COMPLETED"
     assert described["selected"] == [HOME, list(PEER_SEEN)]
+
+
+OTHER_RELAY = ("198.51.100.3", 8)
+TWO_RELAYS = (*THEIRS[2:], Candidate(OTHER_RELAY, CandidateKind.RELAYED, 200))
+OTHER_PATH = Path(HOME, OTHER_RELAY)
+
+
+def with_two_relays(controlling: bool = True) -> Checks:
+    """Data goes through one of two relays of the peer's."""
+    checks = Checks(controlling)
+    checks.start(OURS[:1], TWO_RELAYS, 0.0)
+    if controlling:
+        conclude(checks, RELAY_PATH, 1.0)
+    else:
+        ask = find(run(checks, 1.0), RELAY_PATH)
+        checks.on_request(RELAY_PATH, PRFLX, True, 1.0)
+        answer(checks, ask, 1.0)
+    assert checks.selected == RELAY_PATH
+    return checks
+
+
+def test_a_relay_is_mute_only_where_checks_pass() -> None:
+    checks = with_two_relays()
+    run(checks, 20.0)
+    checks.on_unanswered(20.0, 20.5)
+    asked = run(checks, 22.0)
+    assert [ask.path for _, ask in asked] == [RELAY_PATH]
+    assert not checks.on_mute(20.0, 22.0)
+    assert checks.state is State.RUNNING  # others are looked for all the same
+    assert not checks.on_mute(22.0, 26.0)
+    run(checks, 32.0)
+    assert checks.failed  # no sooner nor later than without
+    checks = with_two_relays()
+    checks.on_unanswered(20.0, 20.5)
+    answer(checks, find(run(checks, 21.0), RELAY_PATH), 21.0)
+    assert checks.on_mute(20.0, 22.0)
+    assert {ask.path for _, ask in run(checks, 22.01)} == {OTHER_PATH}
+
+
+@pytest.mark.parametrize("controlling", [True, False])
+def test_a_check_through_a_mute_relay_is_answered_when_the_pair_in_use_is_not(
+    controlling: bool,
+) -> None:
+    checks = with_two_relays(controlling)
+    checks.on_unanswered(10.0, 10.5)
+    answer(checks, find(run(checks, 11.0), RELAY_PATH), 11.0)
+    assert checks.on_mute(10.0, 12.0)
+    answer(checks, find(run(checks, 12.5), OTHER_PATH), 12.5)
+    if controlling:
+        answer(checks, find(run(checks, 13.0), OTHER_PATH), 13.0)
+    else:
+        confirmed = checks.on_request(OTHER_PATH, PRFLX, True, 13.0)
+        assert confirmed is not None
+        answer(checks, confirmed, 13.0)
+    assert checks.selected == OTHER_PATH
+    assert not checks.ignores(OTHER_PATH, 14.0)
+    assert checks.ignores(RELAY_PATH, 14.0)
+    assert checks.ignores(RELAY_PATH, 20.0)
+    answer(checks, find(run(checks, 20.1), OTHER_PATH), 20.1)
+    assert checks.ignores(RELAY_PATH, 20.5)
+    assert checks.ignores(RELAY_PATH, 30.0)
+    find(run(checks, 30.5), OTHER_PATH)  # nobody answers
+    assert checks.ignores(RELAY_PATH, 30.5)
+    assert not checks.ignores(RELAY_PATH, 31.0)
+    assert not checks.ignores(RELAY_PATH, 31.1)

@@ -54,3 +54,17 @@ def test_an_echo_does_not_make_a_silent_peer_one_that_was_heard() -> None:
             searches.append(now)
             heard_at, waits = now + 0.1, True  # an echo comes
     assert len(searches) < 12
+
+
+def test_echoes_from_far_away_are_still_echoes_when_they_come_late() -> None:
+    echoing, now = Echoing(), 100.0
+    came: list[float] = []
+    for step in range(30):
+        now = 100.0 + step / 10
+        heard = any(now - 0.1 < at <= now for at in came)
+        assert echoing.awaits(now) or not heard
+        echoing.look(heard=heard, doubted=step == 0, now=now)
+        if echoing.due:
+            came.append(now + 1.2)
+    assert len(came) == 3
+    assert not echoing.awaits(now + 2.0)

@@ -449,6 +449,37 @@ def test_a_better_way_is_taken_when_somebody_new_offers_it_who_has_not_refused()
     assert world.count_of(Unregister) <= 2  # once, for both have refused us then
 
 
+def test_who_changes_ways_is_served_all_the_time_though_the_near_server_does_both() -> None:
+    for slow, full in ((0.0, False), (4.0, False), (0.0, True)):
+        failure = RegistrationFailure.INSUFFICIENT_RESOURCES if full else None
+        world = World({0: Relay(0.01, RVS), 1: Relay(0.02, RVS), 2: Relay(0.05, slow=slow)})
+        world.relays[hit(2)].failure = failure
+        world.hidden = {hit(2)}
+        world.want(RELAYS, RENDEZVOUS_SERVERS)
+        world.run(30)
+        for known in (world.relays[hit(0)], world.keeper.servers.get(hit(0))):
+            assert known is not None
+            known.types = BOTH | RVS
+        world.hidden.clear()
+        for _ in range(2_000):
+            world.run(0.5)
+            assert world.serving(CONTROL) or world.serving(RENDEZVOUS)
+        assert world.serving(CONTROL) == ([] if full else [0, 2])
+        assert world.serving(RENDEZVOUS) == ([0, 1] if full else [])
+
+
+def test_a_relay_that_falls_silent_again_and_again_is_no_better_way() -> None:
+    world = World({0: Relay(0.01, RVS), 1: Relay(0.02, RVS), 2: Relay(0.05)})
+    world.want(RELAYS, RENDEZVOUS_SERVERS)
+    relay = world.relays[hit(2)]
+    for _ in range(20):
+        world.run(120)
+        relay.up = not relay.up
+        relay.clients.clear()
+    assert world.count_of(Unregister) <= 2
+    assert world.serving(RENDEZVOUS) == [0, 1]
+
+
 def test_a_change_of_ways_never_holds_both_at_one_server() -> None:
     every = frozenset((RENDEZVOUS, CONTROL, DATA))
     world = World(relays(0.01, 0.02, types=every))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pytest
 from scenarios.nat_pairs import Pair, first_datagram, pair, row
@@ -42,15 +43,17 @@ def drop_data(there: Pair, to: set[LocalHost], through: set[str]) -> None:
     there.internet.core.net.filter = passes
 
 
-async def heard(one: LocalHost, other: LocalHost, seconds: float, every: float) -> list[float]:
+async def heard(
+    one: LocalHost, other: LocalHost, seconds: float, every: float, port: int = 9
+) -> list[float]:
     """One speaks, the other says nothing; when that heard something, in seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     came: list[float] = []
-    ear = other.open(other.hits[0], 9, lambda *_: came.append(loop.time() - began))
-    mouth = one.open(one.hits[0], 9, lambda *_: None)
+    ear = other.open(other.hits[0], port, lambda *_: came.append(loop.time() - began))
+    mouth = one.open(one.hits[0], port, lambda *_: None)
     while loop.time() - began < seconds:
-        mouth.send(b"hello?", other.hits[0], 9)
+        mouth.send(b"hello?", other.hits[0], port)
         await asyncio.sleep(every)
     mouth.close()
     ear.close()
@@ -102,5 +105,47 @@ def test_where_no_relay_passes_data_each_has_its_turn_and_not_all_the_time() -> 
             assert 2 <= tried <= 8
             there.internet.core.net.filter = None
             assert await heard(there.a, there.b, 1, 0.5)
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "passes no data"])
+def test_a_relay_that_had_passed_no_data_takes_over_when_the_other_fails(dies: bool) -> None:
+    async def main() -> None:
+        async with pair(*STRICT) as there:
+            await first_datagram(there)
+            await asyncio.sleep(5)
+            first = used(there)
+            drop_data(there, {there.a, there.b}, {first})
+            await asyncio.gather(
+                heard(there.a, there.b, LIMIT, 0.1), heard(there.b, there.a, LIMIT, 0.1, port=8)
+            )
+            second = used(there)
+            assert second != first
+            drop_data(there, {there.a, there.b}, {second})
+            if dies:
+                there.internet.core.net.filter = lambda data, source, target: (
+                    None if second in {source[0], target[0]} else data
+                )
+            came = await heard(there.b, there.a, LIMIT, 0.02)  # who listens only, notices nothing
+            assert used(there) == first
+            assert max(b - a for a, b in pairwise([0.0, *came])) < (3 if dies else 8)
+
+    simulate(main)
+
+
+def test_a_peer_that_is_away_for_a_while_leaves_the_relay_as_good_as_before() -> None:
+    async def main() -> None:
+        async with pair(*STRICT) as there:
+            await first_datagram(there)
+            await asyncio.sleep(2)
+            homes = {ip for _, (ip, _) in there.b.reachability().reflexive}
+            there.internet.core.net.filter = lambda data, source, target: (
+                None if homes & {source[0], target[0]} else data
+            )
+            await heard(there.a, there.b, 6, 0.1)
+            there.internet.core.net.filter = None
+            assert len(await heard(there.a, there.b, 2, 0.1)) > 18
+            assert NO_DATA not in there.a.counters()
 
     simulate(main)
