@@ -197,7 +197,7 @@ class Relay:
         path, account = client.path, client.accounts[kind]
         if path is None:
             raise Rejected("relay client nowhere")
-        self._limit(packet, client, source, account, now, peer=source)
+        self._limit(packet, client, source, account, now, peer=source, spoken=source)
         if kind == _RVS:
             if packet.type not in CARRIED:
                 raise Rejected("not carried by a rendezvous server")
@@ -222,6 +222,7 @@ class Relay:
         now: float,
         *,
         peer: Address,
+        spoken: Address,
     ) -> None:
         """So much of one network, and so much for one client.
 
@@ -238,6 +239,7 @@ class Relay:
             account: who pays.
             now: monotonic seconds.
             peer: where the client sees who sent it.
+            spoken: by what we know whether the client has spoken to it.
         """
         i1 = packet.type is PacketType.I1
         named = not i1 and self._data.allows(client, peer)
@@ -246,7 +248,7 @@ class Relay:
             account.dropped += 1
             raise Rejected("relayed packets of one network")
         hit = client.hit.hex()
-        if named or (not i1 and self._spoken(client, peer, now)):
+        if named or (not i1 and self._spoken(client, spoken, now)):
             passes = self._clients.allow(hit, now)
         else:
             few = self._few.allow(hit + where, now)
@@ -283,12 +285,12 @@ class Relay:
             why = NotifyType.NO_VALID_NAT_TRAVERSAL_MODE_PARAMETER  # RFC 9028 §4.5
             return self._refuse(packet, client, why, path, now)
         if across is not None:
-            self._note_sent(packet, client, now)
+            self._note_sent(packet, client, _fellow(packet.receiver), now)
             return self._across(packet, path, across, now)
         if not self._expected(client, target.address, now):
             account.dropped += 1
             raise Rejected("relayed packets to who has not asked")
-        self._note_sent(packet, client, now)
+        self._note_sent(packet, client, target.address, now)
         data = packet.changed(without=_MAC)
         source = self._leaves_from(packet, client, target.address, kind, now)
         return self._send(data, account, Path(source, target.address), now)
@@ -318,7 +320,8 @@ class Relay:
         if other is None or other.path is None:
             raise Rejected("relay client nowhere")
         account = other.accounts[to.kind]
-        self._limit(packet, other, path.to, account, now, peer=to.seen)
+        fellow = _fellow(packet.sender)
+        self._limit(packet, other, path.to, account, now, peer=to.seen, spoken=fellow)
         changed = packet.changed([params.RelayFrom(to.seen)], _HOP)
         data = _fitting(lambda: hop.extend(changed, (), params.RelayHmac, other.keys))
         return self._send(data, account, other.path, now)
@@ -365,9 +368,9 @@ class Relay:
         known = self._seen.get(client.hit, _NOBODY).peers.get(peer)
         return known is not None and now - known[1] < SEEN_SECONDS
 
-    def _note_sent(self, packet: Packet, client: Client, now: float) -> None:
+    def _note_sent(self, packet: Packet, client: Client, to: Address, now: float) -> None:
         if packet.type not in _ANSWERS:
-            self._of(client).speak(packet.need(params.RelayTo).address, now)
+            self._of(client).speak(to, now)
 
     def _of(self, client: Client) -> _Seen:
         seen = self._seen.get(client.hit)
@@ -398,6 +401,11 @@ class _Across(NamedTuple):
     client: Client | None
     kind: RegistrationType
     seen: Address
+
+
+def _fellow(hit: Hit) -> Address:
+    """Another client of ours in tables of addresses: many are seen at the same one of ours."""
+    return hit.hex(), 0
 
 
 def _fitting(make: Callable[[], bytes]) -> bytes:

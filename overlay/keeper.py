@@ -25,6 +25,7 @@ IMPROVE_TESTS: Final = 12  # that one such look takes
 FULL_RETRY: Final = 60.0  # seconds until one that refused us is asked again
 USELESS_RETRY: Final = 300.0  # until one that did nothing for us
 STEADY: Final = 600.0  # seconds without a failure after which one is worth a change of ways
+FORGIVEN: Final = 3600.0  # the same for one that had refused us
 PROVEN: Final = 60.0  # seconds after which a server that serves us counts as good
 
 
@@ -433,8 +434,8 @@ class Keeper:
                 return  # the worst goes when this one serves us
 
     def _choose_anew(self) -> None:
-        """As long as nobody serves us, another way may be the better one; else it must be sure."""
-        served = any(server.held or server.pending for server in self.servers)
+        """As long as nobody makes us callable, another way may do; else it must be sure."""
+        served = any((server.held | server.pending) & set(THROUGH) for server in self.servers)
         if not served or any(self._is_sure(type_) for type_ in self._better()):
             self._choose()
 
@@ -446,9 +447,14 @@ class Keeper:
 
     def _is_sure(self, type_: RegistrationType) -> bool:
         """Whether somebody new would do this for us, as far as a test and the past can tell."""
-        able = self.servers.able(type_, self._now)
-        calm = [server for server in able if self._now - server.failed >= STEADY]
-        return any(not server.held and server.hit not in self.refusals for server in calm)
+        able = [s for s in self.servers.able(type_, self._now) if not s.held]
+        return any(self._now - s.failed >= self._steady(s) for s in able)
+
+    def _steady(self, server: Server) -> float:
+        """How long ago its last failure must be: to refuse, or to be of no use, says more."""
+        if server.hit in self._useless:
+            return float("inf")
+        return FORGIVEN if server.hit in self.refusals else STEADY
 
     def _stays(self) -> Wants:
         """The way by which we are called until somebody serves us in the one that we want.
@@ -456,7 +462,8 @@ class Keeper:
         When nobody is about to, it is what we want.
         """
         wanted, servers = self.wants.keys() & THROUGH, tuple(self.servers)
-        way = next((way for way in self._ways if any(s.held & way.keys() for s in servers)), {})
+        calls = {type_ for server in servers for type_ in server.held if type_ in THROUGH}
+        way = next((way for way in self._ways if calls & way.keys()), {})
         if not wanted or wanted & way.keys() or any(s.held & wanted for s in servers):
             return {}
         coming = any(s.pending & wanted for s in servers) or any(map(self._is_sure, wanted))

@@ -774,6 +774,28 @@ def test_who_sends_few_passes_beside_who_send_many_and_peers_beside_both() -> No
     assert storm(64, 100) > 0  # all is as before
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("main", [False, True])
+def test_who_shares_a_relay_with_a_client_is_a_stranger_until_the_client_has_spoken_to_it(
+    main: bool, shared: bool
+) -> None:
+    net = ServerNet()
+    server = net.serve({**RELAYS, **LIMITED}, shared=shared)
+    peers = [net.add() for _ in range(5)]
+    for client in peers:
+        net.register(client, server, [HIP, ESP])
+    one, friend, *others = (World(net, server, peer, server) for peer in peers)
+
+    def sends(w: World, there: World) -> int:
+        to = server.address if main else there.relayed()
+        seen = w.inject(w.from_client(to, receiver=there.client.hit), w.client.address)
+        return sum(each.to == there.client.address for each in seen)
+
+    assert sends(one, friend) == 1
+    assert sum(sends(other, one) for _ in range(500) for other in others) < 200
+    assert sum(sends(friend, one) for _ in range(100)) == 100
+
+
 def test_a_flood_of_big_i1s_leaves_the_client_half_of_its_limits() -> None:
     w = world(offers=LIMITED)
     name(w, STRANGER)

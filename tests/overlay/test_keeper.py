@@ -480,6 +480,28 @@ def test_a_relay_that_falls_silent_again_and_again_is_no_better_way() -> None:
     assert world.serving(RENDEZVOUS) == [0, 1]
 
 
+def test_a_data_relay_by_itself_keeps_nobody_from_another_way() -> None:
+    data = Relay(0.03, frozenset((DATA,)))
+    world = World({0: Relay(0.02), 1: data, 2: Relay(0.05, RVS)})
+    world.want(RELAYS, RENDEZVOUS_SERVERS)
+    world.run(5)
+    assert world.serving(CONTROL) == [0]
+    world.relays[hit(0)].up = False
+    world.run(60)
+    assert world.serving(RENDEZVOUS) == [2]
+
+
+def test_a_relay_that_was_full_once_is_a_better_way_when_it_has_room_again() -> None:
+    full = RegistrationFailure.INSUFFICIENT_RESOURCES
+    world = World({0: Relay(0.02, failure=full), 1: Relay(0.05, RVS)})
+    world.want(RELAYS, RENDEZVOUS_SERVERS)
+    world.run(30)
+    assert world.serving(RENDEZVOUS) == [1]
+    world.relays[hit(0)].failure = None
+    world.run(7_200)
+    assert world.serving(CONTROL) == [0]
+
+
 def test_a_change_of_ways_never_holds_both_at_one_server() -> None:
     every = frozenset((RENDEZVOUS, CONTROL, DATA))
     world = World(relays(0.01, 0.02, types=every))
