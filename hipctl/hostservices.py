@@ -306,14 +306,15 @@ def _nat(ours: Collection[Address], seen: Collection[Address]) -> Nat:
     """What kind of NAT makes servers see us so."""
     if not seen:
         return Nat.UNKNOWN
-    if all(address in ours for address in seen):
+    others = [address for address in seen if address not in ours]  # one family may have no NAT
+    if not others:
         return Nat.NONE
-    families = {":" in address[0]: set[Address]() for address in seen}
-    for address in seen:
+    families = {":" in address[0]: set[Address]() for address in others}
+    for address in others:
         families[":" in address[0]].add(address)
     if any(len(found) > 1 for found in families.values()):
         return Nat.ENDPOINT_DEPENDENT
-    return Nat.ENDPOINT_INDEPENDENT if len(seen) > len(families) else Nat.UNKNOWN
+    return Nat.ENDPOINT_INDEPENDENT if len(others) > len(families) else Nat.UNKNOWN
 
 
 def _text(failure: int) -> str:

@@ -9,6 +9,7 @@ beside these parameters nothing is added, and a NOTIFY is no longer than what it
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from itertools import islice
 from typing import Final, NamedTuple
 
 from hipctl import hop, params, signed
@@ -375,10 +376,18 @@ class Relay:
     def _of(self, client: Client) -> _Seen:
         seen = self._seen.get(client.hit)
         if seen is None:
+            self._tidy()
             seen = self._seen[client.hit] = _Seen()
             if len(self._seen) > SEEN_CLIENTS:
                 self._seen.popitem(last=False)
         return seen
+
+    def _tidy(self) -> None:
+        """Look at the two that wait longest for it: who is gone makes room for who comes."""
+        for hit in list(islice(self._seen, 2)):
+            seen = self._seen.pop(hit)
+            if any(self._registrar.client(hit, kind) is not None for kind in (_HIP, _ESP)):
+                self._seen[hit] = seen
 
     def _refuse(
         self, packet: Packet, client: Client, why: NotifyType, path: Path, now: float

@@ -29,6 +29,7 @@ from hipctl import (
 )
 from hipctl.actions import Relayed
 from hipctl.contact import Locator, Relay, Server, encode_contact, parse_contact
+from hipctl.hostservices import _nat
 from hipctl.requester import OurServer, Requester
 from hipctl.udp import DatagramPort, OnDatagram, OpenPort
 from sim.loop import simulate
@@ -384,6 +385,16 @@ def test_peers_that_are_no_servers_tell_the_kind_of_nat(
         assert alice.reachability().nat is Nat.UNKNOWN
 
     run(scenario)
+
+
+def test_addresses_of_ours_say_nothing_of_the_nat_that_others_are_behind() -> None:
+    six = [("2a00:1::1", 10500), ("2a00:2::1", 10500)]
+    ours = [("192.168.1.7", 10500), *six]
+    outer = ("11.9.0.1", 4000)
+    assert _nat(ours, [*six, outer]) is Nat.UNKNOWN
+    assert _nat(ours, [*six, outer, outer]) is Nat.ENDPOINT_INDEPENDENT
+    assert _nat(ours, [*six, outer, ("11.9.0.1", 4001)]) is Nat.ENDPOINT_DEPENDENT
+    assert _nat(ours, six) is Nat.NONE
 
 
 def test_who_hides_does_not_knock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -704,6 +704,21 @@ def test_strangers_wash_away_nobody_to_whom_the_client_has_spoken() -> None:
     assert not w.server.engine.serving.relay.heard(client, everybody[0], w.net.now)
 
 
+def test_nothing_stays_of_clients_that_come_and_go() -> None:
+    w = world(HIP)
+    relay, registrar = w.server.engine.serving.relay, w.server.engine.serving.registrar
+    asked(w, STRANGER)
+    for _ in range(5):
+        client = w.net.add()
+        w.net.register(client, w.server, [HIP])
+        assert len(w.inject(i1(client.hit), STRANGER)) == 1
+        registrar.lost((w.server.hit, client.hit))
+    assert len(relay._seen) <= 3
+    known = registrar.of((w.server.hit, w.client.hit))
+    assert known is not None
+    assert relay.heard(known, STRANGER, w.net.now)
+
+
 @pytest.mark.parametrize("flood", ["I1", "UPDATE", "both"])
 def test_a_client_at_whom_64_strangers_send_1000_packets_a_second_is_called_as_before(
     flood: str,
