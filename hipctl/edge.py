@@ -112,11 +112,14 @@ class Edge:
         permits: dict[Pair, list[PeerPermission]] = {}
         pokes: dict[Pair, None] = {}
         actions: list[Action] = []
+        shared = self._shared
         for errand in errands:
             if isinstance(errand, Objection):
                 actions += self._notify(errand, now)
                 continue
             if isinstance(errand, Ping):
+                if (errand.local, errand.peer) not in shared.outbound:
+                    continue  # it has ended meanwhile, and an echo begins no other
                 message = Echo(ECHO_REQUEST, 0, 0, b"").encode(
                     pseudo_header(errand.local, errand.peer)
                 )

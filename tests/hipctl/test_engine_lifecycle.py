@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from hipctl import params
-from hipctl.actions import Transmit
+from hipctl.actions import Flush, Transmit
 from hipctl.constants import PacketType
 from hipctl.engine import Engine
 from hipctl.errors import HostConfigRefused
 from hipctl.packet import Packet, build
-from hipctl.state import State
+from hipctl.state import Ping, State
 from sim.engines import (
     FAST,
     UDP,
@@ -43,6 +43,17 @@ def test_a_peer_that_restarted_comes_back(initiator: bool) -> None:
     assert len(ups(other)) == 2
     both_ways(net, a, b)
     assert len(other.engine.inbound) == 1
+
+
+def test_an_echo_that_was_wanted_before_the_end_begins_nothing_after_it() -> None:
+    net, a, b = established()
+    shared = a.engine._shared
+    shared.errands.append(Ping(a.hit, b.hit))
+    assert [type(each) for each in a.engine.on_time(net.now)] == [Flush]
+    net.perform(a, a.engine.close(a.hit, b.hit, net.now))
+    net.run(net.now + 1)
+    shared.errands.append(Ping(a.hit, b.hit))
+    assert a.engine.on_time(net.now) == []
 
 
 def test_a_new_i1_does_not_disturb_the_association() -> None:
