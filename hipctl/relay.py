@@ -243,13 +243,15 @@ class Relay:
             spoken: by what we know whether the client has spoken to it.
         """
         i1 = packet.type is PacketType.I1
+        spoke = not i1 and self._spoken(client, spoken, now)
         named = not i1 and self._data.allows(client, peer)
+        named = named and (spoke or peer != self._data.shared)  # which stands for anybody there
         limiter, where = self._i1s if i1 else self._networks, network(source[0])
         if not named and not limiter.allow(where, now):
             account.dropped += 1
             raise Rejected("relayed packets of one network")
         hit = client.hit.hex()
-        if named or (not i1 and self._spoken(client, spoken, now)):
+        if named or spoke:
             passes = self._clients.allow(hit, now)
         else:
             few = self._few.allow(hit + where, now)

@@ -807,6 +807,8 @@ def test_who_shares_a_relay_with_a_client_is_a_stranger_until_the_client_has_spo
         return sum(each.to == there.client.address for each in seen)
 
     assert sends(one, friend) == 1
+    if shared:
+        name(one, friend.relayed())
     assert sum(sends(other, one) for _ in range(500) for other in others) < 200
     assert sum(sends(friend, one) for _ in range(100)) == 100
 
