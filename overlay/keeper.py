@@ -24,8 +24,7 @@ IMPROVE_FIRST, IMPROVE = 60.0, 900.0  # seconds between looks for nearer ones
 IMPROVE_TESTS: Final = 12  # that one such look takes
 FULL_RETRY: Final = 60.0  # seconds until one that refused us is asked again
 USELESS_RETRY: Final = 300.0  # until one that did nothing for us
-STEADY: Final = 600.0  # seconds without a failure after which one is worth a change of ways
-FORGIVEN: Final = 3600.0  # the same for one that had refused us
+STEADY, FORGIVEN = 600.0, 3600.0  # seconds after a failure, a refusal: worth a change of ways
 PROVEN: Final = 60.0  # seconds after which a server that serves us counts as good
 
 
@@ -447,14 +446,13 @@ class Keeper:
 
     def _is_sure(self, type_: RegistrationType) -> bool:
         """Whether somebody new would do this for us, as far as a test and the past can tell."""
-        able = [s for s in self.servers.able(type_, self._now) if not s.held]
-        return any(self._now - s.failed >= self._steady(s) for s in able)
+        able = self.servers.able(type_, self._now)
+        return any(not s.held and self._now - s.failed >= self._steady(s) for s in able)
 
     def _steady(self, server: Server) -> float:
         """How long ago its last failure must be: to refuse, or to be of no use, says more."""
-        if server.hit in self._useless:
-            return float("inf")
-        return FORGIVEN if server.hit in self.refusals else STEADY
+        rest = float("inf") if server.hit in self._useless else FORGIVEN
+        return rest if server.hit in self.refusals else STEADY
 
     def _stays(self) -> Wants:
         """The way by which we are called until somebody serves us in the one that we want.
@@ -467,8 +465,7 @@ class Keeper:
         if not wanted or wanted & way.keys() or any(s.held & wanted for s in servers):
             return {}
         coming = any(s.pending & wanted for s in servers) or any(map(self._is_sure, wanted))
-        if way and not coming:
-            self.wants = way
+        self.wants = self.wants if coming else way or self.wants
         return way
 
     def _choose(self) -> None:
