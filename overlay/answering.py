@@ -182,6 +182,6 @@ class Answering:
             "admission": member.joined.info.admission,
             "id": member.joined.info.id.hex(),
             "aors": sorted(aors),
-            "published": sorted(member.directory.published()),
+            "published": sorted(aor for aor, held in member.directory.published().items() if held),
             "advertised": sorted(member.providers.advertised()),
         }

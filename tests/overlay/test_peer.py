@@ -217,11 +217,15 @@ def test_several_overlays_share_one_identity_and_the_domain_chooses(tmp_path: Pa
                     return bool(await peer.resolve(there))
                 return False
 
+            async def held() -> bool:
+                return peer.status()["overlays"]["second"]["published"] == [there]
+
+            assert not await held()  # nobody has it yet
             await until(found)
             with pytest.raises(NotFound):
                 await peer.resolve(here)
+            await until(held)
             status = peer.status()
-            assert status["overlays"]["second"]["published"] == [there]
             assert status["overlays"]["main"]["published"] == []
             assert list(status["services"]) == ["sip", "second.sip"]
 
