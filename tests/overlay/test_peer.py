@@ -218,7 +218,7 @@ def test_several_overlays_share_one_identity_and_the_domain_chooses(tmp_path: Pa
                 return False
 
             async def held() -> bool:
-                return peer.status()["overlays"]["second"]["published"] == [there]
+                return bool(peer.status()["overlays"]["second"]["published"] == [there])
 
             assert not await held()  # nobody has it yet
             await until(found)
