@@ -24,6 +24,8 @@ TELLTALES = [
     b"sip/2.0",
     b" sip:",
     b"<sip:",
+    b"sip:alice",
+    b"sip:bob",
     b"invite",
     b"v=0\r\n",
     b"rtpmap",
